@@ -1,0 +1,1 @@
+"""Behaviours learnt in imagination."""

@@ -1,0 +1,1 @@
+"""Settings: typed schema, named presets, strict loading."""

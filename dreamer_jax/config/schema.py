@@ -1,0 +1,214 @@
+"""Every setting, its type, default, meaning and limits. The defaults are DreamerV3 at HEAD, size 1m.
+
+Frozen dataclasses only; nothing here imports JAX, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+def option(default: Any, meaning: str, *, low: float | None = None, high: float | None = None) -> Any:
+    """A field with its one-line meaning and, for numbers, its inclusive limits."""
+    metadata = {"meaning": meaning, "low": low, "high": high}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    task: str = option("dmc/walker_walk", "suite/name, or package.module:make")
+    num_envs: int = option(16, "environments stepped together (E)", low=1)
+    action_repeat: int = option(1, "frames per action; rewards are summed", low=1)
+    time_limit: int = option(0, "end episodes after this many actions; 0: the task's own limit", low=0)
+    vectorization: Literal["auto", "sync", "async"] = option(
+        "auto", "one process, a process each, or whichever is faster"
+    )
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    capacity: int = option(5_000_000, "records kept over all environments, oldest dropped", low=1)
+    capacity_gb: float = option(0.0, "also at most this many GB on disk; 0: no such limit", low=0)
+    context_dtype: Literal["bfloat16", "float32"] = option(
+        "bfloat16", "stored latents: bfloat16 deter and class indices, or everything in float32"
+    )
+    online: bool = option(True, "train on every new window once before sampling uniformly")
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    layers: int = option(3, "hidden layers for vectors", low=1)
+    units: int = option(64, "their width", low=1)
+    symlog: bool = option(True, "squash vectors with symlog")
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    layers: int = option(3, "hidden layers for vectors", low=1)
+    units: int = option(64, "their width", low=1)
+
+
+@dataclass(frozen=True)
+class RSSMConfig:
+    deter: int = option(512, "width of the recurrent state (D)", low=1)
+    hidden: int = option(64, "width of its hidden layers", low=1)
+    stoch: int = option(32, "latent variables (S)", low=1)
+    classes: int = option(4, "classes of each latent variable (K)", low=2)
+    blocks: int = option(8, "blocks of the block-diagonal GRU; must divide deter", low=1)
+    dynamics_layers: int = option(1, "block layers before the gates", low=1)
+    prior_layers: int = option(2, "hidden layers of the prior", low=0)
+    posterior_layers: int = option(1, "hidden layers of the posterior", low=1)
+    unimix: float = option(0.01, "share of the uniform distribution in every latent", low=0, high=1)
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    layers: int = option(1, "hidden layers", low=0)
+    units: int = option(64, "their width", low=1)
+    bins: int = option(255, "bins of the two-hot distribution", low=3)
+
+
+@dataclass(frozen=True)
+class ContinueConfig:
+    layers: int = option(1, "hidden layers", low=0)
+    units: int = option(64, "their width", low=1)
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    layers: int = option(3, "hidden layers", low=0)
+    units: int = option(64, "their width", low=1)
+    min_std: float = option(0.1, "smallest standard deviation of a continuous action", low=0)
+    max_std: float = option(1.0, "largest", low=0)
+    unimix: float = option(
+        0.0, "share of uniform in a discrete policy: 0 as the code at HEAD does, 0.01 as the paper says", low=0, high=1
+    )
+    init_scale: float = option(0.01, "scale of the initial output layer", low=0)
+
+
+@dataclass(frozen=True)
+class ValueConfig:
+    layers: int = option(3, "hidden layers", low=0)
+    units: int = option(64, "their width", low=1)
+    bins: int = option(255, "bins of the two-hot distribution", low=3)
+    slow_rate: float = option(0.02, "share of the online critic mixed into the slow one", low=0, high=1)
+    slow_every: int = option(1, "updates between those mixes", low=1)
+    slow_regularizer: float = option(1.0, "weight of the loss towards the slow critic", low=0)
+
+
+@dataclass(frozen=True)
+class KLConfig:
+    dyn: float = option(1.0, "scale of KL(sg(posterior) || prior), which trains the prior", low=0)
+    rep: float = option(0.1, "scale of KL(posterior || sg(prior)), which trains the posterior", low=0)
+    free_nats: float = option(1.0, "below this the KL of a time step has no gradient", low=0)
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    reconstruction: float = option(1.0, "scale of each observation's loss", low=0)
+    reward: float = option(1.0, "scale", low=0)
+    cont: float = option(1.0, "scale", low=0)
+    policy: float = option(1.0, "scale", low=0)
+    value: float = option(1.0, "scale", low=0)
+    replay_value: float = option(0.3, "scale of the critic's loss on replayed states", low=0)
+
+
+@dataclass(frozen=True)
+class BehaviorConfig:
+    imagination_length: int = option(15, "imagined steps (H)", low=1)
+    discount_horizon: int = option(333, "discount is 1 - 1/this", low=2)
+    lambda_: float = option(0.95, "lambda of the returns", low=0, high=1)
+    entropy: float = option(3e-4, "weight of the policy's entropy", low=0)
+    replay_value_grad: bool = option(True, "let the replay value loss train the world model")
+    return_low: float = option(5.0, "lower percentile of the return range", low=0, high=100)
+    return_high: float = option(95.0, "upper percentile", low=0, high=100)
+    return_rate: float = option(0.01, "rate of their moving averages", low=0, high=1)
+    return_limit: float = option(1.0, "smallest divisor of the advantages", low=0)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    learning_rate: float = option(4e-5, "LaProp's step size", low=0)
+    warmup: int = option(1000, "updates of linear warm-up; the first has step size 0", low=0)
+    agc: float = option(0.3, "adaptive gradient clipping, relative to each tensor's norm", low=0)
+    beta1: float = option(0.9, "momentum", low=0, high=1)
+    beta2: float = option(0.999, "decay of the squared gradient", low=0, high=1)
+    eps: float = option(1e-20, "added to the root of the squared gradient", low=0)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    frames: int = option(500_000, "environment frames (records x action repeat) to collect", low=1)
+    train_ratio: float = option(1024.0, "replayed records per agent step", low=0)
+    batch_size: int = option(16, "windows per batch (B)", low=1)
+    batch_length: int = option(64, "records per window (T)", low=2)
+    start_windows: int = option(0, "windows in replay before the first update; 0: B x T as at HEAD", low=0)
+    updates_per_dispatch: int = option(0, "updates in one device call; 0: as many as the ratio allows, up to 8", low=0)
+    log_seconds: float = option(10.0, "seconds between metric lines", low=0)
+    save_minutes: float = option(10.0, "minutes between checkpoints; 0: never by time", low=0)
+    save_frames: int = option(0, "also a checkpoint every so many frames; 0: off", low=0)
+    keep_checkpoints: int = option(2, "newest checkpoints kept", low=1)
+    eval_frames: int = option(0, "frames between evaluations in fresh environments; 0: off", low=0)
+    eval_episodes: int = option(10, "episodes of each", low=1)
+    devices: int = option(1, "accelerators that share each batch", low=1)
+
+
+@dataclass(frozen=True)
+class Config:
+    preset: str = option("dreamer_v3", "named starting point of these settings")
+    size: str = option("1m", "named model size")
+    revision: str = option("", "which published revision of the algorithm this is")
+    seed: int = option(0, "the run's one seed", low=0)
+    dtype: Literal["auto", "float32", "bfloat16"] = option(
+        "auto", "of activations; auto: bfloat16 on accelerators, float32 on CPU"
+    )
+    env: EnvConfig = EnvConfig()
+    replay: ReplayConfig = ReplayConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    rssm: RSSMConfig = RSSMConfig()
+    decoder: DecoderConfig = DecoderConfig()
+    reward: RewardConfig = RewardConfig()
+    cont: ContinueConfig = ContinueConfig()
+    policy: PolicyConfig = PolicyConfig()
+    value: ValueConfig = ValueConfig()
+    kl: KLConfig = KLConfig()
+    loss: LossConfig = LossConfig()
+    behavior: BehaviorConfig = BehaviorConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+
+
+class ConfigError(ValueError):
+    """A setting that can't be used. The message is one line for a person."""
+
+
+def check(config: Config) -> Config:
+    """Return ``config`` if every value is within its limits and the relations between fields hold.
+
+    Raises:
+      ConfigError: naming the field, its value and what is allowed.
+    """
+    for section in dataclasses.fields(config):
+        value = getattr(config, section.name)
+        parts = [(section, value)] if not dataclasses.is_dataclass(value) else []
+        prefix = "" if parts else f"{section.name}."
+        if not parts:
+            parts = [(part, getattr(value, part.name)) for part in dataclasses.fields(value)]
+        for part, number in parts:
+            low, high = part.metadata["low"], part.metadata["high"]
+            if low is not None and not number >= low:
+                raise ConfigError(f"{prefix}{part.name}: got {number}, must be at least {low}")
+            if high is not None and not number <= high:
+                raise ConfigError(f"{prefix}{part.name}: got {number}, must be at most {high}")
+    rssm, train, policy = config.rssm, config.train, config.policy
+    if rssm.deter % rssm.blocks:
+        raise ConfigError(f"rssm.blocks: {rssm.blocks} does not divide rssm.deter {rssm.deter}")
+    if train.batch_size % train.devices:
+        raise ConfigError(f"train.devices: {train.devices} does not divide train.batch_size {train.batch_size}")
+    if policy.min_std > policy.max_std:
+        raise ConfigError(f"policy.min_std: got {policy.min_std}, must be at most policy.max_std {policy.max_std}")
+    if config.reward.bins % 2 == 0 or config.value.bins % 2 == 0:
+        raise ConfigError("reward.bins, value.bins: must be odd, so that one bin is exactly 0")
+    return config

@@ -1,0 +1,1 @@
+"""Environments as streams of records."""

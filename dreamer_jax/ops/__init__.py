@@ -1,0 +1,1 @@
+"""Pure maths without parameters."""
