@@ -6,8 +6,9 @@ Frozen dataclasses only; nothing here imports JAX, so that ``--help`` answers at
 from __future__ import annotations
 
 import dataclasses
+import operator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 
 def option(default: Any, meaning: str, *, low: float | None = None, high: float | None = None) -> Any:
@@ -184,31 +185,57 @@ class ConfigError(ValueError):
     """A setting that can't be used. The message is one line for a person."""
 
 
+class Field(NamedTuple):
+    """What the schema says of one setting."""
+
+    kind: Any  # str, int, float, bool or a Literal
+    meaning: str
+    low: float | None
+    high: float | None
+
+
+def _fields(cls: type, prefix: str = "") -> dict[str, Field]:
+    hints, found = get_type_hints(cls), {}
+    for part in dataclasses.fields(cls):
+        kind = hints[part.name]
+        if dataclasses.is_dataclass(kind):
+            found |= _fields(kind, f"{prefix}{part.name}.")
+        else:
+            found[prefix + part.name] = Field(kind, **part.metadata)
+    return found
+
+
+FIELDS: dict[str, Field] = _fields(Config)
+"""Every setting by its dotted name, such as ``rssm.deter``, in the order of the schema."""
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """The value of every setting by its dotted name, in the order of ``FIELDS``."""
+    return {name: operator.attrgetter(name)(config) for name in FIELDS}
+
+
 def check(config: Config) -> Config:
     """Return ``config`` if every value is within its limits and the relations between fields hold.
 
     Raises:
-      ConfigError: naming the field, its value and what is allowed.
+      ConfigError: starting with the field's name, then its value and what is allowed.
     """
-    for section in dataclasses.fields(config):
-        value = getattr(config, section.name)
-        parts = [(section, value)] if not dataclasses.is_dataclass(value) else []
-        prefix = "" if parts else f"{section.name}."
-        if not parts:
-            parts = [(part, getattr(value, part.name)) for part in dataclasses.fields(value)]
-        for part, number in parts:
-            low, high = part.metadata["low"], part.metadata["high"]
-            if low is not None and not number >= low:
-                raise ConfigError(f"{prefix}{part.name}: got {number}, must be at least {low}")
-            if high is not None and not number <= high:
-                raise ConfigError(f"{prefix}{part.name}: got {number}, must be at most {high}")
+    for name, value in flatten(config).items():
+        kind, _, low, high = FIELDS[name]
+        if get_origin(kind) is Literal and value not in get_args(kind):
+            raise ConfigError(f"{name}: got {value!r}, expected one of {', '.join(get_args(kind))}")
+        if low is not None and not value >= low:
+            raise ConfigError(f"{name}: got {value}, must be at least {low}")
+        if high is not None and not value <= high:
+            raise ConfigError(f"{name}: got {value}, must be at most {high}")
     rssm, train, policy = config.rssm, config.train, config.policy
     if rssm.deter % rssm.blocks:
-        raise ConfigError(f"rssm.blocks: {rssm.blocks} does not divide rssm.deter {rssm.deter}")
+        raise ConfigError(f"rssm.blocks: got {rssm.blocks}, must divide rssm.deter {rssm.deter}")
     if train.batch_size % train.devices:
-        raise ConfigError(f"train.devices: {train.devices} does not divide train.batch_size {train.batch_size}")
+        raise ConfigError(f"train.devices: got {train.devices}, must divide train.batch_size {train.batch_size}")
     if policy.min_std > policy.max_std:
         raise ConfigError(f"policy.min_std: got {policy.min_std}, must be at most policy.max_std {policy.max_std}")
-    if config.reward.bins % 2 == 0 or config.value.bins % 2 == 0:
-        raise ConfigError("reward.bins, value.bins: must be odd, so that one bin is exactly 0")
+    for name, bins in (("reward.bins", config.reward.bins), ("value.bins", config.value.bins)):
+        if bins % 2 == 0:
+            raise ConfigError(f"{name}: got {bins}, must be odd, so that one bin is exactly 0")
     return config

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# The whole check, with the tools on PATH: style, types, the wheel, the tests. Arguments go to pytest.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+echo "== style"
+ruff check .
+ruff format --check .
+
+echo "== types"
+mypy
+
+echo "== wheel"
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+git ls-files -z | tar --null --files-from - --create | tar --extract --directory "$scratch" # leaves no build/ behind
+python -m build --wheel --outdir "$scratch/dist" "$scratch" >"$scratch/log" 2>&1 || { cat "$scratch/log"; exit 1; }
+python -m pip install --quiet --disable-pip-version-check --no-deps --target "$scratch/site" "$scratch"/dist/*.whl
+(
+    cd "$scratch/site"
+    PYTHONPATH=. python - <<'PYTHON'
+import dreamer_jax, dreamer_jax.agent, dreamer_jax.cli, dreamer_jax.training.loop
+import os
+assert os.path.samefile(os.path.dirname(dreamer_jax.__file__), "dreamer_jax"), dreamer_jax.__file__
+assert os.path.exists("dreamer_jax/py.typed")
+print("dreamer_jax", dreamer_jax.__version__, "imports from its wheel:", dreamer_jax.load_config().revision)
+PYTHON
+)
+
+echo "== tests"
+if [ $# -eq 0 ]; then
+    set -- -m "not slow"
+fi
+python -m pytest -n 2 --durations 10 "$@"

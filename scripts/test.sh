@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Install into .venv with everything that development needs, then run the whole check.
+# Arguments go to pytest: `bash scripts/test.sh -m slow`.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/venv.sh dev,atari,benchmarks
+exec bash scripts/check.sh "$@"
