@@ -13,7 +13,7 @@ mypy
 echo "== wheel"
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-git ls-files -z | tar --null --files-from - --create | tar --extract --directory "$scratch" # leaves no build/ behind
+cp -r dreamer_jax pyproject.toml setup.cfg README.md LICENSE "$scratch" # a stale build/ would end up in the wheel
 python -m build --wheel --outdir "$scratch/dist" "$scratch" >"$scratch/log" 2>&1 || { cat "$scratch/log"; exit 1; }
 python -m pip install --quiet --disable-pip-version-check --no-deps --target "$scratch/site" "$scratch"/dist/*.whl
 (
@@ -31,4 +31,4 @@ echo "== tests"
 if [ $# -eq 0 ]; then
     set -- -m "not slow"
 fi
-python -m pytest -n 2 --durations 10 "$@"
+python -m pytest -n "${PYTEST_WORKERS:-2}" --durations 10 "$@"

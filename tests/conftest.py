@@ -1,7 +1,9 @@
-"""What all tests share: compiled programs are kept between runs."""
+"""What all tests share: compiled programs are kept between runs, nothing is timed."""
 
 import os
 from pathlib import Path
+
+from hypothesis import settings
 
 # Set before JAX is imported, and in the environment so that subprocesses of tests inherit it.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "dreamer_jax" / "tests"))
@@ -9,3 +11,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # tests compare numbers; accelerators have benchmarks
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own notes
+
+# A first example may compile; and the same examples every time, so that a red run can be repeated.
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable")
