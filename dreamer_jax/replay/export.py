@@ -1,0 +1,82 @@
+"""Stored experience for analysis elsewhere: a ring opened for reading, its episodes as compressed ``.npz`` files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from dreamer_jax.config.schema import ConfigError
+from dreamer_jax.replay.host import Replay
+from dreamer_jax.replay.storage import Layout, part_of
+from dreamer_jax.specs import EnvSpec
+
+_RECORD = ("reward", "is_first", "is_last", "is_terminal")
+
+
+def open_read_only(directory: Path | str, state: dict[str, np.ndarray], name: int, batch_length: int = 1) -> Replay:
+    """The ring at checkpoint ``name`` without changing a file; no process may be writing to it.
+
+    Raises:
+      ConfigError: there is no ring, or its undo log does not lead to that checkpoint.
+    """
+    layout = Layout.read(Path(directory))
+    if layout is None:
+        raise ConfigError(f"{directory}: no replay there")
+    observation, action, latents = (part_of(layout.fields, part) for part in ("observation", "action", "latents"))
+    replay = Replay(
+        directory,
+        EnvSpec(observation, action),
+        latents,
+        num_envs=layout.num_envs,
+        capacity=layout.rows * layout.num_envs,
+        batch_length=batch_length,
+        online=False,
+        seed=0,
+        writable=False,
+    )
+    replay.restore(state, name)
+    return replay
+
+
+def export_episodes(replay: Replay, directory: Path | str) -> int:
+    """Write ``env003-episode000012.npz`` for every stored episode, and return how many.
+
+    Keys: ``observation/<name>``, ``action/<name>``, ``reward``, ``is_first``, ``is_last``, ``is_terminal``, one row a
+    record (the action is the one taken after the observation of its row; bfloat16 becomes float32); ``env`` and
+    ``episode`` numbers; ``start_missing`` and ``end_missing``: the ring no longer holds the start, or the episode was
+    abandoned or goes on.
+
+    Raises:
+      FileExistsError: one of the files exists; none is written then.
+    """
+    directory = Path(directory)
+    episodes = list(_episodes(replay))
+    paths = [directory / f"env{env:03d}-episode{episode:06d}.npz" for env, episode, _ in episodes]
+    for path in paths:
+        if path.exists():
+            raise FileExistsError(f"{path}: exists already")
+    directory.mkdir(parents=True, exist_ok=True)
+    names = [name for name in replay.fields if name in _RECORD or name.startswith(("observation/", "action/"))]
+    for path, (env, episode, rows) in zip(paths, episodes, strict=True):
+        data = {name: _portable(replay.column(name, env, rows)) for name in names}
+        data |= {"env": np.int32(env), "episode": np.int32(episode)}
+        data |= {"start_missing": ~data["is_first"][0], "end_missing": ~data["is_last"][-1]}
+        with open(path, "xb") as file:
+            np.savez_compressed(file, **data)
+    return len(episodes)
+
+
+def _episodes(replay: Replay):
+    """Environment, episode number and rows of every episode, oldest first within a stream."""
+    stored = replay.rows
+    for env in range(replay.num_envs):
+        numbers = replay.column("episode", env, stored)
+        starts = [0, *(np.flatnonzero(np.diff(numbers)) + 1), len(numbers)]
+        for start, stop in zip(starts[:-1], starts[1:], strict=True):
+            if start < stop:
+                yield env, int(numbers[start]), stored[start:stop]
+
+
+def _portable(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float32) if array.dtype.kind == "V" else array

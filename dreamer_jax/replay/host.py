@@ -1,0 +1,286 @@
+"""Ring buffer of experience in files of the host: append, sample windows, write latents back, survive a crash.
+
+One stream of records per environment, all in lockstep: row ``t`` (counted from the start of the
+run, never reused) of every stream is appended at once and lives in slot ``t % C``. A record holds an
+observation, the reward and the flags that arrived with it, the action taken AFTER seeing it, and the
+latents that the policy computed there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from dreamer_jax.config.schema import ConfigError
+from dreamer_jax.replay.journal import Group, Journal
+from dreamer_jax.replay.storage import Layout, Store, record_fields
+from dreamer_jax.specs import ArraySpec, EnvSpec
+from dreamer_jax.types import ArrayDict, RSSMState, TimeStep, TrajectoryBatch
+
+_ROWS, _LATENTS = 0, 1  # the journal's groups
+
+
+def align(window: dict) -> TrajectoryBatch:
+    """Turn ``T+1`` consecutive stored records into ``T`` training rows. The only place that shifts actions.
+
+    Args:
+      window: ``observation``, ``action`` ({name: [B, T+1, ...]}), ``reward``, ``is_first``, ``is_last``,
+        ``is_terminal`` ([B, T+1]) and ``latents`` ({name: [B, 1 or more, ...]}, maybe empty).
+
+    Record 0 gives only its latents, as context, and its action, as what led to record 1. A record
+    whose successor in the window starts an episode is marked ``is_last`` (abandoned episodes).
+    """
+    is_first, is_last = window["is_first"][:, 1:], np.array(window["is_last"][:, 1:])
+    is_last[:, :-1] |= is_first[:, 1:]
+    latents = window["latents"]
+    return TrajectoryBatch(
+        observation={name: value[:, 1:] for name, value in window["observation"].items()},
+        prev_action={name: value[:, :-1] for name, value in window["action"].items()},
+        reward=window["reward"][:, 1:],
+        is_first=is_first,
+        is_last=is_last,
+        is_terminal=window["is_terminal"][:, 1:],
+        context=RSSMState(latents["deter"][:, 0], latents["stoch"][:, 0]) if latents else None,
+    )
+
+
+class Replay:
+    """Streams of ``E`` environments, newest ``capacity`` records kept. Not safe for several threads.
+
+    A directory that holds a ring already is opened, and must then be brought to a checkpoint with
+    ``restore`` before anything else; to start anew there, call ``storage.clear`` first. If the ring
+    has never wrapped at that checkpoint, it grows to a larger ``capacity``; else it keeps its own.
+
+    Raises:
+      ConfigError: the ring there has other fields or environments, or ``capacity`` has no room
+        for one window of ``batch_length + 1`` records in every stream.
+    """
+
+    def __init__(
+        self,
+        directory: Path | str,
+        spec: EnvSpec,
+        latent_spec: dict[str, ArraySpec],
+        *,
+        num_envs: int,
+        capacity: int,
+        batch_length: int,
+        online: bool,
+        seed: int,
+        writable: bool = True,
+    ) -> None:
+        if latent_spec and latent_spec.keys() != {"deter", "stoch"}:
+            raise ConfigError(f"replay: latents are deter and stoch or none, got {sorted(latent_spec)}")
+        if capacity // num_envs < batch_length + 1:
+            raise ConfigError(
+                f"replay.capacity: {capacity} is {capacity // num_envs} records of each of {num_envs} environments, "
+                f"a window needs {batch_length + 1} (train.batch_length + 1)"
+            )
+        directory = Path(directory)
+        layout = Layout(capacity // num_envs, num_envs, record_fields(spec, latent_spec))
+        stored = Layout.read(directory)
+        if stored and (difference := stored.difference(layout)):
+            raise ConfigError(f"{directory}: holds another replay: {difference}")
+        if not stored and not writable:
+            raise ConfigError(f"{directory}: no replay there")
+        self._store = Store(directory, stored, writable=writable) if stored else Store.create(directory, layout)
+        self._ready = not stored
+        self._wanted_rows, self._length = layout.rows, batch_length
+        self._online, self._seed = online, seed
+        self._latent_names = tuple(latent_spec)
+        self._rows = 0  # appended so far to each stream
+        self._taken = 0  # windows of the online queue used or dropped so far
+        self._episode = np.full(num_envs, -1, np.int32)
+        self._episode_step = np.full(num_envs, -1, np.int32)
+        self._attach()
+
+    def _attach(self) -> None:
+        layout, arrays = self._store.layout, self._store.arrays
+        cells = layout.rows * layout.num_envs
+        self._flat = {name: array.reshape(cells, *array.shape[2:]) for name, array in arrays.items()}
+        latents = [self._flat[f"latents/{name}"] for name in self._latent_names]
+        groups = [Group(layout.rows, list(arrays.values())), Group(cells, latents)]
+        self._journal = Journal(self._store.directory, groups)
+
+    @property
+    def num_envs(self) -> int:
+        return self._store.layout.num_envs
+
+    @property
+    def capacity(self) -> int:
+        """Records kept over all environments."""
+        return self._store.layout.rows * self.num_envs
+
+    @property
+    def rows(self) -> range:
+        """Rows (of every stream) that the ring still holds."""
+        return range(max(0, self._rows - self._store.layout.rows), self._rows)
+
+    @property
+    def windows(self) -> int:
+        """Different windows that can be sampled now."""
+        return self.num_envs * max(0, len(self.rows) - self._length)
+
+    @property
+    def queued(self) -> int:
+        """Windows that wait in the online queue."""
+        return len(self._queue())
+
+    def append(self, timestep: TimeStep, action: ArrayDict, latents: ArrayDict) -> None:
+        """Add one record per environment: what it emitted, the action taken then, the policy's latents.
+
+        Raises:
+          ValueError: an array is missing, or has the wrong shape or kind of type.
+          OSError: the disk is full; the ring is as before.
+        """
+        self._check_ready()
+        first = np.asarray(timestep.is_first)
+        episode = np.where(first | (self._episode < 0), self._episode + 1, self._episode)
+        step = np.where(first, 0, self._episode_step + 1)
+        record = {f"observation/{name}": value for name, value in timestep.observation.items()}
+        record |= {f"action/{name}": value for name, value in action.items()}
+        record |= {f"latents/{name}": value for name, value in latents.items()}
+        record |= {"reward": timestep.reward, "is_first": first, "is_last": timestep.is_last}
+        record |= {"is_terminal": timestep.is_terminal, "episode": episode, "episode_step": step}
+        record = self._store.layout.checked(record)
+        slot = self._rows % self._store.layout.rows
+        self._store.reserve(slot)
+        self._journal.preserve(_ROWS, np.array([slot]))
+        self._journal.exempt(_LATENTS, slice(slot * self.num_envs, (slot + 1) * self.num_envs))
+        for name, value in record.items():
+            self._store.arrays[name][slot] = value
+        self._episode[:], self._episode_step[:] = episode, step
+        self._rows += 1
+
+    def sample(self, batch_size: int, counter: int, *, online: bool = True) -> tuple[TrajectoryBatch, np.ndarray]:
+        """A batch of windows, and their ``index`` (environment, first row) int64 ``[B, 2]``.
+
+        Windows of ``T+1`` consecutive records of one stream: first those that wait in the online
+        queue, then uniformly drawn from all (a function of the seed and ``counter`` only).
+        ``online=False`` leaves the queue alone, for reports. Every array is new.
+
+        Raises:
+          ValueError: there is no window yet.
+        """
+        self._check_ready(writing=False)
+        if not self.windows:
+            raise ValueError(f"no window of {self._length + 1} records to sample yet, only {len(self.rows)} records")
+        draws = np.random.default_rng([self._seed, counter]).integers(0, self.windows, batch_size)
+        start, env = np.divmod(draws, self.num_envs)
+        index = np.stack([env, start + self.rows.start], axis=1)
+        if online and self._online:
+            queue = self._queue()[:batch_size]
+            start, env = np.divmod(np.asarray(queue, np.int64), self.num_envs)
+            index[: len(queue)] = np.stack([env, start * (self._length + 1)], axis=1)
+            self._taken = max(self._taken, queue.stop)
+        return align(self._window(index)), index
+
+    def write_back(self, index: np.ndarray, latents: ArrayDict) -> None:
+        """Replace the latents of rows 1..T of each window by ``{name: [B, T, ...]}``; evicted rows are skipped.
+
+        Raises:
+          OSError: the disk is full; the ring is as before.
+        """
+        self._check_ready()
+        if not self._latent_names:
+            return
+        env, row = index[:, :1], index[:, 1:] + np.arange(1, self._length + 1)
+        kept = (row >= self.rows.start) & (row < self.rows.stop)
+        cells = self._cells(env, row)[kept]
+        values = {f"latents/{name}": np.asarray(latents[name])[kept] for name in self._latent_names}
+        self._journal.preserve(_LATENTS, cells)
+        for name, value in values.items():
+            self._flat[name][cells] = value
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What a checkpoint must keep beside the files."""
+        return {
+            "rows": np.asarray(self._rows, np.int64),
+            "taken": np.asarray(self._taken, np.int64),
+            "episode": self._episode.copy(),
+            "episode_step": self._episode_step.copy(),
+        }
+
+    def snapshot(self, name: int, *, sync: bool = False) -> dict[str, np.ndarray]:
+        """Make the present content restorable as checkpoint ``name``, and return its ``state``.
+
+        Names increase. Costs no copy now, but one of every slot that is overwritten from here on, in
+        the journal. ``sync`` also waits until the disk has all (slow: every page changed since); it
+        narrows what a power failure can destroy, but does not make the ring safe against one.
+        """
+        self._check_ready()
+        if sync:
+            self.flush()
+        self._journal.begin(name, self._valid())
+        return self.state()
+
+    def committed(self, name: int) -> None:
+        """The checkpoint ``name`` is complete; those before it can't be restored any more."""
+        self._journal.committed(name)
+
+    def restore(self, state: dict[str, np.ndarray], name: int) -> None:
+        """Bring the ring to its content at ``snapshot(name)``, bit for bit. May be interrupted and repeated.
+
+        Raises:
+          ConfigError: the undo log does not lead there.
+        """
+        self._journal.undo(name)
+        self._rows, self._taken = int(state["rows"]), int(state["taken"])
+        self._episode[:], self._episode_step[:] = state["episode"], state["episode_step"]
+        self._ready = True
+        if not self._store.writable:
+            return
+        self._journal.resume(name, self._valid())  # before growing: old entries name slots of the old ring
+        self._store.assume_reserved(len(self.rows))
+        if self._rows <= self._store.layout.rows < self._wanted_rows:
+            self._journal.close()
+            self._store.grow(self._wanted_rows)
+            self._attach()
+            self._journal.resume(name, self._valid())
+
+    def column(self, name: str, env: int, rows: range) -> np.ndarray:
+        """A copy of one field, by its name in the layout, for consecutive rows of one stream."""
+        return np.take(self._flat[name], self._cells(env, np.asarray(rows, np.int64)), axis=0)
+
+    @property
+    def fields(self) -> dict[str, ArraySpec]:
+        return self._store.layout.fields
+
+    def flush(self) -> None:
+        """Wait until the disk has everything that was written so far."""
+        self._store.flush()
+        self._journal.sync()
+
+    def close(self) -> None:
+        self._journal.close()
+
+    def _valid(self) -> tuple[int, int]:
+        return len(self.rows), len(self.rows) * self.num_envs  # before the first wrap slots fill from 0
+
+    def _queue(self) -> range:
+        """Numbers of the queued windows: number ``k*E + env`` starts at row ``k*(T+1)``."""
+        length = self._length + 1
+        oldest = -(-self.rows.start // length) * self.num_envs
+        newest = self._rows // length * self.num_envs if self._online else 0
+        return range(max(self._taken, oldest), max(self._taken, oldest, newest))
+
+    def _cells(self, env: np.ndarray | int, row: np.ndarray) -> np.ndarray:
+        return row % self._store.layout.rows * self.num_envs + env
+
+    def _window(self, index: np.ndarray) -> dict:
+        cells = self._cells(index[:, :1], index[:, 1:] + np.arange(self._length + 1))
+        window = {"observation": {}, "action": {}, "latents": {}}
+        for name, flat in self._flat.items():
+            part, _, key = name.partition("/")
+            if key:
+                window[part][key] = np.take(flat, cells[:, :1] if part == "latents" else cells, axis=0)
+            elif name not in ("episode", "episode_step"):
+                window[name] = np.take(flat, cells, axis=0)
+        return window
+
+    def _check_ready(self, *, writing: bool = True) -> None:
+        if not self._ready:
+            raise ConfigError(f"{self._store.directory}: holds records of an earlier run; restore or clear them first")
+        if writing and not self._store.writable:
+            raise ConfigError(f"{self._store.directory}: opened for reading only")

@@ -1,0 +1,168 @@
+"""Undo log of the ring: what was overwritten since each checkpoint, so that it can be put back.
+
+A checkpoint does not copy the ring, which goes on changing in place. Instead, the first time after
+a checkpoint that a slot is about to be overwritten, its old bytes go to a segment file
+``undo-<checkpoint>.bin``. The kernel keeps both the log and the mapped files when the process is
+killed; because an entry is written (one ``write``) before its slot is changed, an entry that was
+cut off belongs to a change that never happened. A power failure is another matter: nothing here
+waits for the disk.
+
+A segment holds at most one extra copy of what is touched between two checkpoints.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dreamer_jax.config.schema import ConfigError
+
+_HEADER = struct.Struct("<4sIQQI")  # magic, group, count, bytes of the body, crc32 of all else
+_MAGIC = b"undo"
+_SEGMENT = re.compile(r"undo-(\d+)\.bin")
+
+
+class Group(NamedTuple):
+    """Arrays ``[slots, ...]`` of which one slot is always overwritten in all at once."""
+
+    slots: int
+    arrays: Sequence[np.ndarray]
+
+
+class Journal:
+    """Segments of the undo log in ``directory``; changes nothing there before ``begin`` or ``rewind``."""
+
+    def __init__(self, directory: Path, groups: Sequence[Group]) -> None:
+        self._directory, self._groups = directory, groups
+        self._preserved = [np.ones(group.slots, bool) for group in groups]
+        self._file: int | None = None
+
+    def begin(self, name: int, valid: Sequence[int]) -> None:
+        """From now on preserve the first ``valid[g]`` slots of every group g as they are.
+
+        Raises:
+          ValueError: ``name`` is not above all earlier ones.
+        """
+        newest = max(self.segments(), default=-1)
+        if name <= newest:
+            raise ValueError(f"checkpoint {name}: the newest one is {newest} already")
+        self._open(name, valid)
+
+    def preserve(self, group: int, slots: np.ndarray) -> None:
+        """Log the old content of ``slots``, as far as needed; to be called before they are changed."""
+        preserved = self._preserved[group]
+        slots = np.unique(slots[~preserved[slots]])
+        if self._file is None or not len(slots):
+            return
+        self._write(group, slots)
+        preserved[slots] = True
+
+    def exempt(self, group: int, slots: slice) -> None:
+        """These slots hold nothing any more that the checkpoint knows."""
+        self._preserved[group][slots] = True
+
+    def committed(self, name: int) -> None:
+        """Checkpoint ``name`` is complete: what leads to older ones is no longer needed."""
+        segments = self.segments()
+        if name not in segments:
+            raise ValueError(f"checkpoint {name}: no such segment, only {segments}")
+        for segment in segments:
+            if segment < name:
+                self._path(segment).unlink()
+
+    def undo(self, name: int) -> None:
+        """Put the arrays back to their content at checkpoint ``name``; changes no segment.
+
+        May be repeated, also after it was interrupted: every entry is absolute.
+
+        Raises:
+          ConfigError: a segment is missing or damaged.
+        """
+        chain = [segment for segment in self.segments() if segment >= name]
+        if name not in chain:
+            raise ConfigError(f"{self._path(name)}: missing, replay can't go back to checkpoint {name}")
+        for segment in reversed(chain):
+            with open(self._path(segment), "rb") as file:
+                entries, damaged = _scan(file)
+                if damaged and segment != chain[-1]:  # only the newest can have been cut off
+                    raise ConfigError(f"{self._path(segment)}: damaged, replay can't go back to checkpoint {name}")
+                for group, count, offset, length in reversed(entries):
+                    file.seek(offset)
+                    self._apply(group, count, file.read(length))
+
+    def resume(self, name: int, valid: Sequence[int]) -> None:
+        """After ``undo(name)``: forget what came later, and preserve that state again."""
+        for segment in reversed(self.segments()):
+            if segment > name:
+                self._path(segment).unlink()
+        self._open(name, valid)
+
+    def segments(self) -> list[int]:
+        """Checkpoints that the ring has segments of, oldest first."""
+        matches = (_SEGMENT.fullmatch(path.name) for path in self._directory.glob("undo-*.bin"))
+        return sorted(int(match[1]) for match in matches if match)
+
+    def sync(self) -> None:
+        """Wait until the disk has the newest segment."""
+        if self._file is not None:
+            os.fsync(self._file)
+
+    def close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _path(self, name: int) -> Path:
+        return self._directory / f"undo-{name}.bin"
+
+    def _open(self, name: int, valid: Sequence[int]) -> None:
+        self.close()
+        self._file = os.open(self._path(name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+        for preserved, count in zip(self._preserved, valid, strict=True):
+            preserved[:count], preserved[count:] = False, True
+
+    def _write(self, group: int, slots: np.ndarray) -> None:
+        body = b"".join([slots.astype("<i8").tobytes(), *(a[slots].tobytes() for a in self._groups[group].arrays)])
+        head = (_MAGIC, group, len(slots), len(body))
+        entry = memoryview(_HEADER.pack(*head, _checksum(head, body)) + body)
+        start = os.fstat(self._file).st_size
+        try:
+            while entry:  # one write unless the kernel takes less, as it does above 2 GB
+                entry = entry[os.write(self._file, entry) :]
+        except OSError:
+            os.ftruncate(self._file, start)  # entries after half an entry would be lost
+            raise
+
+    def _apply(self, group: int, count: int, body: bytes) -> None:
+        slots, offset = np.frombuffer(body, "<i8", count), 8 * count
+        for array in self._groups[group].arrays:
+            rows = array.shape[1:]
+            size = count * int(np.prod(rows, dtype=np.int64))
+            array[slots] = np.frombuffer(body, array.dtype, size, offset).reshape(count, *rows)
+            offset += size * array.dtype.itemsize
+
+
+def _checksum(head: tuple, body: bytes) -> int:
+    return zlib.crc32(body, zlib.crc32(_HEADER.pack(*head, 0)))
+
+
+def _scan(file) -> tuple[list[tuple[int, int, int, int]], bool]:
+    """Group, count, offset and length of each whole entry, and whether something else follows them."""
+    entries = []
+    while True:
+        header = file.read(_HEADER.size)
+        if len(header) < _HEADER.size:
+            return entries, bool(header)
+        *head, checksum = _HEADER.unpack(header)
+        magic, group, count, length = head
+        offset, remaining = file.tell(), os.fstat(file.fileno()).st_size - file.tell()
+        if magic != _MAGIC or length > remaining or _checksum(tuple(head), file.read(length)) != checksum:
+            return entries, True
+        entries.append((group, count, offset, length))

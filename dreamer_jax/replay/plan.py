@@ -1,0 +1,72 @@
+"""Does the ring that is asked for fit on the disk?"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from dreamer_jax.config.schema import ConfigError, ReplayConfig
+from dreamer_jax.replay.storage import Layout, allocated_bytes, record_bytes, record_fields
+from dreamer_jax.specs import ArraySpec, EnvSpec
+
+UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Size of a ring in records (all environments) and bytes; ``line`` says it to a person."""
+
+    record_bytes: int
+    records: int
+    total_bytes: int
+    journal_bytes: int  # at most, for each checkpoint that is not complete yet
+    free_bytes: int
+    line: str
+
+
+def plan(
+    directory: Path | str,
+    config: ReplayConfig,
+    spec: EnvSpec,
+    latent_spec: dict[str, ArraySpec],
+    *,
+    num_envs: int,
+    batch_length: int,
+    total_records: int,
+) -> Plan:
+    """Choose the ring's capacity for a run that collects ``total_records``, and check the disk.
+
+    Memory is no limit: the files are mapped, what is used stays in the page cache as far as there
+    is room, and sampling from a ring much larger than that reads from the disk.
+
+    Raises:
+      ConfigError: too small for one window in every stream, or too large for the disk.
+    """
+    directory, size = Path(directory), record_bytes(spec, latent_spec)
+    limits = {"replay.capacity": config.capacity // num_envs}
+    if config.capacity_gb:
+        limits["replay.capacity_gb"] = int(config.capacity_gb * 1e9 / (size * num_envs))
+    name, allowed = min(limits.items(), key=lambda limit: limit[1])
+    if allowed < batch_length + 1:
+        raise ConfigError(
+            f"{name}: room for {allowed} records of each of {num_envs} environments, "
+            f"a window needs {batch_length + 1} (train.batch_length + 1)"
+        )
+    collected = max(-(-total_records // num_envs), batch_length + 1)
+    rows = min(allowed, collected)
+    total = rows * num_envs * size
+    layout = Layout(rows, num_envs, record_fields(spec, latent_spec))
+    disk = os.statvfs(next(path for path in (directory, *directory.absolute().parents) if path.exists()))
+    free = disk.f_bavail * disk.f_frsize
+    line = f"replay: {_units(size)} a record x {rows * num_envs:,} records = {_units(total)} on disk"
+    if total - allocated_bytes(directory, layout) > free:
+        raise ConfigError(f"{line}, but {_units(free)} free there; set replay.capacity or replay.capacity_gb lower")
+    changing = size if collected > rows else sum(latent.nbytes for latent in latent_spec.values())
+    return Plan(size, rows * num_envs, total, rows * num_envs * changing, free, f"{line} ({_units(free)} free)")
+
+
+def _units(count: float) -> str:
+    power = min(4, max(0, (len(str(int(count))) - 1) // 3))
+    value = count / 1000**power
+    return f"{value:.0f} {UNITS[power]}" if power == 0 or value >= 100 else f"{value:.3g} {UNITS[power]}"
