@@ -36,7 +36,7 @@ RESUMABLE = frozenset(
 )
 """Fields that do not change the algorithm; a run may be resumed with other values of them."""
 
-_NAMED = {"preset": PRESETS, "size": SIZES}
+_NAMED: dict[str, Mapping[str, Any]] = {"preset": PRESETS, "size": SIZES}
 _SECTIONS = {name.partition(".")[0] for name in FIELDS if "." in name}
 
 
@@ -128,13 +128,13 @@ def _read_file(path: Path) -> list[_Given]:
     if root is None:
         return []
     if not isinstance(root, yaml.MappingNode):
-        raise ConfigError(f"{path}:{root.start_mark.line + 1}: expected settings such as 'seed: 1', got a {root.id}")
+        raise ConfigError(f"{path}:{root.start_mark.line + 1}: expected settings such as 'seed: 1', got {_shape(root)}")
     return list(_walk(root, "", path, set()))
 
 
 def _walk(node: yaml.MappingNode, prefix: str, path: Path, seen: set[str]) -> Iterable[_Given]:
     for key, value in node.value:
-        name = prefix + (key.value if isinstance(key, yaml.ScalarNode) else f"({key.id})")
+        name = prefix + (key.value if isinstance(key, yaml.ScalarNode) else f"({_shape(key)})")
         label = f"{path}:{key.start_mark.line + 1}: {name}"
         if name in seen:
             raise ConfigError(f"{label}: set twice in this file")
@@ -144,8 +144,8 @@ def _walk(node: yaml.MappingNode, prefix: str, path: Path, seen: set[str]) -> It
                 yield from _walk(value, f"{name}.", path, seen)
             elif value.tag != "tag:yaml.org,2002:null":  # a section with every line commented out
                 raise ConfigError(_section_problem(name, label))
-        elif name in FIELDS and not isinstance(value, yaml.ScalarNode):
-            raise ConfigError(f"{label}: got a {value.id}, expected {_expected(FIELDS[name].kind)}")
+        elif name in FIELDS and isinstance(value, yaml.CollectionNode):
+            raise ConfigError(f"{label}: got {_shape(value)}, expected {_expected(FIELDS[name].kind)}")
         else:
             empty = isinstance(value, yaml.ScalarNode) and not value.value and value.style is None
             yield _read(name, None if empty else value.value, label)
@@ -191,6 +191,10 @@ def _expected(kind: Any) -> str:
     return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[kind]
 
 
+def _shape(node: yaml.Node) -> str:
+    return {yaml.MappingNode: "a section", yaml.SequenceNode: "a list"}.get(type(node), "text")
+
+
 def _section_problem(name: str, label: str) -> str:
     first = next(field for field in FIELDS if field.startswith(f"{name}."))
     return f"{label}: a section has no value of its own; set its fields, such as {first!r}"
@@ -213,6 +217,8 @@ def _locate(problem: str, given: Mapping[str, _Given]) -> str:
 
 
 def _write(value: Any) -> str:
-    plain = not isinstance(value, str) or re.fullmatch(r"[A-Za-z0-9][\w./-]*(:\w[\w./-]*)?", value, re.ASCII)
-    text = yaml.safe_dump(value, default_style=None if plain else '"', width=math.inf, allow_unicode=True)
-    return value if plain and isinstance(value, str) else text.removesuffix("\n").removesuffix("\n...")
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9][\w./-]*(:\w[\w./-]*)?", value, re.ASCII):
+        return value
+    style = '"' if isinstance(value, str) else None
+    text = yaml.safe_dump(value, default_style=style, width=math.inf, allow_unicode=True)
+    return text.removesuffix("\n").removesuffix("\n...")

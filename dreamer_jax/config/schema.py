@@ -194,8 +194,9 @@ class Field(NamedTuple):
     high: float | None
 
 
-def _fields(cls: type, prefix: str = "") -> dict[str, Field]:
-    hints, found = get_type_hints(cls), {}
+def _fields(cls: Any, prefix: str = "") -> dict[str, Field]:
+    hints = get_type_hints(cls)
+    found: dict[str, Field] = {}
     for part in dataclasses.fields(cls):
         kind = hints[part.name]
         if dataclasses.is_dataclass(kind):
