@@ -1,0 +1,301 @@
+"""Many environments stepped together, in one process or a process each, that can be saved and resumed exactly."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+
+from dreamer_jax.config.schema import ConfigError, EnvConfig
+from dreamer_jax.envs.suites import make_env
+from dreamer_jax.envs.wrappers import SIGNALS, EnvironmentFailed, EpisodeStart, Stream
+from dreamer_jax.specs import EnvSpec
+from dreamer_jax.types import TimeStep
+
+log = logging.getLogger(__name__)
+
+MESSAGE_SECONDS = 80e-6
+"""What one process costs the main one per step: an action sent, an answer awaited (measured)."""
+
+
+def make_envs(
+    config: EnvConfig,
+    *,
+    seed: int,
+    purpose: int = 0,
+    num_envs: int | None = None,
+    state: dict[str, np.ndarray] | None = None,
+) -> VectorEnvs:
+    """Open ``num_envs`` (else ``config.num_envs``) environments of one task.
+
+    ``purpose`` separates the episodes of, say, training and evaluation under one ``seed``;
+    ``state`` is what ``VectorEnvs.state`` gave.
+
+    Raises:
+      ConfigError: the task can't be opened or used, or ``state`` belongs to other environments.
+    """
+    count = config.num_envs if num_envs is None else num_envs
+    first = open_stream(config, seed=seed, purpose=purpose, index=0)
+    try:
+        spec = first.env_spec
+        kind = config.vectorization
+        if kind == "auto":
+            faster = count > 1 and processes_are_faster(_seconds_per_step(first), count, _cores())
+            kind = "async" if faster else "sync"
+    finally:
+        first.close()
+    return VectorEnvs(config, spec, kind, seed=seed, purpose=purpose, num_envs=count, state=state)
+
+
+class VectorEnvs:
+    """``E`` streams in lockstep. Actions are raw policy outputs, named as in ``spec.action``.
+
+    Every array handed out is the caller's own.
+    """
+
+    def __init__(
+        self,
+        config: EnvConfig,
+        spec: EnvSpec,
+        vectorization: str,
+        *,
+        seed: int,
+        purpose: int,
+        num_envs: int,
+        state: dict[str, np.ndarray] | None,
+    ) -> None:
+        self.spec = spec
+        self.num_envs = num_envs
+        self.vectorization = vectorization
+        self._saved = None if state is None else _time_step(_part(state, "record"))
+        starts = [None] * num_envs if state is None else _unpack_starts(state, spec, num_envs)
+        # The log from which an episode can be simulated again: its number and its actions so far.
+        self._episode = np.array([start.episode - 1 if start else -1 for start in starts], np.int64)
+        self._actions: list[list[dict[str, np.ndarray]]] = [[] for _ in range(num_envs)]
+        self._last: TimeStep | None = None
+        self._busy = False
+        makers = [
+            partial(
+                open_stream, config, seed=seed, purpose=purpose, index=index, start=start, main_process=os.getpid()
+            )
+            for index, start in enumerate(starts)
+        ]
+        with self._failing_in_one_line():
+            if vectorization == "sync":
+                self._envs = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
+            else:
+                self._envs = AsyncVectorEnv(makers, context=_start_method(), autoreset_mode=AutoresetMode.DISABLED)
+        self._starts = starts
+
+    def reset(self) -> TimeStep:
+        """First records; once, in environments made from a saved state, its last records instead."""
+        with self._failing_in_one_line():
+            record, _ = self._envs.reset()
+        self._episode += 1
+        for index, start in enumerate(self._starts):
+            self._actions[index] = _rows(start.actions) if start else []
+        if self._saved is not None:
+            record = self._replace_changed(record, self._saved)
+        self._saved = None
+        self._starts = [None] * self.num_envs
+        self._last = _time_step(record)
+        return self._last
+
+    def step(self, action: dict[str, np.ndarray]) -> TimeStep:
+        """Next records. After ``is_last`` an action is ignored and the record is ``is_first``."""
+        action = {
+            name: np.asarray(action[name], spec.dtype).reshape(self.num_envs, *spec.shape)
+            for name, spec in self.spec.action.items()
+        }
+        with self._failing_in_one_line():
+            record, *_ = self._envs.step(action)
+        self._last = _time_step(record)
+        for index, first in enumerate(self._last.is_first):
+            if first:
+                self._episode[index] += 1
+                self._actions[index] = []
+            else:
+                self._actions[index].append({name: array[index].copy() for name, array in action.items()})
+        return self._last
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Arrays that bring back the last records: episode numbers, actions since, and the records.
+
+        Actions of all environments lie one after the other; ``length`` [E] says how many are whose.
+        """
+        if self._last is None:
+            raise RuntimeError("reset the environments before asking for their state")
+        rows = [row for actions in self._actions for row in actions]
+        packed = {
+            f"action/{name}": np.stack([row[name] for row in rows])
+            if rows
+            else np.zeros((0, *spec.shape), spec.dtype)
+            for name, spec in self.spec.action.items()
+        }
+        signals = {f"record/{name}": getattr(self._last, name).copy() for name in SIGNALS}
+        observation = {f"record/observation/{k}": v.copy() for k, v in self._last.observation.items()}
+        length = np.array([len(actions) for actions in self._actions], np.int64)
+        return {"episode": self._episode.copy(), "length": length} | packed | signals | observation
+
+    def close(self) -> None:
+        """Stop everything; safe to call twice, and after a failure or an interrupt."""
+        envs = getattr(self, "_envs", None)
+        if envs is None or envs.closed:
+            return
+        if self._busy and isinstance(envs, AsyncVectorEnv):
+            # An answer may be half read, so that an orderly goodbye would wait for ever.
+            for process in envs.processes:
+                process.terminate()
+            for process in envs.processes:
+                process.join()
+            envs.closed = True
+        else:
+            envs.close()
+
+    def _replace_changed(self, record: dict[str, np.ndarray], saved: TimeStep) -> dict[str, np.ndarray]:
+        """Begin a new episode wherever simulating the old one again gave something else."""
+        before = {name: getattr(saved, name) for name in SIGNALS} | saved.observation
+        changed = np.array(
+            [
+                any(record[name][index].tobytes() != before[name][index].tobytes() for name in record)
+                for index in range(self.num_envs)
+            ]
+        )
+        if not changed.any():
+            return record
+        which = ", ".join(map(str, np.flatnonzero(changed)))
+        log.warning("environments %s did not repeat their saved episode and begin a new one", which)
+        with self._failing_in_one_line():
+            record, _ = self._envs.reset(options={"reset_mask": changed})
+        for index in np.flatnonzero(changed):
+            self._episode[index] += 1
+            self._actions[index] = []
+        return record
+
+    @contextmanager
+    def _failing_in_one_line(self) -> Iterator[None]:
+        self._busy = True
+        # Gymnasium prints a worker's traceback through `%`, which fails on a percent sign in it.
+        level, gymnasium.logger.min_level = gymnasium.logger.min_level, gymnasium.logger.ERROR + 1
+        try:
+            yield
+        except EnvironmentFailed as error:
+            self.close()
+            # From a process it comes wrapped once more.
+            raise error.args[0] if isinstance(error.args[0], EnvironmentFailed) else error from None
+        except (EOFError, BrokenPipeError, ConnectionResetError) as error:
+            dead = self._dead()
+            self.close()
+            raise EnvironmentFailed(f"{dead} without a word (out of memory, or killed?)") from error
+        finally:
+            gymnasium.logger.min_level = level
+        self._busy = False
+
+    def _dead(self) -> str:
+        for index, process in enumerate(getattr(getattr(self, "_envs", None), "processes", [])):
+            process.join(timeout=0.2)
+            if process.exitcode is not None:
+                return f"environment {index}: its process ended with code {process.exitcode}"
+        return "an environment's process ended"
+
+
+def open_stream(
+    config: EnvConfig,
+    *,
+    seed: int,
+    purpose: int,
+    index: int,
+    start: EpisodeStart | None = None,
+    main_process: int | None = None,
+) -> Stream:
+    """Open environment ``index``; in a process of its own Ctrl-C is left to ``main_process``."""
+    if main_process is not None and main_process != os.getpid():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return Stream(make_env(config.task), config, seed=seed, purpose=purpose, index=index, start=start)
+
+
+def processes_are_faster(step_seconds: float, num_envs: int, cores: int) -> bool:
+    """Whether a process per environment beats stepping them in turn.
+
+    In turn costs ``num_envs`` steps. Processes share the steps among the cores, less the one on
+    which the agent runs, and cost a message each. They also take seconds to start and memory, so
+    they have to halve the time.
+    """
+    in_turn = num_envs * step_seconds
+    shared = in_turn / min(num_envs, max(1, cores - 1)) + num_envs * MESSAGE_SECONDS
+    return shared < in_turn / 2
+
+
+def _seconds_per_step(stream: Stream, budget: float = 0.2) -> float:
+    """Mean time of a random step, resets included, over at most 64 steps or ``budget`` seconds."""
+    stream.action_space.seed(0)
+    stream.reset()
+    stream.step(stream.action_space.sample())  # the first one warms caches up
+    steps, begin = 0, time.perf_counter()
+    while steps < 64 and time.perf_counter() - begin < budget:
+        stream.step(stream.action_space.sample())
+        steps += 1
+    return (time.perf_counter() - begin) / steps
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _start_method() -> str:
+    # JAX's threads make a plain fork unsafe: a child would inherit locks that nobody holds.
+    return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+
+
+def _time_step(record: dict[str, np.ndarray]) -> TimeStep:
+    observation = {
+        name.removeprefix("observation/"): np.array(array) for name, array in record.items() if name not in SIGNALS
+    }
+    return TimeStep(observation, **{name: np.array(record[name]) for name in SIGNALS})
+
+
+def _part(state: dict[str, np.ndarray], part: str) -> dict[str, np.ndarray]:
+    return {name.removeprefix(f"{part}/"): array for name, array in state.items() if name.startswith(f"{part}/")}
+
+
+def _rows(actions: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """One dict per action from arrays of all actions."""
+    count = len(next(iter(actions.values())))
+    return [{name: array[index] for name, array in actions.items()} for index in range(count)]
+
+
+def _unpack_starts(state: dict[str, np.ndarray], spec: EnvSpec, num_envs: int) -> list[EpisodeStart]:
+    """Cut the packed actions of a saved state apart.
+
+    Raises:
+      ConfigError: the state has another number of environments, observations or actions.
+    """
+    saved = len(state["episode"])
+    if saved != num_envs:
+        raise ConfigError(f"env.num_envs: got {num_envs}, but the saved environments are {saved}")
+    actions = _part(state, "action")
+    shapes = {f"action {name}": array.shape[1:] for name, array in actions.items()}
+    shapes |= {
+        f"observation {name}": array.shape[1:] for name, array in _part(state, "record/observation").items()
+    }
+    wanted = {f"action {name}": part.shape for name, part in spec.action.items()}
+    wanted |= {f"observation {name}": part.shape for name, part in spec.observation.items()}
+    if shapes != wanted:
+        name = sorted(name for name in shapes.keys() | wanted.keys() if shapes.get(name) != wanted.get(name))[0]
+        raise ConfigError(f"env.task: its {name} is {wanted.get(name)}, the saved one was {shapes.get(name)}")
+    ends = np.cumsum(state["length"])
+    return [
+        EpisodeStart(
+            int(episode), {name: np.array(array[end - length : end]) for name, array in actions.items()}
+        )
+        for episode, length, end in zip(state["episode"], state["length"], ends, strict=True)
+    ]

@@ -1,0 +1,73 @@
+"""Names of tasks, and what a person reads when one is wrong."""
+
+import subprocess
+import sys
+
+import gymnasium
+import pytest
+
+from dreamer_jax.config.schema import ConfigError
+from dreamer_jax.envs.suites import make_env
+
+OWN = """
+import gymnasium
+def make(): return gymnasium.make("CartPole-v1")
+def nothing(): return 3
+def broken(): return 1 / 0
+number = 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    (tmp_path / "own_world.py").write_text(OWN)
+    (tmp_path / "own_needy.py").write_text("import no_such_thing_anywhere")
+    (tmp_path / "own_syntax.py").write_text("def")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield
+    for name in ("own_world", "own_needy", "own_syntax"):
+        sys.modules.pop(name, None)
+
+
+def test_a_users_own_environment(own):
+    env = make_env("own_world:make")
+    assert isinstance(env, gymnasium.Env)
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        ("walker_walk", "names no suite; did you mean dmc/walker_walk"),
+        ("dcm/walker_walk", "unknown suite 'dcm'; did you mean dmc/walker_walk"),
+        ("dmc/walker_wlak", "did you mean dmc/walker_walk"),
+        ("dmc/", "no such task"),
+        ("gym/CartPol-v1", "did you mean gym/CartPole-v1"),
+        ("gym/", "gym/"),
+        ("probe/memry", "did you mean probe/memory"),
+        ("probe/xyz", "probe has constant_reward, "),
+        ("atari/pong", "not supported yet"),
+        ("own_world:mak", "did you mean 'make'"),
+        ("own_world:number", "not callable"),
+        ("own_world:nothing", "gave a int, not a gymnasium.Env"),
+        ("own_world:broken", "ZeroDivisionError"),
+        ("own_absent.world:make", "no module 'own_absent'"),
+        ("own_needy:make", "no_such_thing_anywhere"),
+        ("own_syntax:make", "SyntaxError"),
+        ("own_world:", "own_world"),
+        (":make", "env.task"),
+        ("", "names no suite"),
+    ],
+)
+def test_wrong_names_are_explained_in_one_line(own, task, words):
+    with pytest.raises(ConfigError) as caught:
+        make_env(task)
+    message = str(caught.value)
+    assert words in message and "env.task" in message and task in message and "\n" not in message
+
+
+def test_importing_loads_no_simulator():
+    code = "import sys, dreamer_jax.envs.vector, dreamer_jax.envs.check; print([m for m in sys.modules if m in {}])"
+    listed = code.format("('dm_control', 'mujoco', 'ale_py', 'pygame')")
+    assert subprocess.run([sys.executable, "-c", listed], capture_output=True, text=True).stdout.strip() == "[]"
