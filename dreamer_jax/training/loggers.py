@@ -1,0 +1,79 @@
+"""Where metrics go besides the run's own files: TensorBoard, Weights & Biases, or any callable."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from dreamer_jax.config.schema import ConfigError
+
+Logger = Callable[[dict[str, int], dict[str, float]], None]
+"""Called with the three counters and the metrics; ``close()`` is called at the end where there is one."""
+
+COUNTERS = ("agent_steps", "env_frames", "grad_steps")
+
+
+def make_logger(logger: str | Logger, run_dir: Path, identity: Mapping[str, object], first_frame: int) -> Logger:
+    """The logger of that name; ``identity`` is the run's task, method and seed."""
+    if callable(logger):
+        return logger
+    match logger:
+        case "tensorboard":
+            return TensorBoardLogger(run_dir, first_frame)
+        case "wandb":
+            return WandbLogger(run_dir, identity)
+    raise ConfigError(f"loggers: got {logger!r}, expected one of tensorboard, wandb")
+
+
+class TensorBoardLogger:
+    """Event files; the x axis is environment frames. Hides earlier events from ``first_frame`` on."""
+
+    def __init__(self, run_dir: Path, first_frame: int):
+        from tensorboardX import SummaryWriter  # late: it takes protobuf along
+
+        # Files are named by the second; the number keeps a quick restart from writing over its predecessor.
+        number = len(list(run_dir.glob("events.out.tfevents*")))
+        self._writer = SummaryWriter(str(run_dir), purge_step=first_frame, flush_secs=30, filename_suffix=f".{number}")
+
+    def __call__(self, step: dict[str, int], metrics: dict[str, float]) -> None:
+        counters = {f"counters/{name}": step[name] for name in COUNTERS if name != "env_frames"}
+        for name, value in {**counters, **metrics}.items():
+            if math.isfinite(value):
+                self._writer.add_scalar(name, float(value), step["env_frames"])
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WandbLogger:
+    """Weights & Biases; one page per run directory, also after a resume."""
+
+    def __init__(self, run_dir: Path, identity: Mapping[str, object]):
+        try:
+            import wandb
+        except ImportError:
+            raise ConfigError("logger wandb: package not found; pip install 'dreamer-jax[wandb]'") from None
+
+        known = run_dir / "wandb_id.txt"
+        if not known.exists():
+            known.write_text(uuid.uuid4().hex)
+        self._run = wandb.init(
+            project="dreamer_jax",
+            id=known.read_text().strip(),
+            resume="allow",
+            dir=str(run_dir),
+            name=run_dir.name,
+            group=f"{identity['task']} {identity['method']}",
+            config=dict(identity),
+        )
+        # Its own step may never go back, which a resumed run does; an axis of ours may.
+        self._run.define_metric("env_frames")
+        self._run.define_metric("*", step_metric="env_frames")
+
+    def __call__(self, step: dict[str, int], metrics: dict[str, float]) -> None:
+        self._run.log({**step, **metrics})
+
+    def close(self) -> None:
+        self._run.finish()

@@ -1,0 +1,247 @@
+"""What a run measures and writes down: episodes, metrics of updates, ``metrics.jsonl`` and ``scores.jsonl``."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from io import RawIOBase
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from dreamer_jax.config.schema import ConfigError
+from dreamer_jax.training.loggers import COUNTERS, Logger, make_logger
+from dreamer_jax.types import Array, TimeStep
+
+
+class Episode(NamedTuple):
+    """A finished episode; ``length`` counts the records after the first."""
+
+    env: int
+    score: float
+    length: int
+
+
+class EpisodeStats:
+    """Score and length of the running episode of each environment, and the scores of the last ``window``."""
+
+    def __init__(self, num_envs: int, window: int = 20):
+        self._score = np.zeros(num_envs, np.float64)
+        self._length = np.zeros(num_envs, np.int64)
+        self._recent = np.full(window, np.nan)  # newest last; a fixed shape so that checkpoints restore it
+
+    def update(self, timestep: TimeStep) -> list[Episode]:
+        """Take one record of every environment; return the episodes that it ends."""
+        first = np.asarray(timestep.is_first)
+        self._score = np.where(first, 0.0, self._score) + np.asarray(timestep.reward, np.float64)
+        self._length = np.where(first, 0, self._length + 1)
+        ended = np.flatnonzero(timestep.is_last)
+        finished = [Episode(int(env), float(self._score[env]), int(self._length[env])) for env in ended]
+        for episode in finished:
+            self._recent = np.append(self._recent[1:], episode.score)
+        return finished
+
+    def recent(self) -> tuple[float, int]:
+        """Mean score of the last episodes (NaN before the first ends), and of how many."""
+        known = self._recent[~np.isnan(self._recent)]
+        return (float(known.mean()) if known.size else math.nan), int(known.size)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything a checkpoint needs, in arrays whose shapes never change."""
+        return {"score": self._score.copy(), "length": self._length.copy(), "recent": self._recent.copy()}
+
+    def load(self, state: Mapping[str, Array]) -> None:
+        """Go on from what ``state()`` returned."""
+        for name, mine in self.state().items():
+            if np.shape(state[name]) != mine.shape:
+                raise ValueError(f"episode statistics: {name} has shape {np.shape(state[name])}, expected {mine.shape}")
+            setattr(self, f"_{name}", np.array(state[name], mine.dtype))
+
+
+class MetricBuffer:
+    """Metrics of updates, left on the device until someone wants to read them."""
+
+    def __init__(self) -> None:
+        self._waiting: list[Mapping[str, Array]] = []
+
+    def add(self, metrics: Mapping[str, Array]) -> None:
+        """Keep one update's scalars, or arrays with a leading axis of K updates. Waits for nothing."""
+        self._waiting.append(metrics)
+
+    def fetch(self, leave: int = 0) -> dict[str, float]:
+        """Mean of each metric over all updates since the last fetch; every update weighs the same.
+
+        ``leave`` newest entries stay for the next fetch, so that reading need not wait for an update in flight.
+        """
+        split = len(self._waiting) - leave
+        if split <= 0:
+            return {}
+        ready, self._waiting = jax.device_get(self._waiting[:split]), self._waiting[split:]
+        names = {name for metrics in ready for name in metrics}
+        return {name: _mean_of([metrics[name] for metrics in ready if name in metrics]) for name in sorted(names)}
+
+
+def _mean_of(values: Sequence[np.ndarray]) -> float:
+    return float(np.concatenate([np.ravel(np.asarray(value, np.float64)) for value in values]).mean())
+
+
+class RunLog:
+    """Everything a run writes about itself; itself a logger: ``log(step, metrics)``.
+
+    ``metrics.jsonl`` has one object per call. ``scores.jsonl`` has one per finished training episode, numbered
+    from 0 over all environments; the means of those since the last call join the metrics as ``episode/score``
+    and ``episode/length``.
+
+    ``loggers`` are names (``tensorboard``, ``wandb``) or callables. ``resume`` are the counters of the checkpoint
+    that the run goes on from, with its ``seconds``; without it the run starts anew. Lines beyond that point move
+    to ``<name>.superseded.jsonl``: their episodes are about to be lived again.
+    """
+
+    def __init__(
+        self,
+        run_dir: str | Path,
+        *,
+        method: str,
+        task: str,
+        seed: int,
+        loggers: Sequence[str | Logger] = ("tensorboard",),
+        resume: Mapping[str, float] | None = None,
+    ):
+        run_dir = Path(run_dir)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        self._identity = {"task": task, "method": method, "seed": seed}
+        first_frame = int(resume["env_frames"]) + 1 if resume else 0
+        # Before any file is touched, because a missing package ends the run here.
+        self._loggers = [make_logger(logger, run_dir, self._identity, first_frame) for logger in loggers]
+        limit = int(resume["agent_steps"]) if resume else -1
+        rewind_jsonl(run_dir / "metrics.jsonl", limit)
+        self._episode = rewind_jsonl(run_dir / "scores.jsonl", limit)
+        self._start = time.monotonic() - (_resume_seconds(run_dir, resume) if resume else 0.0)
+        self._metrics = _open_for_lines(run_dir / "metrics.jsonl")
+        self._scores = _open_for_lines(run_dir / "scores.jsonl")
+        self._finished: list[Episode] = []
+
+    @property
+    def seconds(self) -> float:
+        """Time that the run has been at work, earlier sessions included; belongs into the checkpoint."""
+        return time.monotonic() - self._start
+
+    def episodes(self, step: Mapping[str, int], finished: Sequence[Episode]) -> None:
+        """Write a line for each of the episodes that ended with the records counted in ``step``."""
+        if not finished:
+            return
+        when = {name: int(step[name]) for name in ("agent_steps", "env_frames")}
+        lines = [
+            {**self._identity, "env": env, "episode": self._episode + index, **when, "score": score, "length": length}
+            for index, (env, score, length) in enumerate(finished)
+        ]
+        _write_lines(self._scores, lines)
+        self._episode += len(lines)
+        self._finished.extend(finished)
+
+    def __call__(self, step: Mapping[str, int], metrics: Mapping[str, float]) -> None:
+        counters = {name: int(step[name]) for name in COUNTERS}
+        metrics = dict(metrics)
+        if self._finished:
+            metrics["episode/score"] = float(np.mean([episode.score for episode in self._finished]))
+            metrics["episode/length"] = float(np.mean([episode.length for episode in self._finished]))
+            self._finished.clear()
+        metrics = dict(sorted(metrics.items()))
+        _write_lines(self._metrics, [{**counters, "seconds": round(self.seconds, 3), **metrics}])
+        for logger in self._loggers:
+            logger(counters, metrics)
+
+    def close(self) -> None:
+        """Finish the files and the loggers."""
+        self._metrics.close()
+        self._scores.close()
+        for logger in self._loggers:
+            if hasattr(logger, "close"):
+                logger.close()
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_jsonl(path: str | Path) -> list[dict]:
+    """The objects of a file of JSON lines, less a last line that a kill left torn."""
+    lines = Path(path).read_bytes().splitlines()
+    objects = []
+    for number, line in enumerate(lines, start=1):
+        parsed = _parse(line)
+        if parsed is not None:
+            objects.append(parsed)
+        elif number < len(lines):
+            raise ConfigError(f"{path}:{number}: not a JSON object; is the file damaged?")
+    return objects
+
+
+def rewind_jsonl(path: Path, agent_steps: int) -> int:
+    """Move what lies beyond ``agent_steps``, and what can't be read, to ``<name>.superseded.jsonl``.
+
+    Returns how many lines stay.
+    """
+    if not path.exists():
+        return 0
+    text = path.read_bytes()
+    keep: list[bytes] = []
+    move: list[bytes] = []
+    for line in text.splitlines():
+        parsed = _parse(line)
+        beyond = parsed is None or parsed.get("agent_steps", 0) > agent_steps
+        (move if beyond else keep).append(line + b"\n")
+    if move:
+        # First the copy, then the cut: a kill in between repeats lines but loses none.
+        with open(path.with_suffix(".superseded.jsonl"), "ab") as superseded:
+            superseded.write(b"".join(move))
+            superseded.flush()
+            os.fsync(superseded.fileno())
+    if b"".join(keep) != text:
+        scratch = path.with_suffix(".jsonl.tmp")
+        with open(scratch, "wb") as file:
+            file.write(b"".join(keep))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    return len(keep)
+
+
+def _parse(line: bytes) -> dict | None:
+    try:
+        parsed = json.loads(line)
+    except ValueError:
+        return None
+    return parsed if isinstance(parsed, dict) else None
+
+
+def _open_for_lines(path: Path) -> RawIOBase:
+    return open(path, "ab", buffering=0)  # unbuffered: each write is one system call, so a kill tears one line at most
+
+
+def _write_lines(file: RawIOBase, lines: Sequence[Mapping[str, object]]) -> None:
+    plain = [{name: _plain(value) for name, value in line.items()} for line in lines]
+    file.write("".join(json.dumps(line, allow_nan=False) + "\n" for line in plain).encode())
+
+
+def _plain(value: Any) -> str | int | float | None:
+    """A value as JSON knows it: eight digits hold any float32, and JSON has no NaN or infinity."""
+    if isinstance(value, str | int):
+        return value
+    number = float(value)
+    return float(f"{number:.8g}") if math.isfinite(number) else None
+
+
+def _resume_seconds(run_dir: Path, resume: Mapping[str, float]) -> float:
+    if "seconds" in resume:
+        return float(resume["seconds"])
+    path = run_dir / "metrics.jsonl"
+    lines = read_jsonl(path) if path.exists() else []
+    return float(lines[-1]["seconds"]) if lines else 0.0
