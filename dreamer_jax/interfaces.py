@@ -29,7 +29,9 @@ class WorldModel(NamedTuple):
     filter: Callable[..., Any]  # (params, key, rows, state, prev_action, observation, is_first)
     observe: Callable[..., Any]  # (params, key, rows, batch) -> posterior [B, T]
     loss: Callable[..., Any]  # (params, key, rows, batch) -> (losses, posterior, aux)
-    imagine_step: Callable[..., Any]  # (params, noise, state, action) -> state
+    action_vector: Callable[..., Any]  # ({name: action}) -> the flat vector that the RSSM takes
+    latent_noise: Callable[..., Any]  # (key, rows, shape) -> noise for latent samples
+    imagine_step: Callable[..., Any]  # (params, noise, state, action vector) -> state
     predict: Callable[..., Any]  # (params, features) -> (reward, discount)
     decode: Callable[..., Any]  # (params, features) -> {name: reconstruction}
     compress: Callable[..., Any]  # (state) -> state as replay stores it
@@ -40,7 +42,7 @@ class Behavior(NamedTuple):
     """How an agent chooses actions, and what it learns from imagination."""
 
     init: Callable[..., Any]  # (key) -> {"actor": ..., "critic": ...}
-    act: Callable[..., Any]  # (params, key, rows, state, mode) -> action
+    act: Callable[..., Any]  # (params, key, rows, state, mode) -> {name: action}
     loss: Callable[..., Any]  # (params, train_state, key, rows, posterior, batch) -> losses, aux
 
 

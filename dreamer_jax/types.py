@@ -70,7 +70,7 @@ class ImaginedTrajectory:
     """``H`` imagined steps from ``N`` starts; index 0 of the time axis is the start itself."""
 
     features: tuple[Array, Array]  # deter [N, H+1, D], flat stoch [N, H+1, S*K]
-    action: ArrayDict  # {name: [N, H+1, ...]}; the last one is never used by a loss
+    action: ArrayDict  # {name: [N, H+1, ...]} one-hot if discrete; the last one is in no loss
     reward: Array  # [N, H+1]
     discount: Array  # [N, H+1] probability of going on, discount included
 

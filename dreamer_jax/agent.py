@@ -1,0 +1,183 @@
+"""An agent is a world model, a behaviour and an optimiser; ``update`` takes one gradient of all losses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dreamer_jax.behaviors.actor_critic import make_actor_critic
+from dreamer_jax.config.schema import Config, ConfigError
+from dreamer_jax.interfaces import Agent
+from dreamer_jax.models.world_model import features, make_world_model
+from dreamer_jax.ops.moments import initial_range
+from dreamer_jax.ops.sequence import scan_time
+from dreamer_jax.ops.transforms import symlog
+from dreamer_jax.optim import make_optimizer
+from dreamer_jax.specs import EnvSpec
+from dreamer_jax.types import (
+    Array,
+    ArrayDict,
+    Mode,
+    PolicyCarry,
+    RSSMState,
+    TimeStep,
+    TrainState,
+    TrajectoryBatch,
+)
+
+LOSSES = ("dyn", "rep", "rew", "con", "policy", "value", "repval")
+"""Names of the losses besides one for each observation key."""
+
+
+def make_agent(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -> Agent:
+    """The agent that ``config`` describes, for the observations and actions of ``spec``.
+
+    With ``axis_name``, ``update`` runs inside a ``pmap`` of that name: gradients, metrics and return
+    percentiles are those of the whole batch.
+
+    Raises:
+      ConfigError: if a key of an observation can't be used.
+    """
+    check_spec(spec)
+    dtype = compute_dtype(config)
+    model = make_world_model(config, spec, dtype=dtype)
+    behavior = make_actor_critic(config, spec, model, dtype=dtype, axis_name=axis_name)
+    optimizer = make_optimizer(config.optimizer)
+    scales = loss_scales(config, spec)
+
+    def init(key: Array) -> TrainState:
+        model_key, behavior_key = jax.random.split(key)
+        params = {"model": model.init(model_key), **behavior.init(behavior_key)}
+        slow = jax.tree.map(jnp.copy, params["critic"])
+        return TrainState(jnp.zeros((), jnp.int32), params, slow, optimizer.init(params), initial_range())
+
+    def reset(params: Any, num_envs: int) -> PolicyCarry:
+        """Carry before the first record of ``num_envs`` environments."""
+        actions = {name: jnp.zeros((num_envs, *leaf.shape), leaf.dtype) for name, leaf in spec.action.items()}
+        return PolicyCarry(model.initial(num_envs), actions)
+
+    def policy(
+        params: Any, key: Array, carry: PolicyCarry, timestep: TimeStep, mode: Mode = "sample"
+    ) -> tuple[PolicyCarry, ArrayDict, RSSMState]:
+        """Action for each environment after seeing ``timestep``, and the latents to keep beside it."""
+        rows = jnp.arange(timestep.reward.shape[0])
+        latent_key, action_key = jax.random.split(key)
+        latent = model.filter(
+            params["model"],
+            latent_key,
+            rows,
+            carry.latent,
+            carry.prev_action,
+            timestep.observation,
+            timestep.is_first,
+        ).replace(stats={})
+        action = behavior.act(params, action_key, rows, latent, mode)
+        return PolicyCarry(latent, action), action, model.compress(latent)
+
+    def loss(params: Any, state: TrainState, key: Array, batch: TrajectoryBatch) -> tuple[jax.Array, dict[str, Any]]:
+        size = batch.reward.shape[0]
+        first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * size
+        rows = first + jnp.arange(size)
+        model_key, behavior_key = jax.random.split(key)
+        losses, posterior, model_aux = model.loss(params["model"], model_key, rows, batch)
+        more, behavior_aux = behavior.loss(params, state, behavior_key, rows, posterior, batch)
+        losses = {**losses, **more}
+        if losses.keys() != scales.keys():
+            raise KeyError(f"losses {sorted(losses)} and scales {sorted(scales)} differ")
+        total = sum(scales[name] * value.mean() for name, value in losses.items())
+        return total, {"losses": losses, "model": model_aux, "behavior": behavior_aux}
+
+    def update(
+        state: TrainState, key: Array, batch: TrajectoryBatch
+    ) -> tuple[TrainState, dict[str, jax.Array], RSSMState]:
+        """One gradient step; metrics are scalars, latents [B, T] go back to replay."""
+        (total, aux), grads = jax.value_and_grad(loss, has_aux=True)(state.params, state, key, batch)
+        metrics = {
+            **{f"loss/{name}": value.mean() for name, value in aux["losses"].items()},
+            "loss/total": total,
+            "kl": aux["model"]["kl"].mean(),
+            "dyn_ent": aux["model"]["prior_entropy"].mean(),
+            "rep_ent": aux["model"]["posterior_entropy"].mean(),
+            **aux["behavior"]["metrics"],
+        }
+        if axis_name is not None:
+            grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics |= {
+            "opt/grad_norm": optax.global_norm(grads),
+            "opt/grad_rms": root_mean_square(grads),
+            "opt/update_rms": root_mean_square(updates),
+            "opt/param_rms": root_mean_square(params),
+        }
+        step = state.step + 1
+        rate = jnp.where(step % config.value.slow_every == 0, config.value.slow_rate, 0.0)
+        slow = jax.tree.map(lambda new, old: rate * new + (1 - rate) * old, params["critic"], state.slow)
+        state = TrainState(step, params, slow, opt_state, aux["behavior"]["moments"])
+        return state, metrics, model.compress(aux["model"]["posterior"])
+
+    def report(state: TrainState, key: Array, batch: TrajectoryBatch) -> dict[str, jax.Array]:
+        """Open-loop error of each key over the second half of the windows, by recorded actions.
+
+        Mean squared error in symlog space; ``repeat/`` is what repeating the last seen value gives.
+        """
+        params, context = state.params["model"], batch.reward.shape[1] // 2
+        rows = jnp.arange(batch.reward.shape[0])
+        seen = jax.tree.map(lambda x: x[:, :context], batch.replace(context=None)).replace(context=batch.context)
+        posterior = model.observe(params, key, rows, seen)
+        start = jax.tree.map(lambda x: x[:, -1], posterior.replace(stats={}))
+        ahead = jax.tree.map(lambda x: jnp.asarray(x[:, context:]), batch.replace(context=None))
+        noise = model.latent_noise(jax.random.fold_in(key, 1), rows, (ahead.reward.shape[1],))
+
+        def step(latent: RSSMState, inputs: tuple[jax.Array, jax.Array]) -> tuple[RSSMState, Any]:
+            latent = model.imagine_step(params, inputs[0], latent, inputs[1]).replace(stats={})
+            return latent, features(latent)
+
+        _, feat = scan_time(step, start, (noise, model.action_vector(ahead.prev_action)))
+        outputs = model.decode(params, feat)
+        # Nothing can be predicted across a reset.
+        valid = (jnp.cumsum(ahead.is_first, 1) == 0).astype(jnp.float32)
+        errors = {}
+        for name, leaf in spec.observation.items():
+            if not leaf.discrete:
+                target = symlog(ahead.observation[name].astype(jnp.float32))
+                last = symlog(jnp.asarray(seen.observation[name])[:, -1:].astype(jnp.float32))
+                for label, guess in (("openloop", outputs[name]), ("repeat", last)):
+                    square = jnp.square(guess - target).reshape(*valid.shape, -1).mean(-1)
+                    errors[f"{label}/{name}"] = (square * valid).sum() / jnp.maximum(1, valid.sum())
+        return errors
+
+    return Agent(init, reset, policy, loss, update, report, model.latent_spec)
+
+
+def loss_scales(config: Config, spec: EnvSpec) -> dict[str, float]:
+    """The weight of every loss in the total."""
+    c = config.loss
+    scales = dict(dyn=config.kl.dyn, rep=config.kl.rep, rew=c.reward, con=c.cont)
+    scales |= dict(policy=c.policy, value=c.value, repval=c.replay_value)
+    return scales | dict.fromkeys(spec.observation, c.reconstruction)
+
+
+def compute_dtype(config: Config) -> Any:
+    """The type of activations: as configured, or bfloat16 where it is the faster one."""
+    if config.dtype == "auto":
+        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    return jnp.dtype(config.dtype)
+
+
+def check_spec(spec: EnvSpec) -> None:
+    """Refuse observations that the parts can't take."""
+    for name, leaf in spec.observation.items():
+        if name in LOSSES:
+            raise ConfigError(f"observation {name!r}: the name is taken by a loss ({', '.join(LOSSES)})")
+        if leaf.image:
+            raise ConfigError(f"observation {name!r}: images {leaf.shape} are not supported yet, only vectors")
+
+
+def root_mean_square(tree: Any) -> jax.Array:
+    """Over all elements of all arrays."""
+    leaves = jax.tree.leaves(tree)
+    return jnp.sqrt(sum(jnp.square(x).sum() for x in leaves) / sum(x.size for x in leaves))

@@ -1,0 +1,130 @@
+"""Recurrent state-space model with categorical latents (PlaNet, sec. 3; DreamerV3, eq. 1).
+
+What does not depend on the recurrence stays out of the scan over time: the action's and the tokens'
+shares of their layers, all random numbers, and the prior, which learning needs only afterwards.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dreamer_jax.config.schema import RSSMConfig
+from dreamer_jax.distributions import categorical, sample
+from dreamer_jax.interfaces import RSSM
+from dreamer_jax.nets.layers import MLP, Dense, Layer
+from dreamer_jax.nets.recurrent import BlockGRU
+from dreamer_jax.ops.sequence import scan_time
+from dreamer_jax.types import Array, RSSMState
+
+
+class _Cells(nn.Module):
+    config: RSSMConfig
+    tokens: int
+    action: int
+    dtype: Any
+
+    def setup(self) -> None:
+        c = self.config
+        latent = c.stoch * c.classes
+        self.core = BlockGRU(c.deter, c.hidden, latent, self.action, c.blocks, c.dynamics_layers, self.dtype)
+        self.prior_mlp = MLP((c.deter,), c.prior_layers, c.hidden, self.dtype)
+        self.prior_out = Dense(self.prior_mlp.outputs, latent, dtype=self.dtype)
+        self.posterior_in = Layer((c.deter, self.tokens), c.hidden, self.dtype)
+        self.posterior_mlp = MLP((c.hidden,), c.posterior_layers - 1, c.hidden, self.dtype)
+        self.posterior_out = Dense((c.hidden,), latent, dtype=self.dtype)
+
+    def action_share(self, action: jax.Array) -> jax.Array:
+        # Clips to [-1, 1] in value; the gradient is only rescaled.
+        action = action / jax.lax.stop_gradient(jnp.maximum(1.0, jnp.abs(action)))
+        return self.core.action_share(action)
+
+    def token_share(self, tokens: jax.Array) -> jax.Array:
+        return self.posterior_in.dense.share(1, tokens) + self.posterior_in.dense.bias.astype(self.dtype)
+
+    def next_deter(self, deter: jax.Array, stoch: jax.Array, action_share: jax.Array) -> jax.Array:
+        return self.core(deter, stoch.reshape(len(stoch), -1), action_share)
+
+    def prior_logits(self, deter: jax.Array) -> jax.Array:
+        return self._logits(self.prior_out(*self.prior_mlp(deter)))
+
+    def posterior_logits(self, deter: jax.Array, token_share: jax.Array) -> jax.Array:
+        x = self.posterior_in.finish(self.posterior_in.dense.share(0, deter) + token_share)
+        return self._logits(self.posterior_out(*self.posterior_mlp(x)))
+
+    def _logits(self, x: jax.Array) -> jax.Array:
+        return x.astype(jnp.float32).reshape(*x.shape[:-1], self.config.stoch, self.config.classes)
+
+    def everything(self, deter: jax.Array, stoch: jax.Array, action: jax.Array, tokens: jax.Array) -> Any:
+        """Touches every parameter, to initialise them."""
+        deter = self.next_deter(deter, stoch, self.action_share(action))
+        return self.prior_logits(deter), self.posterior_logits(deter, self.token_share(tokens))
+
+
+def make_rssm(config: RSSMConfig, *, tokens: int, action: int, dtype: Any = jnp.float32) -> RSSM:
+    """RSSM over ``tokens``-wide tokens and ``action``-wide action vectors; noise is uniform [..., S]."""
+    cells = _Cells(config, tokens, action, dtype)
+
+    def initial(rows: int) -> RSSMState:
+        stoch = jnp.zeros((rows, config.stoch, config.classes), jnp.float32)
+        return RSSMState(jnp.zeros((rows, config.deter), jnp.float32), stoch)
+
+    def init(key: Array) -> Any:
+        state = initial(1)
+        inputs = state.deter, state.stoch, jnp.zeros((1, action)), jnp.zeros((1, tokens))
+        return cells.init(key, *inputs, method="everything")["params"]
+
+    def call(params: Any, method: str, *inputs: jax.Array) -> jax.Array:
+        return cells.apply({"params": params}, *inputs, method=method)
+
+    def distribution(stats: dict[str, jax.Array]) -> Any:
+        return categorical(stats["logits"], config.unimix)
+
+    def prior_stats(params: Any, deter: jax.Array) -> dict[str, jax.Array]:
+        return {"logits": call(params, "prior_logits", deter)}
+
+    def finish(deter: jax.Array, logits: jax.Array, noise: Array) -> RSSMState:
+        stats = {"logits": logits}
+        return RSSMState(deter, sample(distribution(stats), noise), stats)
+
+    def prior(params: Any, noise: Array, state: RSSMState, action: jax.Array) -> RSSMState:
+        deter = call(params, "next_deter", state.deter, state.stoch, call(params, "action_share", action))
+        return finish(deter, prior_stats(params, deter)["logits"], noise)
+
+    def posterior_step(params: Any, state: RSSMState, inputs: tuple[jax.Array, ...]) -> RSSMState:
+        action_share, token_share, is_first, noise = inputs
+        deter, stoch = mask(state.deter, is_first), mask(state.stoch, is_first)
+        deter = call(params, "next_deter", deter, stoch, action_share)
+        return finish(deter, call(params, "posterior_logits", deter, token_share), noise)
+
+    def shares(params: Any, prev_action: jax.Array, tokens: jax.Array, is_first: jax.Array) -> tuple[jax.Array, ...]:
+        action_share = call(params, "action_share", mask(prev_action, is_first))
+        return action_share, call(params, "token_share", tokens)
+
+    def posterior(
+        params: Any, noise: Array, state: RSSMState, prev_action: jax.Array, tokens: jax.Array, is_first: jax.Array
+    ) -> RSSMState:
+        inputs = *shares(params, prev_action, tokens, is_first), is_first, noise
+        return posterior_step(params, state, inputs)
+
+    def observe(
+        params: Any, noise: Array, state: RSSMState, prev_action: jax.Array, tokens: jax.Array, is_first: jax.Array
+    ) -> RSSMState:
+        """``posterior`` over [B, T]; ``state`` [B, ...] is what came before the first record."""
+
+        def step(carry: RSSMState, inputs: tuple[jax.Array, ...]) -> tuple[RSSMState, RSSMState]:
+            after = posterior_step(params, carry, inputs)
+            return after.replace(stats={}), after
+
+        inputs = *shares(params, prev_action, tokens, is_first), is_first, noise
+        return scan_time(step, state.replace(stats={}), inputs)[1]
+
+    return RSSM(init, initial, prior, posterior, observe, prior_stats, distribution)
+
+
+def mask(x: jax.Array, is_first: jax.Array) -> jax.Array:
+    """Zero where an episode begins; ``is_first`` has the leading axes of ``x``."""
+    return jnp.where(is_first.reshape(*is_first.shape, *(1,) * (x.ndim - is_first.ndim)), 0, x)
