@@ -192,7 +192,9 @@ def _expected(kind: Any) -> str:
 
 
 def _shape(node: yaml.Node) -> str:
-    return {yaml.MappingNode: "a section", yaml.SequenceNode: "a list"}.get(type(node), "text")
+    if isinstance(node, yaml.MappingNode):
+        return "a section"
+    return "a list" if isinstance(node, yaml.SequenceNode) else "text"
 
 
 def _section_problem(name: str, label: str) -> str:
