@@ -48,7 +48,7 @@ def check_env(config: EnvConfig, steps: int = 1000) -> str:
         [("observation", "shape", "type", "low seen", "high seen", "encoder")]
         + [_observation_row(name, spec, records) for name, spec in stream.env_spec.observation.items()]
     )
-    lines += ["", *_table([("action", "shape", "type", "the environment's own")] + _action_rows(stream)), ""]
+    lines += ["", *_table([("action", "shape", "type", "the environment's own"), *_action_rows(stream)]), ""]
     lines += _episodes(records)
     lines += ["", *([f"problem: {problem}" for problem in problems] or ["no problems found"])]
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -73,9 +74,7 @@ class ControlSuite(gymnasium.Env):
         self._env.close()
 
     def _observation(self, step: Any) -> dict[str, np.ndarray]:
-        return {
-            name: np.atleast_1d(np.asarray(step.observation[key], np.float32)) for key, name in self._keys.items()
-        }
+        return {name: np.atleast_1d(np.asarray(step.observation[key], np.float32)) for key, name in self._keys.items()}
 
 
 def task_names() -> list[str]:
@@ -93,7 +92,14 @@ def make(name: str) -> ControlSuite:
     domain, task = _tasks()[ALIASES.get(name, name)]
     from dm_control import suite
 
-    return ControlSuite(suite.load(domain, task, task_kwargs={"random": 0}))
+    # MuJoCo warns about a deprecated attribute in the suite's own models, of no use to who runs them.
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        return ControlSuite(suite.load(domain, task, task_kwargs={"random": 0}))
+    finally:
+        logger.setLevel(level)
 
 
 def _tasks() -> dict[str, tuple[str, str]]:

@@ -84,9 +84,7 @@ class VectorEnvs:
         self._last: TimeStep | None = None
         self._busy = False
         makers = [
-            partial(
-                open_stream, config, seed=seed, purpose=purpose, index=index, start=start, main_process=os.getpid()
-            )
+            partial(open_stream, config, seed=seed, purpose=purpose, index=index, start=start, main_process=os.getpid())
             for index, start in enumerate(starts)
         ]
         with self._failing_in_one_line():
@@ -136,9 +134,7 @@ class VectorEnvs:
             raise RuntimeError("reset the environments before asking for their state")
         rows = [row for actions in self._actions for row in actions]
         packed = {
-            f"action/{name}": np.stack([row[name] for row in rows])
-            if rows
-            else np.zeros((0, *spec.shape), spec.dtype)
+            f"action/{name}": np.stack([row[name] for row in rows]) if rows else np.zeros((0, *spec.shape), spec.dtype)
             for name, spec in self.spec.action.items()
         }
         signals = {f"record/{name}": getattr(self._last, name).copy() for name in SIGNALS}
@@ -284,9 +280,7 @@ def _unpack_starts(state: dict[str, np.ndarray], spec: EnvSpec, num_envs: int) -
         raise ConfigError(f"env.num_envs: got {num_envs}, but the saved environments are {saved}")
     actions = _part(state, "action")
     shapes = {f"action {name}": array.shape[1:] for name, array in actions.items()}
-    shapes |= {
-        f"observation {name}": array.shape[1:] for name, array in _part(state, "record/observation").items()
-    }
+    shapes |= {f"observation {name}": array.shape[1:] for name, array in _part(state, "record/observation").items()}
     wanted = {f"action {name}": part.shape for name, part in spec.action.items()}
     wanted |= {f"observation {name}": part.shape for name, part in spec.observation.items()}
     if shapes != wanted:
@@ -294,8 +288,6 @@ def _unpack_starts(state: dict[str, np.ndarray], spec: EnvSpec, num_envs: int) -
         raise ConfigError(f"env.task: its {name} is {wanted.get(name)}, the saved one was {shapes.get(name)}")
     ends = np.cumsum(state["length"])
     return [
-        EpisodeStart(
-            int(episode), {name: np.array(array[end - length : end]) for name, array in actions.items()}
-        )
+        EpisodeStart(int(episode), {name: np.array(array[end - length : end]) for name, array in actions.items()})
         for episode, length, end in zip(state["episode"], state["length"], ends, strict=True)
     ]
