@@ -266,10 +266,10 @@ def test_another_layout_is_refused_with_what_differs(tmp_path):
         make(tmp_path, num_envs=3)
     with pytest.raises(ConfigError, match=r"latents/deter bfloat16\[4\], now float32\[4\]; .*stoch .* now int32"):
         make(tmp_path, latents={"deter": ArraySpec((4,), "float32"), "stoch": ArraySpec((3,), "int32")})
-    with pytest.raises(ConfigError, match="latents/deter .* now absent"):
+    with pytest.raises(ConfigError, match=r"latents/deter .* now absent"):
         make(tmp_path, latents={})
     os.truncate(tmp_path / "reward.bin", 3)
-    with pytest.raises(ConfigError, match="reward.bin: damaged"):
+    with pytest.raises(ConfigError, match=r"reward\.bin: damaged"):
         make(tmp_path)
 
 
@@ -350,5 +350,5 @@ def test_export_writes_whole_and_cut_episodes_without_changing_the_ring(tmp_path
                 assert same(data[f"action/{name}"], np.stack([action[name][env] for _, action, _ in records]))
             for name in ("reward", "is_first", "is_last", "is_terminal"):
                 assert same(data[name], np.stack([getattr(timestep, name)[env] for timestep, _, _ in records]))
-    with pytest.raises(FileExistsError, match="env000-episode000001.npz"):
+    with pytest.raises(FileExistsError, match=r"env000-episode000001\.npz"):
         export_episodes(view, tmp_path / "out")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -67,13 +69,13 @@ def export_episodes(replay: Replay, directory: Path | str) -> int:
     return len(episodes)
 
 
-def _episodes(replay: Replay):
+def _episodes(replay: Replay) -> Iterator[tuple[int, int, range]]:
     """Environment, episode number and rows of every episode, oldest first within a stream."""
     stored = replay.rows
     for env in range(replay.num_envs):
         numbers = replay.column("episode", env, stored)
         starts = [0, *(np.flatnonzero(np.diff(numbers)) + 1), len(numbers)]
-        for start, stop in zip(starts[:-1], starts[1:], strict=True):
+        for start, stop in pairwise(starts):
             if start < stop:
                 yield env, int(numbers[start]), stored[start:stop]
 
