@@ -71,3 +71,8 @@ def test_importing_loads_no_simulator():
     code = "import sys, dreamer_jax.envs.vector, dreamer_jax.envs.check; print([m for m in sys.modules if m in {}])"
     listed = code.format("('dm_control', 'mujoco', 'ale_py', 'pygame')")
     assert subprocess.run([sys.executable, "-c", listed], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_an_environments_process_imports_no_jax():
+    code = "import sys, dreamer_jax.envs.wrappers; print([m for m in sys.modules if m in ('jax', 'flax')])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

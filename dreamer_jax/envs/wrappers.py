@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import traceback
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +14,7 @@ from gymnasium import spaces
 
 from dreamer_jax.config.schema import ConfigError, EnvConfig
 from dreamer_jax.envs.spaces import action_leaves, build_action, flatten_observation, observation_leaves
+from dreamer_jax.envs.suites import make_env
 from dreamer_jax.specs import ArraySpec, EnvSpec
 
 SIGNALS = {
@@ -142,6 +145,24 @@ class Stream(gymnasium.Env):
         # As a note it crosses the border of a process, where a cause would be lost.
         failure.add_note("".join(traceback.format_exception(error)).rstrip())
         return failure
+
+
+def open_stream(
+    config: EnvConfig,
+    *,
+    seed: int,
+    purpose: int,
+    index: int,
+    start: EpisodeStart | None = None,
+    main_process: int | None = None,
+) -> Stream:
+    """Open environment ``index``; in a process of its own Ctrl-C is left to ``main_process``.
+
+    It lives here because each process imports its module, and this one does not import JAX.
+    """
+    if main_process is not None and main_process != os.getpid():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return Stream(make_env(config.task), config, seed=seed, purpose=purpose, index=index, start=start)
 
 
 def _box(spec: ArraySpec) -> spaces.Space:
