@@ -132,10 +132,10 @@ def _observation_row(name: str, spec: ArraySpec, records: list[dict[str, np.ndar
 
 
 def _action_rows(stream: Stream) -> list[tuple[str, ...]]:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, spec, space in stream.action_leaves:
-        if spec.discrete:
-            rows.append((name, str(spec.shape), f"one of {spec.classes}", f"starts at {space.start}"))
+        if isinstance(space, gymnasium.spaces.Discrete):
+            rows.append((name, str(spec.shape), f"one of {space.n}", f"starts at {space.start}"))
         else:
             bounds = f"[{np.min(space.low):.4g}, {np.max(space.high):.4g}]"
             bounded = np.isfinite(space.low).all() and np.isfinite(space.high).all()

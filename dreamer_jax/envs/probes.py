@@ -14,8 +14,8 @@ import numpy as np
 from gymnasium import spaces
 
 End = Literal["", "terminated", "truncated"]
-Episode = Generator[tuple[Sequence[float], float, End], Any, None]
-TWO = spaces.Discrete(2)
+Episode = Generator[tuple[Sequence[float] | np.ndarray, float, End], Any, None]
+TWO: spaces.Discrete = spaces.Discrete(2)
 
 
 class Probe(NamedTuple):
@@ -56,9 +56,9 @@ def continuous_target(rng: np.random.Generator) -> Episode:
     """Reward 1 - |action - target| for each of 10 actions; the target is seen and always new."""
     reward = 0.0
     for _ in range(10):
-        target = np.float32(rng.uniform(-1, 1))
+        target = float(np.float32(rng.uniform(-1, 1)))
         action = yield [target], reward, ""
-        reward = 1.0 - abs(float(action[0]) - float(target))
+        reward = 1.0 - abs(float(action[0]) - target)
     yield [0.0], reward, "terminated"
 
 

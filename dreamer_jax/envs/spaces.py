@@ -65,7 +65,7 @@ class ActionLeaf(NamedTuple):
 
     name: str
     spec: ArraySpec
-    space: Space  # Box or Discrete
+    space: spaces.Box | spaces.Discrete
 
 
 def action_leaves(space: Space) -> list[ActionLeaf]:
@@ -131,7 +131,9 @@ def _observation_spec(name: str, space: Space) -> ArraySpec:
     return ArraySpec(space.shape or (1,), "float32")
 
 
-def _action_parts(space: Space, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Space]]:
+def _action_parts(
+    space: Space, path: tuple[Any, ...]
+) -> Iterator[tuple[tuple[Any, ...], spaces.Box | spaces.Discrete]]:
     match space:
         case spaces.Dict():
             for key, part in space.spaces.items():
@@ -164,9 +166,11 @@ def _assemble(space: Space, values: Iterator[np.ndarray]) -> Any:
             start = space.start if isinstance(space, spaces.MultiDiscrete) else 0
             return (flat.reshape(space.shape) + start).astype(space.dtype)
         case spaces.Discrete():
-            return space.dtype.type(int(next(values)) + int(space.start))
-        case _:
+            return np.int64(int(next(values)) + int(space.start))
+        case spaces.Box():
             return rescale(next(values), space)
+        case _:
+            raise TypeError(f"{type(space).__name__} has no parts")
 
 
 def _distinct(kind: str, leaves: list) -> list:

@@ -85,6 +85,7 @@ class VectorEnvs:
             partial(open_stream, config, seed=seed, purpose=purpose, index=index, start=start, main_process=os.getpid())
             for index, start in enumerate(starts)
         ]
+        self._envs: SyncVectorEnv | AsyncVectorEnv
         with self._failing_in_one_line():
             if vectorization == "sync":
                 self._envs = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
@@ -94,6 +95,7 @@ class VectorEnvs:
 
     def reset(self) -> TimeStep:
         """First records; once, in environments made from a saved state, its last records instead."""
+        record: dict[str, np.ndarray]
         with self._failing_in_one_line():
             record, _ = self._envs.reset()
         self._episode += 1
@@ -112,6 +114,7 @@ class VectorEnvs:
             name: np.asarray(action[name], spec.dtype).reshape(self.num_envs, *spec.shape)
             for name, spec in self.spec.action.items()
         }
+        record: dict[str, np.ndarray]
         with self._failing_in_one_line():
             record, *_ = self._envs.step(action)
         self._last = _time_step(record)

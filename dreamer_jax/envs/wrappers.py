@@ -133,10 +133,10 @@ class Stream(gymnasium.Env):
     ) -> dict[str, np.ndarray]:
         self._ended = terminated or truncated
         return flatten_observation(self._observations, observation) | {
-            "reward": np.float32(reward),
-            "is_first": np.bool_(first),
-            "is_last": np.bool_(self._ended),
-            "is_terminal": np.bool_(terminated),
+            "reward": np.asarray(reward, np.float32),
+            "is_first": np.asarray(first),
+            "is_last": np.asarray(self._ended),
+            "is_terminal": np.asarray(terminated),
         }
 
     def _failure(self, call: str, error: Exception) -> EnvironmentFailed:
@@ -167,7 +167,7 @@ def open_stream(
 
 def _box(spec: ArraySpec) -> spaces.Space:
     """The Gymnasium space of an array that has already been flattened."""
-    if spec.discrete:
+    if spec.classes is not None:
         return spaces.Box(0, spec.classes - 1, spec.shape, np.int32)
     if spec.dtype == "float32":
         return spaces.Box(-np.inf, np.inf, spec.shape, np.float32)
