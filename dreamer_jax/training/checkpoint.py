@@ -1,0 +1,139 @@
+"""Checkpoints of everything that a run needs to go on exactly, through Orbax; and loading an agent to use it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from dreamer_jax.agent import make_agent
+from dreamer_jax.config.loading import load as load_config
+from dreamer_jax.config.schema import Config, ConfigError
+from dreamer_jax.interfaces import Agent
+from dreamer_jax.specs import EnvSpec
+from dreamer_jax.types import TrainState
+
+Arrays = dict[str, np.ndarray]
+ITEMS = ("train_state", "carry", "arrays", "facts")
+
+
+class Checkpoints:
+    """Folder ``checkpoints/<agent steps>`` of a run; a checkpoint appears there whole or not at all."""
+
+    def __init__(self, run_dir: Path, *, keep: int | None = None) -> None:
+        """Open for writing, keeping the ``keep`` newest, or without it for reading only."""
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, read_only=keep is None, enable_async_checkpointing=True, create=keep is not None
+        )
+        path = (run_dir / "checkpoints").absolute()
+        if keep is None and not path.is_dir():
+            raise ConfigError(f"{run_dir}: no checkpoints there; is it the directory of a run?")
+        self._manager = ocp.CheckpointManager(path, options=options, item_names=ITEMS)
+        self._pending: int | None = None
+
+    def latest(self) -> int | None:
+        """The newest complete checkpoint."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: TrainState, carry: Any, arrays: Arrays, facts: dict[str, Any]) -> None:
+        """Begin to write; what was handed over may change as soon as this returns."""
+        # On the CPU a fetched array can be the device's own memory, which the next update reuses.
+        state, carry = jax.tree.map(np.array, jax.device_get((state, carry)))
+        arrays = {name: np.array(value) for name, value in arrays.items()}
+        # Orbax takes no arrays without elements.
+        empty = {name: [list(x.shape), x.dtype.name] for name, x in arrays.items() if not x.size}
+        filled = {name: x for name, x in arrays.items() if x.size}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                train_state=ocp.args.StandardSave(state),
+                carry=ocp.args.StandardSave(carry),
+                arrays=ocp.args.StandardSave(filled),
+                facts=ocp.args.JsonSave({"facts": facts, "empty": empty}),
+            ),
+        )
+        self._pending = step
+
+    def completed(self, *, wait: bool = False) -> int | None:
+        """The checkpoint that has become complete since it was last asked for, if any."""
+        if wait:
+            self._manager.wait_until_finished()
+        if self._pending is None or self._manager.is_saving_in_progress():
+            return None
+        # Raises what went wrong in the background, a full disk for example.
+        self._manager.wait_until_finished()
+        done, self._pending = self._pending, None
+        return done
+
+    def restore(self, step: int, state: TrainState, carry: Any) -> tuple[TrainState, Any, Arrays, dict[str, Any]]:
+        """What ``save`` took; ``state`` and ``carry`` give the structure and shapes."""
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                train_state=ocp.args.StandardRestore(_on_one_device(state)),
+                carry=ocp.args.StandardRestore(_on_one_device(carry)),
+                arrays=ocp.args.StandardRestore(),
+                facts=ocp.args.JsonRestore(),
+            ),
+        )
+        arrays = dict(restored["arrays"])
+        for name, (shape, dtype) in restored["facts"]["empty"].items():
+            arrays[name] = np.zeros(shape, dtype)
+        return restored["train_state"], restored["carry"], arrays, restored["facts"]["facts"]
+
+    def restore_state(self, step: int, target: TrainState) -> TrainState:
+        """The train state alone."""
+        args = ocp.args.Composite(train_state=ocp.args.StandardRestore(_on_one_device(target)))
+        return self._manager.restore(step, args=args)["train_state"]
+
+    def close(self) -> None:
+        self._manager.close()
+
+
+def _on_one_device(target: Any) -> Any:
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), target)
+
+
+def read_run(run_dir: str | Path) -> tuple[Config, EnvSpec]:
+    """The settings of a run, and the shapes of its environment.
+
+    Raises:
+      ConfigError: it is no run directory, or one of its files is damaged.
+    """
+    run_dir = Path(run_dir)
+    for name in ("config.yaml", "env.json"):
+        if not (run_dir / name).is_file():
+            raise ConfigError(f"{run_dir}: no {name} there; is it the directory of a run?")
+    try:
+        spec = EnvSpec.from_json(json.loads((run_dir / "env.json").read_text())["spec"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{run_dir / 'env.json'}: damaged ({error!r})") from error
+    return load_config(files=[run_dir / "config.yaml"]), spec
+
+
+def load(run_dir: str | Path, step: int | None = None) -> tuple[Agent, TrainState]:
+    """The agent of a run and its train state at checkpoint ``step`` (agent steps), or the newest.
+
+    Needs neither the environment nor the replay. See ``Agent`` for how to act with it.
+
+    Raises:
+      ConfigError: there is no such run or checkpoint.
+    """
+    run_dir = Path(run_dir)
+    config, spec = read_run(run_dir)
+    agent = make_agent(config, spec)
+    checkpoints = Checkpoints(run_dir)
+    try:
+        step = checkpoints.latest() if step is None else step
+        if step is None or not (run_dir / "checkpoints" / str(step)).is_dir():
+            raise ConfigError(f"{run_dir}: no complete checkpoint{'' if step is None else f' {step}'}")
+        return agent, checkpoints.restore_state(step, jax.eval_shape(agent.init, jax.random.key(0)))
+    finally:
+        checkpoints.close()
+
+

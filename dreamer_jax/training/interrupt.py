@@ -1,0 +1,47 @@
+"""SIGINT and SIGTERM: the first asks the run to stop after a checkpoint, the second ends it at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(Exception):
+    """The run was asked to stop, and has saved a checkpoint; ``status`` is what to exit with."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.status = 128 + number
+
+
+class Interrupt:
+    """While entered, ``requested()`` says whether a signal came. Signals reach the main thread alone."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def requested(self) -> bool:
+        return self.number is not None
+
+    def __enter__(self) -> Interrupt:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        if self.number is not None:
+            os._exit(128 + number)
+        self.number = number
+        name = signal.Signals(number).name
+        sys.stderr.write(f"\n{name}: saving a checkpoint and stopping; once more to stop at once\n")

@@ -1,0 +1,202 @@
+"""Feeding the update from replay: the train ratio, prefetching, late write-back, and the watch for NaN.
+
+While the device computes, the host writes the previous latents back and samples the next batches.
+Everything happens at fixed points of the program's order, so that a run repeats bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from dreamer_jax.config.schema import Config
+from dreamer_jax.interfaces import Agent
+from dreamer_jax.replay.host import Replay
+from dreamer_jax.training.acting import latent_arrays
+from dreamer_jax.training.parallel import Update, data_parallel, replicate, unreplicate
+from dreamer_jax.types import Array, RSSMState, TrainState, TrajectoryBatch
+
+Arrays = dict[str, np.ndarray]
+MOST_PER_DISPATCH = 8
+
+
+class NotFinite(RuntimeError):
+    """A loss became NaN or infinite. The message is one line for a person."""
+
+
+class _Batches(NamedTuple):
+    """K batches for one dispatch, and where their windows lie in replay."""
+
+    batch: TrajectoryBatch  # [K, B, T, ...]
+    index: np.ndarray  # [K, B, 2]
+
+
+class _Flight(NamedTuple):
+    """A dispatch whose results nobody has looked at; restored ones have no losses and no batch."""
+
+    step: int  # updates before it
+    index: np.ndarray  # [K, B, 2]
+    latents: Mapping[str, Array]  # [K, B, T, ...]
+    losses: Mapping[str, Array]  # [K]
+    batch: TrajectoryBatch | None
+
+
+class Learner:
+    """Owns the train state and decides when to update it."""
+
+    def __init__(
+        self, config: Config, agent: Agent, replay: Replay, state: TrainState, root: Array, failures: Path
+    ) -> None:
+        train = config.train
+        self._agent, self._replay, self._root, self._failures = agent, replay, root, failures
+        self._batch_size, self._per_update = train.batch_size, train.batch_size * train.batch_length
+        self._ratio, self._devices = train.train_ratio, train.devices
+        self._least_windows = train.start_windows or self._per_update
+        self.per_dispatch = updates_per_dispatch(config)
+        self._update: Update = data_parallel(agent.update, self._devices)
+        self._state = replicate(state, self._devices)
+        self.grad_steps = int(jax.device_get(state.step))
+        self._started_at = -1  # agent steps at which updates began
+        self._next: _Batches | None = None
+        self._flight: _Flight | None = None
+
+    @property
+    def state(self) -> TrainState:
+        return self._state if self._devices == 1 else unreplicate(self._state)
+
+    def prepare(self, example: TrajectoryBatch) -> Callable[[], None]:
+        """Compile the update for batches like ``example`` [B, T]; return a trial that changes nothing."""
+        batches = jax.tree.map(lambda x: np.stack([x] * self.per_dispatch), example)
+        if self._devices == 1:
+            self._update = self._update.lower(self._state, self._root, batches).compile()  # type: ignore[attr-defined]
+
+        def trial() -> None:
+            # The update gives its input state away.
+            copy = jax.tree.map(lambda x: x.copy(), self._state)
+            jax.block_until_ready(self._update(copy, self._root, batches))
+
+        return trial
+
+    def due(self, agent_steps: int) -> int:
+        """Updates that the train ratio asks for by now: one at the start, then in proportion."""
+        if self._started_at < 0:
+            if not self._ratio or self._replay.windows < self._least_windows:
+                return 0
+            self._started_at = agent_steps
+        return 1 + int((agent_steps - self._started_at) * self._ratio / self._per_update)
+
+    def catch_up(
+        self, agent_steps: int, stopped: Callable[[], bool], after: Callable[[Mapping[str, Array]], None]
+    ) -> None:
+        """Dispatch what is due, whole dispatches only; ``after`` takes their metrics, still on the device.
+
+        Raises:
+          NotFinite: a loss of an earlier dispatch is not finite.
+        """
+        while self.due(agent_steps) - self.grad_steps >= self.per_dispatch and not stopped():
+            batch, index = self._next or self._sample(self.grad_steps)
+            self._state, metrics, latents = self._update(self._state, self._root, batch)
+            self._land()
+            losses = {name: value for name, value in metrics.items() if name.startswith("loss/")}
+            self._flight = _Flight(self.grad_steps, index, latent_arrays(self._agent, latents), losses, batch)
+            self.grad_steps += self.per_dispatch
+            self._next = self._sample(self.grad_steps)
+            after(metrics)
+
+    def _sample(self, counter: int) -> _Batches:
+        parts = [self._replay.sample(self._batch_size, counter + k) for k in range(self.per_dispatch)]
+        batch = jax.tree.map(lambda *xs: np.stack(xs), *(part[0] for part in parts))
+        return _Batches(batch, np.stack([part[1] for part in parts]))
+
+    def _land(self) -> None:
+        """Put the latents of the dispatch in flight into replay, once its losses are known to be finite."""
+        self.check()
+        if self._flight is not None:
+            latents = jax.device_get(self._flight.latents)
+            for k, index in enumerate(self._flight.index):
+                self._replay.write_back(index, {name: value[k] for name, value in latents.items()})
+            self._flight = None
+
+    def check(self) -> None:
+        """Wait for the dispatch in flight.
+
+        Raises:
+          NotFinite: a loss is not finite; the batch has been written to the failures folder.
+        """
+        if self._flight is None or self._flight.batch is None:
+            return
+        losses = jax.device_get(dict(self._flight.losses))
+        finite = np.all([np.isfinite(value) for value in losses.values()], axis=0)
+        if not finite.all():
+            k = int(np.argmin(finite))
+            names = [name for name, value in losses.items() if not np.isfinite(value[k])]
+            batch = jax.tree.map(lambda x: x[k], self._flight.batch)
+            raise NotFinite(self._dump(self._flight.step + k, names, batch))
+
+    def _dump(self, step: int, names: list[str], batch: TrajectoryBatch) -> str:
+        arrays = {name: np.asarray(value, _portable(value.dtype)) for name, value in batch_arrays(batch).items()}
+        self._failures.mkdir(parents=True, exist_ok=True)
+        path = self._failures / f"update_{step}.npz"
+        np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+        culprits = [name for name, value in arrays.items() if value.dtype.kind == "f" and not np.isfinite(value).all()]
+        cause = f"its {', '.join(culprits)} already had such values" if culprits else "its values were finite"
+        return f"update {step}: {', '.join(names)} is NaN or infinite; the batch is in {path}, {cause}"
+
+    def saved(self) -> Arrays:
+        """Everything but the train state that a checkpoint needs. Call ``check`` first."""
+        arrays: Arrays = {"started_at": np.asarray(self._started_at, np.int64)}
+        if self._flight is not None:
+            latents = jax.device_get(dict(self._flight.latents))
+            arrays |= {f"flight/latents/{name}": np.array(value) for name, value in latents.items()}
+            arrays["flight/index"] = self._flight.index
+        if self._next is not None:
+            arrays |= {f"next/batch/{name}": value for name, value in batch_arrays(self._next.batch).items()}
+            arrays["next/index"] = self._next.index
+        return arrays
+
+    def restore(self, arrays: Arrays) -> None:
+        """Go on from what ``saved`` gave."""
+        self._started_at = int(arrays["started_at"])
+        if "flight/index" in arrays:
+            self._flight = _Flight(self.grad_steps, arrays["flight/index"], part(arrays, "flight/latents"), {}, None)
+        if "next/index" in arrays:
+            self._next = _Batches(arrays_batch(part(arrays, "next/batch")), arrays["next/index"])
+
+
+def updates_per_dispatch(config: Config) -> int:
+    """As configured, or what one step of all environments asks for: a power of two up to 8."""
+    train = config.train
+    if train.updates_per_dispatch:
+        return train.updates_per_dispatch
+    per_step = config.env.num_envs * train.train_ratio / (train.batch_size * train.batch_length)
+    return 2 ** int(np.log2(np.clip(per_step, 1, MOST_PER_DISPATCH)))
+
+
+def part(arrays: Arrays, prefix: str) -> Arrays:
+    """The arrays below ``prefix/``, without it."""
+    return {name.removeprefix(f"{prefix}/"): x for name, x in arrays.items() if name.startswith(f"{prefix}/")}
+
+
+def batch_arrays(batch: TrajectoryBatch) -> Arrays:
+    """A batch as arrays by name."""
+    arrays = {f"{group}/{k}": v for group in ("observation", "prev_action") for k, v in getattr(batch, group).items()}
+    arrays |= {name: getattr(batch, name) for name in ("reward", "is_first", "is_last", "is_terminal")}
+    if batch.context is not None:
+        arrays |= {"context/deter": batch.context.deter, "context/stoch": batch.context.stoch}
+    return {name: np.asarray(value) for name, value in arrays.items()}
+
+
+def arrays_batch(arrays: Arrays) -> TrajectoryBatch:
+    """The batch that ``batch_arrays`` took apart."""
+    context = RSSMState(arrays["context/deter"], arrays["context/stoch"]) if "context/deter" in arrays else None
+    flags = {name: arrays[name] for name in ("reward", "is_first", "is_last", "is_terminal")}
+    return TrajectoryBatch(part(arrays, "observation"), part(arrays, "prev_action"), **flags, context=context)
+
+
+def _portable(dtype: np.dtype) -> np.dtype:
+    """numpy files know no bfloat16."""
+    return np.dtype(np.float32) if dtype.name == "bfloat16" else dtype

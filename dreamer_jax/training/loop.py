@@ -1,0 +1,338 @@
+"""The training loop: act, remember, learn, and write down what happens."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import jax
+import numpy as np
+
+from dreamer_jax.agent import make_agent
+from dreamer_jax.config.schema import Config
+from dreamer_jax.envs.vector import VectorEnvs, make_envs
+from dreamer_jax.interfaces import Agent
+from dreamer_jax.replay.host import Replay, align
+from dreamer_jax.replay.plan import plan
+from dreamer_jax.replay.storage import clear
+from dreamer_jax.specs import ArraySpec, EnvSpec
+from dreamer_jax.training.acting import make_act
+from dreamer_jax.training.checkpoint import Checkpoints
+from dreamer_jax.training.evaluate import evaluate
+from dreamer_jax.training.interrupt import Interrupt, Stopped
+from dreamer_jax.training.learner import Learner, part
+from dreamer_jax.training.loggers import Logger
+from dreamer_jax.training.metrics import EpisodeStats, MetricBuffer, RunLog
+from dreamer_jax.training.parallel import AXIS
+from dreamer_jax.training.progress import Progress
+from dreamer_jax.training.run_directory import open_run, write_facts
+from dreamer_jax.types import TrainState, TrajectoryBatch
+
+INIT, UPDATE, ACT = range(3)
+"""What the keys folded from the run's seed are for."""
+
+
+def train(
+    config: Config,
+    run_dir: str | Path,
+    *,
+    agent: Agent | None = None,
+    loggers: Sequence[str | Logger] = ("tensorboard",),
+    stream: TextIO | None = None,
+) -> TrainState:
+    """Train until ``config.train.frames`` frames are collected; go on where ``run_dir`` left off.
+
+    Args:
+      agent: instead of the one that ``config`` describes.
+      loggers: names or callables ``(counters, metrics)``, besides the JSON lines.
+      stream: where progress is shown, else stderr.
+
+    Raises:
+      ConfigError: the run can't be started as asked.
+      NotFinite: a loss became NaN or infinite.
+      EnvironmentFailed: an environment raised an error.
+      Stopped: a signal came; a checkpoint has been saved.
+    """
+    run_dir = Path(run_dir)
+    progress = Progress(config.train.frames, stream=stream)
+    with Interrupt() as interrupt:
+        lock, changes = open_run(run_dir, config)
+        checkpoints = Checkpoints(run_dir, keep=config.train.keep_checkpoints)
+        run = None
+        try:
+            run = _Run(config, run_dir, agent, loggers, checkpoints, progress)
+            for change in changes:
+                progress.note(f"changed since the run began: {change}")
+            run.loop(interrupt)
+        finally:
+            if run is not None:
+                run.close()
+            progress.close()
+            checkpoints.close()
+            lock.close()
+        if interrupt.number is not None:
+            raise Stopped(interrupt.number)
+        return run.learner.state
+
+
+class _Run:
+    """All that lives as long as a run; ``loop`` is the algorithm, the rest sets it up and saves it."""
+
+    def __init__(
+        self,
+        config: Config,
+        run_dir: Path,
+        agent: Agent | None,
+        loggers: Sequence[str | Logger],
+        checkpoints: Checkpoints,
+        progress: Progress,
+    ) -> None:
+        self.config, self.run_dir, self.checkpoints, self.progress = config, run_dir, checkpoints, progress
+        seed, num_envs = jax.random.key(config.seed), config.env.num_envs
+        self.keys = [jax.random.fold_in(seed, purpose) for purpose in (INIT, UPDATE, ACT)]
+        latest = checkpoints.latest()
+
+        # The environment says what the agent looks like, and a checkpoint what the environment goes on with.
+        probe = make_envs(config.env, seed=config.seed, num_envs=1)
+        spec = probe.spec
+        probe.close()
+        self.agent = agent or make_agent(config, spec, axis_name=AXIS if config.train.devices > 1 else None)
+        write_facts(run_dir, spec)
+        arrays: dict[str, np.ndarray] = {}
+        facts: dict[str, Any] = {"agent_steps": 0, "seconds": 0.0}
+        shapes = jax.eval_shape(self.agent.init, self.keys[INIT])
+        if latest is None:
+            progress.state("initialising …")
+            state = jax.jit(self.agent.init)(self.keys[INIT])
+            self.carry = self.agent.reset(state.params, num_envs)
+        else:
+            carry = jax.eval_shape(lambda params: self.agent.reset(params, num_envs), shapes.params)
+            state, self.carry, arrays, facts = checkpoints.restore(latest, shapes, carry)
+        self.agent_steps = int(facts["agent_steps"])
+
+        self.replay = self._open_replay(spec, part(arrays, "replay"), latest)
+        self.learner = Learner(config, self.agent, self.replay, state, self.keys[UPDATE], run_dir / "failures")
+        self.stats, self.metrics = EpisodeStats(num_envs), MetricBuffer()
+        self.envs: VectorEnvs = make_envs(config.env, seed=config.seed, state=part(arrays, "envs") or None)
+        self.timestep = self.envs.reset()
+        if arrays:
+            self.stats.load(part(arrays, "stats"))
+            self.learner.restore(part(arrays, "learner"))
+        identity = {"method": config.preset, "task": config.env.task, "seed": config.seed}
+        resume = {**self.counters(), "seconds": facts["seconds"]} if arrays else None
+        self.log = RunLog(run_dir, loggers=loggers, resume=resume, **identity)
+        self.act = make_act(self.agent, "train")
+        self._introduce(spec, resumed=latest is not None)
+        self._logged = self._saved = time.monotonic()
+        self._logged_steps = self.counters()
+        if latest is None:
+            # From here on there always is a complete checkpoint, and every record comes after one.
+            self.save(wait=True)
+
+    def counters(self) -> dict[str, int]:
+        """Records so far, the frames they stand for, and updates."""
+        return {
+            "agent_steps": self.agent_steps,
+            "env_frames": self.agent_steps * self.config.env.action_repeat,
+            "grad_steps": self.learner.grad_steps,
+        }
+
+    def loop(self, interrupt: Interrupt) -> None:
+        """Every pass begins with a time step that nobody has acted on yet: there the run can be saved."""
+        config, envs = self.config, self.envs
+        while True:
+            # Updates that an interrupt left over; otherwise there are none.
+            self.learner.catch_up(self.agent_steps, interrupt.requested, self.metrics.add)
+            frames = self.counters()["env_frames"]
+            if frames >= config.train.frames or interrupt.requested():
+                break
+            if self._save_is_due():
+                self.save()
+            self._collect_completed()
+
+            params = self.learner.state.params
+            step = self.agent_steps // envs.num_envs
+            self.carry, action, latents = self.act(params, self.keys[ACT], step, self.carry, self.timestep)
+            self.replay.append(self.timestep, action, latents)
+            self.agent_steps += envs.num_envs
+            self.log.episodes(self.counters(), self.stats.update(self.timestep))
+            self.learner.catch_up(self.agent_steps, interrupt.requested, self._after_dispatch)
+            self.timestep = envs.step(action)  # while the device updates
+
+            self.progress.update(self.counters(), self.stats.recent())
+            self._evaluate_if_due(frames)
+            if time.monotonic() - self._logged >= config.train.log_seconds:
+                self._write_metrics(leave=1)
+        self.learner.check()
+        self._write_metrics(leave=0)
+        self.save(wait=True)
+
+    def _after_dispatch(self, metrics: Mapping[str, Any]) -> None:
+        self.metrics.add(metrics)
+        self.progress.update(self.counters(), self.stats.recent())
+
+    def _write_metrics(self, *, leave: int) -> None:
+        now, counters = time.monotonic(), self.counters()
+        passed = max(now - self._logged, 1e-9)
+        values = {f"train/{name}": value for name, value in self.metrics.fetch(leave).items()}
+        done = {name: counters[name] - self._logged_steps[name] for name in counters}
+        values |= {
+            "fps/policy": done["env_frames"] / passed,
+            "fps/train": done["grad_steps"] * self._records_per_update / passed,
+            "updates_per_second": done["grad_steps"] / passed,
+            "replay/windows": self.replay.windows,
+            "replay/ratio": counters["grad_steps"] * self._records_per_update / max(1, self.agent_steps),
+        }
+        self.log(counters, values)
+        self._logged, self._logged_steps = now, counters
+
+    @property
+    def _records_per_update(self) -> int:
+        return self.config.train.batch_size * self.config.train.batch_length
+
+    def _evaluate_if_due(self, before: int) -> None:
+        every, frames = self.config.train.eval_frames, self.counters()["env_frames"]
+        if not every or frames // every == before // every:
+            return
+        self.progress.state("evaluating …")
+        scores = evaluate(
+            self.agent,
+            self.learner.state.params,
+            self.config.env,
+            episodes=self.config.train.eval_episodes,
+            seed=self.config.seed,
+        )
+        self.log(self.counters(), {"eval/score": float(np.mean(scores)), "eval/episodes": len(scores)})
+        self.progress.state("")
+
+    # Saving and restoring.
+
+    def save(self, *, wait: bool = False) -> None:
+        """Begin a checkpoint of this moment; ``wait`` until it is complete."""
+        self.learner.check()
+        self._collect_completed(wait=True)
+        if self.checkpoints.latest() != self.agent_steps:
+            groups = {
+                "replay": self.replay.snapshot(self.agent_steps),
+                "envs": self.envs.state(),
+                "stats": self.stats.state(),
+                "learner": self.learner.saved(),
+            }
+            arrays = {f"{group}/{name}": x for group, values in groups.items() for name, x in values.items()}
+            facts = {**self.counters(), "seconds": self.log.seconds}
+            self.checkpoints.save(self.agent_steps, self.learner.state, self.carry, arrays, facts)
+        self._saved, self._saved_frames = time.monotonic(), self.counters()["env_frames"]
+        if wait:
+            self._collect_completed(wait=True)
+
+    def _save_is_due(self) -> bool:
+        train, frames = self.config.train, self.counters()["env_frames"]
+        by_time = train.save_minutes and time.monotonic() - self._saved >= 60 * train.save_minutes
+        by_frames = train.save_frames and frames // train.save_frames > self._saved_frames // train.save_frames
+        return bool(by_time or by_frames)
+
+    def _collect_completed(self, *, wait: bool = False) -> None:
+        done = self.checkpoints.completed(wait=wait)
+        if done is not None:
+            self.replay.committed(done)
+
+    def close(self) -> None:
+        """Stop the environments and finish the files."""
+        self.envs.close()
+        self.replay.close()
+        self.log.close()
+
+    # Setting up.
+
+    def _open_replay(self, spec: EnvSpec, saved: dict[str, np.ndarray], name: int | None) -> Replay:
+        config, directory = self.config, self.run_dir / "replay"
+        num_envs, length = config.env.num_envs, config.train.batch_length
+        records = -(-config.train.frames // (config.env.action_repeat * num_envs)) * num_envs
+        size = plan(
+            directory,
+            config.replay,
+            spec,
+            self.agent.latent_spec,
+            num_envs=num_envs,
+            batch_length=length,
+            total_records=records,
+        )
+        self.progress.note(size.line)
+        if name is None:
+            clear(directory)  # without a checkpoint it holds nothing but a start that was cut off
+        replay = Replay(
+            directory,
+            spec,
+            self.agent.latent_spec,
+            num_envs=num_envs,
+            capacity=size.records,
+            batch_length=length,
+            online=config.replay.online,
+            seed=config.seed,
+        )
+        if name is not None:
+            replay.restore(saved, name)
+        return replay
+
+    def _introduce(self, spec: EnvSpec, *, resumed: bool) -> None:
+        """Compile, and say in words what the settings mean."""
+        config, note = self.config, self.progress.note
+        parameters = sum(x.size for x in jax.tree.leaves(self.learner.state.params))
+        device = jax.devices()[0].device_kind
+        note(f"{config.preset}: {config.revision}")
+        note(
+            f"{config.env.task} x {config.env.num_envs} ({self.envs.vectorization}), size {config.size}: "
+            f"{parameters:,} parameters on {config.train.devices} x {device}"
+        )
+        if resumed:
+            done = self.counters()
+            note(f"resumed at {done['env_frames']:,} frames, {done['grad_steps']:,} updates")
+        self._saved_frames = self.counters()["env_frames"]
+        if self._saved_frames >= config.train.frames:
+            note(f"complete: {config.train.frames:,} frames were asked for")
+            return
+        self.progress.state("compiling update …")
+        trial = self.learner.prepare(example_batch(config, spec, self.agent.latent_spec))
+        self.progress.state("compiling policy …")
+        self.act(self.learner.state.params, self.keys[ACT], 0, self.carry, self.timestep)
+        self.progress.state("measuring …")
+        trial()
+        start = time.perf_counter()
+        trial()
+        seconds = (time.perf_counter() - start) / self.learner.per_dispatch
+        note(in_words(config, self.counters(), seconds))
+        self.progress.state("")
+
+
+def in_words(config: Config, done: Mapping[str, int], update_seconds: float) -> str:
+    """What train ratio, batch and frames come to: updates per step, updates in all, hours."""
+    train, env = config.train, config.env
+    per_update, per_step = train.batch_size * train.batch_length, env.num_envs
+    if not train.train_ratio:
+        return "train.train_ratio is 0: no updates"
+    every = per_update / train.train_ratio
+    steps = -(-train.frames // (env.action_repeat * per_step)) * per_step
+    begin = (train.start_windows or per_update) + per_step * train.batch_length
+    updates = max(0, int((steps - min(begin, steps)) * train.train_ratio / per_update) + 1)
+    hours = max(0, updates - done["grad_steps"]) * update_seconds / 3600
+    left = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
+    return (
+        f"an update every {every:g} agent steps ({every * env.action_repeat:g} frames); {train.frames:,} frames are "
+        f"{steps:,} agent steps and {updates:,} updates of {train.batch_size} x {train.batch_length} records; "
+        f"at {1000 * update_seconds:.0f} ms an update, {left} of updates are left"
+    )
+
+
+def example_batch(config: Config, spec: EnvSpec, latent_spec: Mapping[str, ArraySpec]) -> TrajectoryBatch:
+    """A batch [B, T] of zeros, of the shapes and types that replay gives."""
+    rows = config.train.batch_size, config.train.batch_length + 1
+
+    def zeros(specs: Mapping[str, ArraySpec]) -> dict[str, np.ndarray]:
+        return {name: np.zeros((*rows, *leaf.shape), jax.numpy.dtype(leaf.dtype)) for name, leaf in specs.items()}
+
+    window: dict[str, Any] = {"observation": zeros(spec.observation), "action": zeros(spec.action)}
+    window |= {"latents": zeros(latent_spec), "reward": np.zeros(rows, np.float32)}
+    return align(window | {name: np.zeros(rows, bool) for name in ("is_first", "is_last", "is_terminal")})

@@ -1,0 +1,101 @@
+"""The directory of a run: whose it is, what it holds, and what went into it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TextIO
+
+import jax
+
+from dreamer_jax.config.loading import RESUMABLE, difference, dump
+from dreamer_jax.config.loading import load as load_config
+from dreamer_jax.config.schema import Config, ConfigError
+from dreamer_jax.specs import EnvSpec
+
+PACKAGES = (
+    "dreamer-jax", "jax", "jaxlib", "flax", "optax", "distrax", "orbax-checkpoint",
+    "numpy", "gymnasium", "dm_control", "mujoco",
+)  # fmt: skip
+
+
+def open_run(run_dir: Path, config: Config) -> tuple[TextIO, list[str]]:
+    """Make ``run_dir`` the home of a run of ``config``, or go on with the one there.
+
+    Returns the lock, to be kept open while the run lasts, and what changed since last time.
+
+    Raises:
+      ConfigError: it can't be written, is in use, holds something else, or a run of other settings.
+    """
+    settings = run_dir / "config.yaml"
+    try:
+        if run_dir.is_dir() and not settings.exists() and any(p.name != "lock" for p in run_dir.iterdir()):
+            raise ConfigError(f"--run-dir {run_dir}: not empty and not a run; choose another directory")
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock = _lock(run_dir)
+        changes = _check_settings(settings, config) if settings.exists() else []
+        replace_file(settings, dump(config))
+    except OSError as error:
+        raise ConfigError(f"--run-dir {run_dir}: can't be written ({error.strerror})") from error
+    return lock, changes
+
+
+def _lock(run_dir: Path) -> TextIO:
+    lock = open(run_dir / "lock", "w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise ConfigError(f"--run-dir {run_dir}: another process is training there") from None
+    return lock
+
+
+def _check_settings(path: Path, config: Config) -> list[str]:
+    changed = difference(load_config(files=[path]), config)
+    fixed = [f"{name} is {there} there and {here} here" for name, there, here in changed if name not in RESUMABLE]
+    if fixed:
+        raise ConfigError(f"{path}: a run with other settings: {'; '.join(fixed)}; choose another --run-dir")
+    return [f"{name}: {there} before, {here} now" for name, there, here in changed]
+
+
+def write_facts(run_dir: Path, spec: EnvSpec) -> None:
+    """Write ``env.json``: versions, device, and the shapes that the environment has.
+
+    Raises:
+      ConfigError: the environment has other shapes than when the run began.
+    """
+    path = run_dir / "env.json"
+    if path.exists():
+        before = json.loads(path.read_text())["spec"]
+        if before != json.loads(json.dumps(spec.as_json())):
+            raise ConfigError(f"{path}: env.task has other observations or actions than when the run began")
+    facts = {"versions": versions(), **machine(), "spec": spec.as_json()}
+    replace_file(path, json.dumps(facts, indent=1) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that matter, as far as they are installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """What computes here."""
+    device = jax.devices()[0]
+    return {"device": device.device_kind, "backend": jax.default_backend(), "cores": os.cpu_count()}
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    scratch = path.with_name(f"{path.name}.tmp")
+    scratch.write_text(text)
+    os.replace(scratch, path)
