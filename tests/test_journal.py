@@ -124,10 +124,10 @@ def die_within(replay, change, where, directory):
     """Carry out ``change`` up to some point: within the log's entry, after it, or amid the arrays."""
     arrays, flat, write = replay._store.arrays, replay._flat, replay._journal._write
 
-    def cut_off(group, slots):
+    def cut_off(file, group, slots):
         path = directory / f"undo-{max(replay._journal.segments())}.bin"
         start = path.stat().st_size
-        write(group, slots)
+        write(file, group, slots)
         size = path.stat().st_size - start
         os.truncate(path, start + min(size, where * 13))
         raise Crash

@@ -62,10 +62,10 @@ def export_episodes(replay: Replay, directory: Path | str) -> int:
     names = [name for name in replay.fields if name in _RECORD or name.startswith(("observation/", "action/"))]
     for path, (env, episode, rows) in zip(paths, episodes, strict=True):
         data = {name: _portable(replay.column(name, env, rows)) for name in names}
-        data |= {"env": np.int32(env), "episode": np.int32(episode)}
+        data |= {"env": np.array(env, np.int32), "episode": np.array(episode, np.int32)}
         data |= {"start_missing": ~data["is_first"][0], "end_missing": ~data["is_last"][-1]}
         with open(path, "xb") as file:
-            np.savez_compressed(file, **data)
+            np.savez_compressed(file, allow_pickle=False, **data)
     return len(episodes)
 
 

@@ -9,6 +9,7 @@ latents that the policy computed there.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -138,17 +139,17 @@ class Replay:
         first = np.asarray(timestep.is_first)
         episode = np.where(first | (self._episode < 0), self._episode + 1, self._episode)
         step = np.where(first, 0, self._episode_step + 1)
-        record = {f"observation/{name}": value for name, value in timestep.observation.items()}
+        record: ArrayDict = {f"observation/{name}": value for name, value in timestep.observation.items()}
         record |= {f"action/{name}": value for name, value in action.items()}
         record |= {f"latents/{name}": value for name, value in latents.items()}
         record |= {"reward": timestep.reward, "is_first": first, "is_last": timestep.is_last}
         record |= {"is_terminal": timestep.is_terminal, "episode": episode, "episode_step": step}
-        record = self._store.layout.checked(record)
+        checked = self._store.layout.checked(record)
         slot = self._rows % self._store.layout.rows
         self._store.reserve(slot)
         self._journal.preserve(_ROWS, np.array([slot]))
         self._journal.exempt(_LATENTS, slice(slot * self.num_envs, (slot + 1) * self.num_envs))
-        for name, value in record.items():
+        for name, value in checked.items():
             self._store.arrays[name][slot] = value
         self._episode[:], self._episode_step[:] = episode, step
         self._rows += 1
@@ -270,7 +271,7 @@ class Replay:
 
     def _window(self, index: np.ndarray) -> dict:
         cells = self._cells(index[:, :1], index[:, 1:] + np.arange(self._length + 1))
-        window = {"observation": {}, "action": {}, "latents": {}}
+        window: dict[str, Any] = {"observation": {}, "action": {}, "latents": {}}
         for name, flat in self._flat.items():
             part, _, key = name.partition("/")
             if key:

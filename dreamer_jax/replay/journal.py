@@ -18,7 +18,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -61,7 +61,7 @@ class Journal:
         slots = np.unique(slots[~preserved[slots]])
         if self._file is None or not len(slots):
             return
-        self._write(group, slots)
+        self._write(self._file, group, slots)
         preserved[slots] = True
 
     def exempt(self, group: int, slots: slice) -> None:
@@ -128,16 +128,16 @@ class Journal:
         for preserved, count in zip(self._preserved, valid, strict=True):
             preserved[:count], preserved[count:] = False, True
 
-    def _write(self, group: int, slots: np.ndarray) -> None:
+    def _write(self, file: int, group: int, slots: np.ndarray) -> None:
         body = b"".join([slots.astype("<i8").tobytes(), *(a[slots].tobytes() for a in self._groups[group].arrays)])
         head = (_MAGIC, group, len(slots), len(body))
         entry = memoryview(_HEADER.pack(*head, _checksum(head, body)) + body)
-        start = os.fstat(self._file).st_size
+        start = os.fstat(file).st_size
         try:
             while entry:  # one write unless the kernel takes less, as it does above 2 GB
-                entry = entry[os.write(self._file, entry) :]
+                entry = entry[os.write(file, entry) :]
         except OSError:
-            os.ftruncate(self._file, start)  # entries after half an entry would be lost
+            os.ftruncate(file, start)  # entries after half an entry would be lost
             raise
 
     def _apply(self, group: int, count: int, body: bytes) -> None:
@@ -153,9 +153,9 @@ def _checksum(head: tuple, body: bytes) -> int:
     return zlib.crc32(body, zlib.crc32(_HEADER.pack(*head, 0)))
 
 
-def _scan(file) -> tuple[list[tuple[int, int, int, int]], bool]:
+def _scan(file: BinaryIO) -> tuple[list[tuple[int, int, int, int]], bool]:
     """Group, count, offset and length of each whole entry, and whether something else follows them."""
-    entries = []
+    entries: list[tuple[int, int, int, int]] = []
     while True:
         header = file.read(_HEADER.size)
         if len(header) < _HEADER.size:

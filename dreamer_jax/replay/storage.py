@@ -8,6 +8,7 @@ import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 from urllib.parse import quote
 
 import ml_dtypes
@@ -81,13 +82,13 @@ class Layout:
         """
         if record.keys() != self.fields.keys():
             raise ValueError(f"replay: missing or unknown: {sorted(record.keys() ^ self.fields.keys())}")
-        record = {name: np.asarray(value) for name, value in record.items()}
+        arrays = {name: np.asarray(value) for name, value in record.items()}
         for name, spec in self.fields.items():
-            value, shape = record[name], (self.num_envs, *spec.shape)
+            value, shape = arrays[name], (self.num_envs, *spec.shape)
             cut = numpy_dtype(spec.dtype).kind in "biu" and value.dtype.kind not in "biu"
             if value.shape != shape or cut:
                 raise ValueError(f"replay: {name} is {value.dtype}{list(value.shape)}, not {spec.dtype}{list(shape)}")
-        return record
+        return arrays
 
     def write(self, directory: Path) -> None:
         """Replace ``layout.json`` at once, so that it is whole at any instant."""
@@ -144,7 +145,7 @@ class Store:
             size = path.stat().st_size if path.exists() else 0
             if size < expected:  # longer is fine: a growth that was cut off
                 raise ConfigError(f"{path}: damaged replay, {size} bytes where {expected} are needed")
-            mode = "r+" if self.writable else "c"
+            mode: Literal["r+", "c"] = "r+" if self.writable else "c"
             self._maps[name] = np.memmap(path, numpy_dtype(spec.dtype), mode, shape=shape)
         # Plain arrays index faster than np.memmap; they keep the mapping alive.
         self.arrays = {name: np.asarray(array) for name, array in self._maps.items()}
@@ -212,9 +213,7 @@ def _allocate(path: Path, offset: int, length: int) -> None:
     except OSError as error:
         if error.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
             return  # such a file system gets sparse files
-        raise OSError(
-            error.errno, f"replay: can't reserve {length:,} bytes: {os.strerror(error.errno)}", path
-        ) from None
+        raise OSError(error.errno, f"replay: can't reserve {length:,} bytes: {error.strerror}", path) from None
     finally:
         os.close(descriptor)
 
