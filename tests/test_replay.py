@@ -152,11 +152,11 @@ def test_online_queue_is_in_order_without_overlap_and_drops_what_is_evicted(tmp_
 def test_write_back_is_seen_and_skips_evicted_rows(tmp_path):
     replay = make(tmp_path, rows=6, length=3)
     fill(replay, 6)
-    index = np.array([[1, 0], [0, 2]])
+    index = np.array([[1, 0], [0, 2], [1, 7]])  # of the last one rows 9 and 10 don't exist yet
     fill(replay, 3)  # rows 0..2 are gone; their slots hold rows 6..8
     latents = {
-        "deter": np.arange(24).reshape(2, 3, 4).astype(ml_dtypes.bfloat16),
-        "stoch": np.arange(18).reshape(2, 3, 3).astype(np.uint8),
+        "deter": np.arange(36).reshape(3, 3, 4).astype(ml_dtypes.bfloat16),
+        "stoch": np.arange(27).reshape(3, 3, 3).astype(np.uint8),
     }
     replay.write_back(index, latents)
     for env in range(2):
