@@ -25,9 +25,9 @@ SPEC = EnvSpec({"x": ArraySpec((2,), "float32"), "id": ArraySpec((), "int32")}, 
 LATENTS = {"deter": ArraySpec((3,), "bfloat16"), "stoch": ArraySpec((2,), "uint8")}
 
 
-def make(directory):
+def make(directory, latents=LATENTS):
     return Replay(
-        directory, SPEC, LATENTS, num_envs=ENVS, capacity=ENVS * ROWS, batch_length=LENGTH, online=True, seed=0
+        directory, SPEC, latents, num_envs=ENVS, capacity=ENVS * ROWS, batch_length=LENGTH, online=True, seed=0
     )
 
 
@@ -253,6 +253,18 @@ def test_a_log_that_does_not_lead_back_is_refused(tmp_path):
     path.write_bytes(data)
     with pytest.raises(ConfigError, match=r"undo-1\.bin: damaged"):  # not the newest: never cut off by a kill
         make(tmp_path).restore(state, 1)
+
+
+def test_the_order_in_which_latents_are_named_does_not_matter(tmp_path):
+    rng, replay = np.random.default_rng(0), make(tmp_path)
+    for _ in range(ROWS):
+        replay.append(*new_record(rng))
+    state, before = replay.snapshot(1), content(replay)
+    replay.write_back(*new_latents(rng, ROWS))
+    assert content(replay) != before
+    replay = make(tmp_path, dict(reversed(LATENTS.items())))
+    replay.restore(state, 1)
+    assert content(replay) == before
 
 
 def test_a_log_on_a_full_disk_leaves_ring_and_log_usable(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ import numpy as np
 
 from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.replay.journal import Group, Journal
-from dreamer_jax.replay.storage import Layout, Store, record_fields
+from dreamer_jax.replay.storage import Layout, Store, part_of, record_fields
 from dreamer_jax.specs import ArraySpec, EnvSpec
 from dreamer_jax.types import ArrayDict, RSSMState, TimeStep, TrajectoryBatch
 
@@ -89,7 +89,8 @@ class Replay:
         self._ready = not stored
         self._wanted_rows, self._length = layout.rows, batch_length
         self._online, self._seed = online, seed
-        self._latent_names = tuple(latent_spec)
+        # In the files' order, not the caller's: entries of the undo log rely on it.
+        self._latent_names = tuple(part_of(self.fields, "latents"))
         self._rows = 0  # appended so far to each stream
         self._taken = 0  # windows of the online queue used or dropped so far
         self._episode = np.full(num_envs, -1, np.int32)
