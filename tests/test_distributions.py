@@ -1,0 +1,154 @@
+"""Noise by row, exact draws, and the maths of the distributions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dreamer_jax.distributions import (
+    bernoulli,
+    categorical,
+    draw_noise,
+    inverse_cdf,
+    mode,
+    noise_kind,
+    normal,
+    sample,
+    straight_through,
+)
+
+KEY = jax.random.PRNGKey(0)
+LOGITS = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)  # [N, S, K]
+
+
+def softmax(logits):
+    exp = np.exp(logits - logits.max(-1, keepdims=True))
+    return exp / exp.sum(-1, keepdims=True)
+
+
+# --- noise
+
+
+@pytest.mark.parametrize("kind", ("uniform", "normal"))
+def test_noise_of_a_row_depends_on_its_key_and_index_only(kind):
+    program = jax.jit(lambda key, rows: draw_noise(key, rows, (3, 5), kind))
+    draw = lambda rows, key=KEY: np.asarray(program(key, np.array(rows)))  # noqa: E731
+    whole = draw([0, 1, 2, 3])
+    assert whole.shape == (4, 3, 5) and whole.dtype == np.float32
+    np.testing.assert_array_equal(whole[[2, 3, 2, 3]], draw([2, 3, 2, 3]))  # a device that holds other rows
+    np.testing.assert_array_equal(whole[[3, 0, 2, 1]], draw([3, 0, 2, 1]))
+    assert len(np.unique(whole)) == whole.size
+    assert not np.intersect1d(whole, draw([0, 1, 2, 3], jax.random.PRNGKey(1))).size
+
+
+def test_each_kind_has_its_distribution():
+    uniform, gauss = jax.jit(lambda: [draw_noise(KEY, jnp.arange(50), (100,), kind) for kind in ("uniform", "normal")])()
+    assert 0 <= uniform.min() and uniform.max() < 1
+    assert abs(uniform.mean() - 0.5) < 0.02 and abs(gauss.mean()) < 0.05 and abs(gauss.std() - 1) < 0.05
+    assert (noise_kind(True), noise_kind(False)) == ("uniform", "normal")
+
+
+# --- inverse of the distribution function
+
+
+def test_draws_are_exactly_one_hot():
+    probs = softmax(np.random.default_rng(1).normal(size=(7, 5)) * 4).astype(np.float32)
+    uniform = np.random.default_rng(2).uniform(size=(1000, 7)).astype(np.float32)
+    draws = np.asarray(jax.jit(inverse_cdf)(jnp.broadcast_to(probs, (1000, 7, 5)), uniform))
+    assert set(np.unique(draws)) == {0, 1}
+    np.testing.assert_array_equal(draws.sum(-1), 1)
+
+
+def test_frequencies_match_probabilities():
+    probs = np.array([0.1, 0.0, 0.45, 0.25, 0.2], np.float32)
+    even = (np.arange(10000, dtype=np.float32) + 0.5) / 10000
+    draws = np.asarray(inverse_cdf(jnp.broadcast_to(probs, (10000, 5)), even))
+    np.testing.assert_allclose(draws.mean(0), probs, atol=2e-4)
+    assert draws[:, 1].sum() == 0
+
+
+def test_ends_of_the_unit_interval():
+    probs = jnp.array([[0.25, 0.5, 0.25]] * 4)
+    below_one = np.nextafter(np.float32(1), np.float32(0))
+    places = np.argmax(inverse_cdf(probs, jnp.array([0, 0.25, 0.75, below_one])), -1)
+    np.testing.assert_array_equal(places, [0, 1, 2, 2])  # a share includes its lower end
+    np.testing.assert_array_equal(inverse_cdf(jnp.array([0.0, 1.0]), jnp.float32(0)), [0, 1])
+    # probabilities that add up to less than one after rounding still give a class
+    np.testing.assert_array_equal(inverse_cdf(jnp.array([0.3, 0.3, 0.3999]), jnp.float32(below_one)), [0, 0, 1])
+
+
+# --- gradients
+
+
+def test_straight_through_has_the_gradient_of_the_probabilities():
+    weight = np.random.default_rng(3).normal(size=LOGITS.shape).astype(np.float32)
+    uniform = np.random.default_rng(4).uniform(size=LOGITS.shape[:-1]).astype(np.float32)
+
+    def sampled(logits):
+        return (sample(categorical(logits, 0.01), uniform) * weight).sum()
+
+    def expected(logits):
+        return ((0.99 * jax.nn.softmax(logits) + 0.01 / 4) * weight).sum()
+
+    np.testing.assert_allclose(jax.jit(jax.grad(sampled))(LOGITS), jax.jit(jax.grad(expected))(LOGITS), rtol=1e-4, atol=1e-6)
+    onehot, probs = jnp.array([0.0, 1, 0]), jnp.array([0.1, 0.2, 0.7])
+    np.testing.assert_array_equal(straight_through(onehot, probs), onehot)
+
+
+def test_continuous_samples_are_reparameterised():
+    mean, std, noise = jnp.array([[1.0, 2, 3]]), jnp.array([[0.1, 0.2, 0.3]]), jnp.array([[-1.0, 0.5, 2]])
+    draw = lambda mean, std: sample(normal(mean, std), noise)  # noqa: E731
+    np.testing.assert_allclose(draw(mean, std), mean + std * noise)
+    by_mean, by_std = jax.grad(lambda *x: draw(*x).sum(), (0, 1))(mean, std)
+    np.testing.assert_allclose(by_mean, 1)
+    np.testing.assert_allclose(by_std, noise)
+
+
+# --- formulas
+
+
+@pytest.mark.parametrize("unimix", (0.0, 0.01, 1.0))
+def test_categorical_against_numpy(unimix):
+    left, right = LOGITS, np.roll(LOGITS, 1, -1) * 2
+    p, q = ((1 - unimix) * softmax(x) + unimix / 4 for x in (left, right))
+    event = np.eye(4)[[[0, 3, 2], [1, 1, 0]]]
+
+    @jax.jit
+    def formulas():
+        one, two = categorical(left, unimix), categorical(right, unimix)
+        return one.kl_divergence(two), one.entropy(), one.log_prob(event)
+
+    kl, entropy, log_prob = formulas()
+    np.testing.assert_allclose(kl, (p * np.log(p / q)).sum((-1, -2)), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(entropy, -(p * np.log(p)).sum((-1, -2)), rtol=1e-5)
+    np.testing.assert_allclose(log_prob, (np.log(p) * event).sum((-1, -2)), rtol=1e-5)
+    assert entropy.shape == (2,)
+
+
+def test_unimix_bounds_probabilities_from_below():
+    extreme = jnp.array([[[100.0, 0, -100, 0]]])
+    np.testing.assert_allclose(jnp.exp(categorical(extreme, 0.01).distribution.logits)[0, 0].min(), 0.0025, rtol=1e-5)
+
+
+def test_normal_and_bernoulli_against_numpy():
+    mean, std, x = np.array([[0.5, -1.0]]), np.array([[0.1, 2.0]]), np.array([[0.4, 3.0]])
+    expected = (-0.5 * ((x - mean) / std) ** 2 - np.log(std) - 0.5 * np.log(2 * np.pi)).sum(-1)
+    np.testing.assert_allclose(normal(jnp.asarray(mean), jnp.asarray(std)).log_prob(x), expected, rtol=1e-5)
+    logit, soft = np.array([-1.5, 2.0]), np.array([0.3, 0.997])
+    p = 1 / (1 + np.exp(-logit))
+    expected = soft * np.log(p) + (1 - soft) * np.log(1 - p)
+    np.testing.assert_allclose(bernoulli(jnp.asarray(logit)).log_prob(soft), expected, rtol=1e-5)
+
+
+def test_modes():
+    np.testing.assert_array_equal(mode(categorical(jnp.asarray(LOGITS))), np.eye(4)[LOGITS.argmax(-1)])
+    assert mode(categorical(jnp.asarray(LOGITS))).dtype == jnp.float32
+    np.testing.assert_array_equal(mode(normal(jnp.array([[3.0]]), jnp.array([[0.5]]))), [[3]])
+
+
+def test_parameters_of_low_precision_are_widened():
+    def outputs(x):
+        return categorical(x).entropy(), normal(x, x).entropy(), bernoulli(x).log_prob(0.5)
+
+    low = jax.ShapeDtypeStruct((2, 3, 4), jnp.bfloat16)
+    assert {x.dtype for x in jax.eval_shape(outputs, low)} == {jnp.dtype("float32")}
