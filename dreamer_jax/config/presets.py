@@ -20,7 +20,7 @@ class Preset(NamedTuple):
 
 PRESETS = {
     "dreamer_v3": Preset(
-        "DreamerV3 as in its repository today, DMC proprio protocol",
+        "DreamerV3, danijar/dreamerv3 at e3f0224 (V3-HEAD), DMC proprio protocol",
         "1m",
         {
             "revision": "DreamerV3 as in danijar/dreamerv3 at commit e3f0224, with its dmc_proprio settings.",

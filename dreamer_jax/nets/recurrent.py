@@ -35,7 +35,9 @@ class BlockGRU(nn.Module):
             shared = 3 * hidden if index == 0 else 0
             # The variance follows the width of all blocks together, as in the reference.
             fan_in = self.deter + blocks * shared
-            kernels.append(self.param(f"hidden{index}_kernel", truncated_normal(fan_in), (blocks, block + shared, block)))
+            kernels.append(
+                self.param(f"hidden{index}_kernel", truncated_normal(fan_in), (blocks, block + shared, block))
+            )
             biases.append(self.param(f"hidden{index}_bias", nn.initializers.zeros, (self.deter,)))
             norms.append(RMSNorm((blocks, 1, block), axes=(0, 2)))
         self.kernels, self.biases, self.norms = kernels, biases, norms

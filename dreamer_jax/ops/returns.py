@@ -7,9 +7,7 @@ import jax
 import jax.numpy as jnp
 
 
-def lambda_return(
-    reward: jax.Array, discount: jax.Array, trace: jax.Array | float, value: jax.Array
-) -> jax.Array:
+def lambda_return(reward: jax.Array, discount: jax.Array, trace: jax.Array | float, value: jax.Array) -> jax.Array:
     """``R_t = r_{t+1} + d_{t+1} [(1 - k_{t+1}) v_{t+1} + k_{t+1} R_{t+1}]``, ending in ``R_H = v_H``.
 
     Args:

@@ -80,9 +80,7 @@ class Checkpoints:
                 facts=ocp.args.JsonRestore(),
             ),
         )
-        arrays = dict(restored["arrays"])
-        for name, (shape, dtype) in restored["facts"]["empty"].items():
-            arrays[name] = np.zeros(shape, dtype)
+        arrays = _with_empty(restored)
         return restored["train_state"], restored["carry"], arrays, restored["facts"]["facts"]
 
     def restore_state(self, step: int, target: TrainState) -> TrainState:
@@ -90,8 +88,18 @@ class Checkpoints:
         args = ocp.args.Composite(train_state=ocp.args.StandardRestore(_on_one_device(target)))
         return self._manager.restore(step, args=args)["train_state"]
 
+    def restore_arrays(self, step: int) -> Arrays:
+        """The arrays alone."""
+        args = ocp.args.Composite(arrays=ocp.args.StandardRestore(), facts=ocp.args.JsonRestore())
+        return _with_empty(self._manager.restore(step, args=args))
+
     def close(self) -> None:
         self._manager.close()
+
+
+def _with_empty(restored: Any) -> Arrays:
+    empty = {name: np.zeros(shape, dtype) for name, (shape, dtype) in restored["facts"]["empty"].items()}
+    return {**restored["arrays"], **empty}
 
 
 def _on_one_device(target: Any) -> Any:
@@ -135,5 +143,3 @@ def load(run_dir: str | Path, step: int | None = None) -> tuple[Agent, TrainStat
         return agent, checkpoints.restore_state(step, jax.eval_shape(agent.init, jax.random.key(0)))
     finally:
         checkpoints.close()
-
-

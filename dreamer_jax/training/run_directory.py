@@ -45,7 +45,7 @@ def open_run(run_dir: Path, config: Config) -> tuple[TextIO, list[str]]:
 
 
 def _lock(run_dir: Path) -> TextIO:
-    lock = open(run_dir / "lock", "w")
+    lock = open(run_dir / "lock", "w")  # noqa: SIM115 (held for as long as the run lasts)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
