@@ -1,0 +1,118 @@
+"""The RSSM: scan and loop, resets, clipped actions, prior and posterior."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from agents import KEY, B, D, K, S, T, assert_trees_equal, quick_jit, tiny, tiny_config
+
+from dreamer_jax.models.rssm import make_rssm, mask
+from dreamer_jax.types import RSSMState
+
+A, TOKENS = 8, 11
+RSSM = make_rssm(tiny_config().rssm, tokens=TOKENS, action=A)
+PARAMS = tiny().state.params["model"]["rssm"]
+RNG = np.random.default_rng(0)
+NOISE = RNG.uniform(size=(B, T, S)).astype(np.float32)
+ACTION = RNG.uniform(-1, 1, (B, T, A)).astype(np.float32)
+EMBEDDED = RNG.normal(size=(B, T, TOKENS)).astype(np.float32)
+FIRST = np.zeros((B, T), bool)
+FIRST[0, 3] = FIRST[1, 5] = True
+STATE = RSSMState(
+    RNG.uniform(-1, 1, (B, D)).astype(np.float32), np.eye(K, dtype=np.float32)[RNG.integers(K, size=(B, S))]
+)
+
+observe = quick_jit(lambda *inputs: RSSM.observe(PARAMS, *inputs))
+posterior = quick_jit(lambda *inputs: RSSM.posterior(PARAMS, *inputs))
+prior = quick_jit(lambda *inputs: RSSM.prior(PARAMS, *inputs))
+
+
+@pytest.fixture(scope="module")
+def states():
+    return observe(NOISE, STATE, ACTION, EMBEDDED, FIRST)
+
+
+def test_scan_equals_a_loop(states):
+    assert states.deter.shape == (B, T, D)
+    assert states.stoch.shape == states.stats["logits"].shape == (B, T, S, K)
+    state = STATE
+    for t in range(T):
+        state = posterior(NOISE[:, t], state, ACTION[:, t], EMBEDDED[:, t], FIRST[:, t])
+        now = jax.tree.map(lambda x, t=t: x[:, t], states)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), state, now)
+        state = state.replace(stats={})
+
+
+def test_nothing_before_a_reset_matters_after_it(states):
+    action, embedded = ACTION.copy(), EMBEDDED.copy()
+    action[0, :4] += 1  # also the action that led to the reset
+    embedded[0, :3] += 1
+    other = STATE.replace(deter=STATE.deter + 1, stoch=np.roll(STATE.stoch, 1, -1))
+    changed = observe(NOISE, other, action, embedded, FIRST)
+    row = lambda tree, part: jax.tree.map(lambda x: x[0, part], tree)  # noqa: E731
+    assert_trees_equal(row(changed, slice(3, None)), row(states, slice(3, None)))
+    assert (row(changed, slice(0, 3)).deter != row(states, slice(0, 3)).deter).any()
+
+
+def test_a_reset_is_a_start_from_zeros(states):
+    """Zeros in place of the vector of the action: for a choice that is not its first class."""
+    start = RSSM.initial(B)
+    now = NOISE[:, 3], start, np.zeros((B, A), np.float32), EMBEDDED[:, 3], FIRST[:, 0]
+    np.testing.assert_allclose(states.deter[0, 3], posterior(*now).deter[0], rtol=1e-5, atol=1e-6)
+    first_class = np.eye(A, dtype=np.float32)[[0] * B]
+    other = posterior(NOISE[:, 3], start, first_class, EMBEDDED[:, 3], FIRST[:, 0])
+    assert np.abs(other.deter[0] - states.deter[0, 3]).max() > 1e-3
+
+
+def test_actions_are_clipped():
+    one = prior(NOISE[:, 0], STATE, np.ones((B, A), np.float32))
+    five = prior(NOISE[:, 0], STATE, np.full((B, A), 5, np.float32))
+    assert_trees_equal(one, five)
+    assert (prior(NOISE[:, 0], STATE, np.full((B, A), 0.5, np.float32)).deter != one.deter).any()
+
+
+def test_prior_and_posterior_share_the_recurrent_state(states):
+    ahead = prior(NOISE[:, 0], STATE, ACTION[:, 0])
+    np.testing.assert_allclose(ahead.deter, states.deter[:, 0], rtol=1e-5, atol=1e-6)
+    stats = jax.jit(lambda deter: RSSM.prior_stats(PARAMS, deter))(ahead.deter)
+    np.testing.assert_allclose(stats["logits"], ahead.stats["logits"], rtol=1e-4, atol=1e-5)
+    assert np.abs(stats["logits"] - states.stats["logits"][:, 0]).max() > 1e-2
+
+
+def test_samples_are_one_hot(states):
+    np.testing.assert_allclose(np.sort(states.stoch, -1), np.eye(K)[[K - 1] * S] + np.zeros((B, T, S, K)), atol=1e-6)
+
+
+def test_a_later_record_has_no_gradient_to_an_earlier_one():
+    weight = RNG.normal(size=(S, K)).astype(np.float32)
+
+    def early(embedded, action):
+        states = RSSM.observe(PARAMS, NOISE, STATE, action, embedded, FIRST & False)
+        return (states.stats["logits"][:, 2] * weight).sum() + states.deter[:, 2].sum()
+
+    for grad in quick_jit(jax.grad(early, (0, 1)))(EMBEDDED, ACTION):
+        assert not np.asarray(grad[:, 3:]).any()
+        assert (np.abs(np.asarray(grad[:, :3])).sum(-1) > 0).all()
+
+
+def test_distribution_is_mixed_with_uniform():
+    probs = jnp.exp(RSSM.distribution({"logits": jnp.array([[[100.0] + [0] * 5]])}).distribution.logits)
+    np.testing.assert_allclose(probs[0, 0], [0.99 + 0.01 / 6] + [0.01 / 6] * 5, rtol=1e-4)
+
+
+def test_mask_by_leading_axes():
+    x = np.ones((2, 3, 4))
+    np.testing.assert_array_equal(mask(x, np.array([True, False])), x * [[[0]], [[1]]])
+    np.testing.assert_array_equal(mask(x, np.eye(2, 3, dtype=bool))[..., 0], 1 - np.eye(2, 3))
+
+
+@pytest.mark.parametrize("layers", (1, 3))
+def test_numbers_of_layers(layers):
+    changes = {f"rssm__{name}_layers": layers for name in ("dynamics", "prior", "posterior")}
+    rssm = make_rssm(tiny_config(**changes).rssm, tokens=TOKENS, action=A)
+    params = jax.eval_shape(rssm.init, KEY)
+    assert sum(name.endswith("_kernel") for name in params["core"]) == layers + 1
+    assert len(params["prior_mlp"]) == layers
+    assert len(params.get("posterior_mlp", ())) == layers - 1
+    state = jax.eval_shape(rssm.observe, params, NOISE, STATE, ACTION, EMBEDDED, FIRST)
+    assert state.stats["logits"].shape == (B, T, S, K)
