@@ -1,0 +1,226 @@
+"""The world model: losses, gradients, what depends on what, and the latents that replay keeps."""
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from agents import KEY, MIXED, ROWS, B, D, K, S, T, assert_trees_equal, largest, quick_jit, random_batch, tiny
+
+from dreamer_jax.models.decoder import reconstruction_loss
+from dreamer_jax.models.encoder import Encoder, flatten_leaves
+from dreamer_jax.models.world_model import features, make_world_model
+from dreamer_jax.specs import ArraySpec
+from dreamer_jax.types import RSSMState
+
+TINY = tiny()
+MODEL, PARAMS, BATCH = TINY.model, TINY.state.params["model"], TINY.batch
+NAMES = ("dyn", "rep", "rew", "con", "speed", "cells", "place")
+CONTINUE = 1 - 1 / 333
+
+loss = quick_jit(MODEL.loss)
+
+
+@quick_jit
+def gradient(params, observation, weights):
+    """Of the weighted sum of all losses [B, T] and logits, to parameters and observations."""
+
+    def total(params, floats):
+        batch = BATCH.replace(observation={**observation, **floats})
+        losses, posterior, _ = MODEL.loss(params, KEY, ROWS, batch)
+        logits = (posterior.stats["logits"] ** 2).sum((-1, -2))
+        return sum((weights[name] * value).sum() for name, value in {**losses, "logits": logits}.items())
+
+    return jax.grad(total, (0, 1))(params, {name: x for name, x in observation.items() if x.dtype == np.float32})
+
+
+def weights(**given):
+    return {name: np.zeros((B, T), np.float32) + given.get(name, 0) for name in (*NAMES, "logits")}
+
+
+@pytest.fixture(scope="module")
+def result():
+    return loss(PARAMS, KEY, ROWS, BATCH)
+
+
+def at(row):
+    """One row of a batch in every place."""
+    return jax.tree.map(lambda x: x[[row] * B], BATCH)
+
+
+# --- losses
+
+
+def test_one_loss_for_each_record(result):
+    losses, posterior, aux = result
+    assert losses.keys() == set(NAMES)
+    assert {(x.shape, x.dtype) for x in losses.values()} == {((B, T), jnp.dtype("float32"))}
+    assert posterior.deter.shape == (B, T, D) and posterior.stoch.shape == (B, T, S, K)
+    assert aux["reconstruction"]["place"].shape == (B, T, 4, 2)
+    assert aux["reconstruction"]["cells"].shape == (B, T, 4, 3)
+
+
+def test_losses_by_hand(result):
+    losses, posterior, aux = result
+    feat = features(posterior)
+    place = BATCH.observation["place"]
+    square = (aux["reconstruction"]["place"] - np.sign(place) * np.log1p(np.abs(place))) ** 2
+    np.testing.assert_allclose(losses["place"], square.sum((-1, -2)), rtol=1e-4)
+    logits = np.asarray(aux["reconstruction"]["cells"], np.float64)
+    log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    chosen = np.take_along_axis(log_probs, BATCH.observation["cells"][..., None], -1)
+    np.testing.assert_allclose(losses["cells"], -chosen.sum((-1, -2)), rtol=1e-4)
+    reward, going_on = jax.jit(MODEL.predict)(PARAMS, feat)
+    soft = CONTINUE * (1 - BATCH.is_terminal)  # a time limit is not a termination
+    expected = -soft * np.log(going_on) - (1 - soft) * np.log(1 - going_on)
+    np.testing.assert_allclose(losses["con"], expected, rtol=1e-4, atol=1e-6)
+    assert reward.shape == (B, T)
+    np.testing.assert_allclose(losses["dyn"], np.maximum(aux["kl"], 1), rtol=1e-5)
+    np.testing.assert_allclose(losses["dyn"], losses["rep"], rtol=1e-5)
+
+
+def test_reward_of_a_new_model_is_exactly_zero():
+    params = jax.tree.map(np.copy, PARAMS)
+    params["reward"]["out"] = jax.tree.map(np.zeros_like, params["reward"]["out"])  # as init leaves it
+    losses, posterior, _ = loss(params, KEY, ROWS, BATCH)
+    np.testing.assert_allclose(losses["rew"], np.log(255), rtol=1e-6)
+    assert not np.asarray(jax.jit(MODEL.predict)(params, features(posterior))[0]).any()
+
+
+def test_gradients_reach_the_parts_that_they_should():
+    everything = {"encoder", "rssm", "decoder", "reward", "cont"}
+    reached = {
+        "rew": {"encoder", "rssm", "reward"},
+        "con": {"encoder", "rssm", "cont"},
+        "place": {"encoder", "rssm", "decoder"},
+        "dyn": {"encoder", "rssm"},  # through deter alone
+        "rep": {"encoder", "rssm"},
+    }
+    for name, parts in reached.items():
+        grad = gradient(PARAMS, BATCH.observation, weights(**{name: 1}))[0]
+        assert {part for part in everything if largest(grad[part]) > 0} == parts, name
+    dyn, rep = (gradient(PARAMS, BATCH.observation, weights(**{name: 1}))[0]["rssm"] for name in ("dyn", "rep"))
+    assert largest(dyn["prior_out"]) > 0 == largest(rep["prior_out"])
+    assert largest(rep["posterior_out"]["bias"]) > 0
+
+
+def test_no_gradient_below_the_free_nats(result):
+    kl = result[2]["kl"]
+    assert largest(gradient(PARAMS, BATCH.observation, weights(dyn=kl < 1, rep=kl < 1))) == 0
+    assert (np.asarray(kl) > 1).any()
+
+
+# --- what depends on what
+
+
+def test_a_posterior_ignores_what_is_observed_later():
+    weight = np.zeros((B, T), np.float32)
+    weight[2, 3] = 1  # a row without a reset
+    by_observation = gradient(PARAMS, BATCH.observation, weights(logits=weight))[1]
+    for x in by_observation.values():
+        reached = np.abs(np.asarray(x).reshape(B, T, -1)).sum(-1) > 0
+        np.testing.assert_array_equal(reached, [[False] * T, [False] * T, [True] * 4 + [False] * 3])
+
+
+def test_nothing_before_a_reset_matters_after_it(result):
+    other = random_batch(MIXED, TINY.config, seed=1)
+    mixed = jax.tree.map(np.copy, BATCH)
+    for part in ("observation", "prev_action"):
+        for name, x in getattr(mixed, part).items():
+            x[0, :3] = getattr(other, part)[name][0, :3]
+    for name, x in mixed.prev_action.items():
+        x[0, 3] = other.prev_action[name][0, 3]
+    mixed.context.deter[:] = other.context.deter
+    after = lambda posterior: jax.tree.map(lambda x: x[0, 3:], posterior)  # noqa: E731
+    changed = loss(PARAMS, KEY, ROWS, mixed)[1]
+    assert_trees_equal(after(changed), after(result[1]))
+    assert (changed.deter[0, :3] != result[1].deter[0, :3]).any()
+
+
+def test_a_row_has_its_own_noise_wherever_it_is_computed(result):
+    """Rows keep their losses when another device holds them beside other rows."""
+    rows = np.array([2, 0, 2])
+    shuffled = loss(PARAMS, KEY, rows, jax.tree.map(lambda x: x[rows], BATCH))
+    whole = jax.tree.map(lambda x: np.asarray(x)[rows], result)
+    assert_trees_equal(shuffled[1].stoch, whole[1].stoch)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), shuffled[0], whole[0])
+    copies = loss(PARAMS, KEY, ROWS, at(2))[1]
+    assert (copies.stoch[0] != copies.stoch[2]).any()  # the same records, other noise
+
+
+def test_filter_equals_observe():
+    """Acting sees what learning sees: the first record of a window that has no context."""
+    now = lambda tree: jax.tree.map(lambda x: x[:, 0], tree)  # noqa: E731
+    inputs = MODEL.initial(B), now(BATCH.prev_action), now(BATCH.observation), np.ones(B, bool)
+    state = quick_jit(MODEL.filter)(PARAMS, KEY, ROWS, *inputs)
+    posterior = quick_jit(MODEL.observe)(PARAMS, KEY, ROWS, BATCH.replace(is_first=np.ones((B, T), bool), context=None))
+    np.testing.assert_allclose(state.deter, posterior.deter[:, 0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(state.stats["logits"], posterior.stats["logits"][:, 0], rtol=1e-4, atol=1e-5)
+
+
+# --- observations and actions as vectors
+
+
+def test_leaves_are_joined_in_sorted_order_and_one_hot():
+    specs = {"b": ArraySpec((2,), "int32", 3), "a": ArraySpec((1, 2), "float32")}
+    values = {"b": np.array([[2, 0]]), "a": np.array([[[7.0, 8.0]]], np.float32)}
+    np.testing.assert_array_equal(flatten_leaves(values, specs), [[7, 8, 0, 0, 1, 1, 0, 0]])
+    assert MODEL.action_vector(jax.tree.map(lambda x: x[:, 0], BATCH.prev_action)).shape == (B, 8)
+
+
+def test_missing_values_are_zeros():
+    specs = {"b": ArraySpec((2,), "int32", 3), "a": ArraySpec((2,), "float32")}
+    encoder = Encoder(specs, 1, 5, True)
+    values = lambda number: {"b": np.array([[-1, 1]]), "a": np.array([[number, 1]], np.float32)}  # noqa: E731
+    params = jax.tree.map(lambda x: jnp.ones(x.shape), jax.eval_shape(encoder.init, KEY, values(0)))
+    np.testing.assert_array_equal(encoder.apply(params, values(-np.inf)), encoder.apply(params, values(0)))
+    np.testing.assert_array_equal(flatten_leaves({"b": np.array([[-1, 1]])}, {"b": specs["b"]}), [[0, 0, 0, 0, 1, 0]])
+
+
+def test_symlog_of_vectors_is_a_setting():
+    specs = {"a": ArraySpec((2,), "float32")}
+    x = {"a": np.array([[9.0, -9.0]], np.float32)}
+    squashed = {"a": np.array([[np.log(10), -np.log(10)]], np.float32)}
+    params = jax.tree.map(
+        lambda x: np.random.default_rng(0).normal(size=x.shape).astype(np.float32),
+        jax.eval_shape(Encoder(specs, 1, 5, True).init, KEY, x),
+    )
+    on, off = (Encoder(specs, 1, 5, symlog).apply(params, y) for symlog, y in ((True, x), (False, squashed)))
+    np.testing.assert_allclose(on, off, rtol=1e-5)
+
+
+def test_reconstruction_of_a_vector_has_no_half():
+    loss = reconstruction_loss(jnp.zeros((1, 1, 2)), np.float32([[[1, -3]]]), ArraySpec((2,), "float32"))
+    np.testing.assert_allclose(loss, [[np.log(2) ** 2 + np.log(4) ** 2]], rtol=1e-5)
+
+
+# --- latents for replay
+
+
+def test_compact_latents(result):
+    posterior = result[1]
+    small = MODEL.compress(posterior)
+    assert small.deter.dtype == ml_dtypes.bfloat16 and small.stoch.dtype == np.uint8 and small.stats == {}
+    for name, leaf in MODEL.latent_spec.items():
+        stored = getattr(small, name)
+        assert (stored.shape[2:], str(stored.dtype)) == (leaf.shape, leaf.dtype)
+    np.testing.assert_array_equal(np.eye(K)[np.asarray(small.stoch)], np.round(posterior.stoch))
+
+
+def test_whole_latents_and_their_round_trip(result):
+    """A window goes on from a stored latent as if it had never been stored."""
+    whole = tiny(replay__context_dtype="float32").model
+    kept = whole.compress(result[1])
+    assert_trees_equal((kept.deter, kept.stoch), (result[1].deter, result[1].stoch))
+    assert {name: leaf.shape for name, leaf in whole.latent_spec.items()} == {"deter": (D,), "stoch": (S, K)}
+    observe = quick_jit(MODEL.observe)
+    start = jax.tree.map(lambda x: x[:, 2], MODEL.compress(result[1]))
+    wide = RSSMState(start.deter.astype(np.float32), np.eye(K, dtype=np.float32)[np.asarray(start.stoch)])
+    assert_trees_equal(
+        observe(PARAMS, KEY, ROWS, BATCH.replace(context=start)), observe(PARAMS, KEY, ROWS, BATCH.replace(context=wide))
+    )
+
+
+def test_many_classes_need_wider_indices():
+    many = make_world_model(tiny(rssm__classes=257).config, MIXED)
+    assert many.latent_spec["stoch"].dtype == "uint16"
