@@ -1,0 +1,297 @@
+"""The whole agent: sizes, one update, acting, several seeds and several devices."""
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from agents import (
+    KEY,
+    MIXED,
+    QUICK,
+    D,
+    S,
+    T,
+    assert_trees_equal,
+    quick_jit,
+    random_batch,
+    random_timestep,
+    tiny,
+    tiny_config,
+)
+
+from dreamer_jax.agent import LOSSES, loss_scales, make_agent
+from dreamer_jax.config.loading import load
+from dreamer_jax.config.schema import ConfigError
+from dreamer_jax.specs import ArraySpec, EnvSpec
+
+WALKER = EnvSpec({"state": ArraySpec((24,), "float32")}, {"action": ArraySpec((6,), "float32")})
+COUNTS = {
+    "1m": 640_867,
+    "12m": 9_738_019,
+    "25m": 21_782_947,
+    "50m": 38_612_003,
+    "100m": 86_622_499,
+    "200m": 153_769_507,
+    "400m": 345_473_059,
+}
+TINY = tiny()
+AGENT, STATE = TINY.agent, TINY.state
+SIZE = 4  # windows in a batch, so that two devices can share it
+BATCH = random_batch(MIXED, TINY.config, size=SIZE)
+update = quick_jit(chex.assert_max_traces(AGENT.update, n=1))
+
+
+def count(tree):
+    return sum(x.size for x in jax.tree.leaves(tree))
+
+
+@pytest.fixture(scope="module")
+def updated():
+    """State, metrics and latents after one, two and three updates."""
+    results, state = [], STATE
+    for number in range(3):
+        state, *rest = update(state, jax.random.PRNGKey(number), BATCH)
+        results.append((state, *rest))
+    return results
+
+
+# --- sizes
+
+
+@pytest.mark.parametrize(("size", "expected"), COUNTS.items())
+def test_parameter_counts_of_the_reference(size, expected):
+    state = jax.eval_shape(make_agent(load(size=size), WALKER).init, KEY)
+    assert count(state.params) == expected
+    assert count(state.slow) == count(state.params["critic"])
+
+
+def test_parameter_counts_of_the_parts():
+    params = jax.eval_shape(make_agent(load(size="1m"), WALKER).init, KEY).params
+    parts = {**params["model"], "actor": params["actor"], "critic": params["critic"]}
+    assert {name: count(part) for name, part in parts.items()} == dict(
+        encoder=10_112, rssm=364_416, decoder=51_096, reward=57_663, cont=41_153, actor=50_316, critic=66_111
+    )
+
+
+def test_output_layers_of_reward_and_value_start_at_zero():
+    @jax.jit
+    def new(key):
+        state = AGENT.init(key)
+        outputs = state.params["model"]["reward"]["out"], state.params["critic"]["out"]
+        return outputs, state.params["critic"]["mlp"], state.slow["mlp"]
+
+    outputs, critic, slow = new(KEY)
+    assert not any(np.asarray(x).any() for x in jax.tree.leaves(outputs))
+    assert_trees_equal(critic, slow)
+
+
+# --- one update
+
+
+def test_first_update_changes_no_parameter(updated):
+    """The step size of the warm-up begins at zero."""
+    state, metrics, _ = updated[0]
+    assert_trees_equal(state.params, STATE.params)
+    assert metrics["opt/update_rms"] == 0 < metrics["opt/grad_norm"]
+    assert (state.step, updated[2][0].step) == (1, 3)
+
+
+def test_second_update_changes_every_tensor(updated):
+    changed = jax.tree.map(lambda old, new: (np.asarray(old) != np.asarray(new)).any(), updated[0][0].params, updated[1][0].params)
+    assert all(jax.tree.leaves(changed))
+
+
+def test_slow_critic_follows(updated):
+    def follow(new, old, result):
+        np.testing.assert_allclose(result, 0.02 * new + 0.98 * old, rtol=1e-5, atol=1e-7)
+
+    jax.tree.map(follow, updated[1][0].params["critic"], updated[0][0].slow, updated[1][0].slow)
+    assert not np.allclose(STATE.slow["out"]["kernel"], updated[2][0].slow["out"]["kernel"], rtol=1e-3)
+
+
+def test_metrics(updated):
+    metrics = updated[1][1]
+    scales = loss_scales(TINY.config, MIXED)
+    total = sum(scale * metrics[f"loss/{name}"] for name, scale in scales.items())
+    np.testing.assert_allclose(metrics["loss/total"], total, rtol=1e-5)
+    assert set(scales) == {*LOSSES, "speed", "cells", "place"}
+    assert {(x.shape, x.dtype) for x in metrics.values()} == {((), jnp.dtype("float32"))}
+    assert all(np.isfinite(x) for x in metrics.values())
+
+
+def test_latents_for_replay(updated):
+    latents = updated[0][2]
+    for name, leaf in AGENT.latent_spec.items():
+        x = getattr(latents, name)
+        assert (x.shape, str(x.dtype)) == ((SIZE, T, *leaf.shape), leaf.dtype)
+
+
+@pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
+def test_state_keeps_its_types(dtype):
+    agent = make_agent(tiny_config(dtype=dtype), MIXED)
+    state = jax.eval_shape(agent.init, KEY)
+    after, metrics, _ = jax.eval_shape(agent.update, state, KEY, BATCH)
+    chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+    assert {str(x.dtype) for x in jax.tree.leaves((state.params, state.slow, state.moments, metrics))} == {"float32"}
+    assert {str(x.dtype) for x in jax.tree.leaves(state.opt_state)} == {"float32", "int32"}
+    _, aux = jax.eval_shape(agent.loss, state.params, state, KEY, BATCH)
+    assert {str(x.dtype) for x in jax.tree.leaves(aux["losses"])} == {"float32"}
+
+
+def test_products_are_of_the_low_precision():
+    agent = make_agent(tiny_config(dtype="bfloat16"), MIXED)
+    jaxpr = jax.make_jaxpr(agent.update)(jax.eval_shape(agent.init, KEY), KEY, BATCH)
+    dots = [eqn for eqn in equations(jaxpr.jaxpr) if eqn.primitive.name == "dot_general"]
+    wide = [eqn for eqn in dots if any(x.aval.dtype != jnp.bfloat16 for x in eqn.invars)]
+    assert len(dots) > 50
+    # running sums of class probabilities, from which latents and choices are drawn
+    assert {eqn.invars[1].aval.shape for eqn in wide} == {(6, 6)}
+
+
+def equations(jaxpr):
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for inner in jax.core.jaxprs_in_params(eqn.params):
+            yield from equations(inner)
+
+
+# --- several seeds, several devices
+
+
+def test_two_seeds_at_once_equal_each_alone(updated):
+    other = random_batch(MIXED, TINY.config, seed=1, size=SIZE)
+    states = STATE, updated[1][0]
+    keys = jax.random.PRNGKey(0), jax.random.PRNGKey(7)
+    batches = BATCH, other
+    stack = lambda *trees: jax.tree.map(lambda *xs: jnp.stack(xs), *trees)  # noqa: E731
+    together = quick_jit(jax.vmap(AGENT.update))(stack(*states), stack(*keys), stack(*batches))
+    for index, inputs in enumerate(zip(states, keys, batches, strict=True)):
+        state, metrics, latents = update(*inputs)
+        mine = jax.tree.map(lambda x, index=index: x[index], together)
+        assert_close(mine[1], metrics)
+        np.testing.assert_array_equal(mine[2].stoch, latents.stoch)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), mine[0].params, state.params)
+
+
+def assert_close(mine, theirs):
+    """Metrics but for rounding; a return near a percentile of few may swap places."""
+    for name, value in theirs.items():
+        np.testing.assert_allclose(mine[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+TWO_DEVICES = """
+import pickle, sys
+import jax
+from agents import MIXED, random_batch, tiny
+from dreamer_jax.agent import make_agent
+
+assert jax.device_count() == 2
+config, state = tiny().config, tiny().state
+batch = random_batch(MIXED, config, size=4)
+halves = jax.tree.map(lambda x: x.reshape(2, 2, *x.shape[1:]), batch)
+agent = make_agent(config, MIXED, axis_name="devices")
+update = jax.pmap(agent.update, axis_name="devices", in_axes=(None, None, 0))
+sys.stdout.buffer.write(pickle.dumps(jax.device_get(update(state, jax.random.PRNGKey(0), halves))))
+"""
+
+
+def test_two_devices_equal_one(updated):
+    flags = " ".join(f"--{name}={value}" for name, value in {**QUICK, "xla_force_host_platform_device_count": 2}.items())
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
+    environment = {**os.environ, "XLA_FLAGS": flags, "NPROC": "16", "JAX_PLATFORMS": "cpu", "PYTHONPATH": paths}
+    done = subprocess.run([sys.executable, "-c", TWO_DEVICES], env=environment, stdout=subprocess.PIPE, check=True)
+    state, metrics, latents = pickle.loads(done.stdout)
+    jax.tree.map(lambda x: np.testing.assert_array_equal(x[0], x[1]), (state, metrics))
+    one_state, one_metrics, one_latents = updated[0]
+    whole_batch = {name for name in one_metrics if name not in ("adv_std", "ret_min", "ret_max")}  # means of halves
+    assert_close({name: metrics[name][0] for name in whole_batch}, {name: one_metrics[name] for name in whole_batch})
+    np.testing.assert_array_equal(latents.stoch.reshape(SIZE, T, S), one_latents.stoch)
+    assert_trees_equal(latents.deter.reshape(SIZE, T, D), one_latents.deter)
+    mine, whole = (jax.tree.leaves(x) for x in (state.opt_state, one_state.opt_state))
+    for a, b in zip(mine, whole, strict=True):
+        # mean squares of the gradients; averages of their signs where these are only rounding
+        if (np.asarray(b) >= 0).all():
+            np.testing.assert_allclose(a[0], b, rtol=1e-3, atol=1e-5 * np.abs(b).max())
+    for name in ("low", "high"):
+        np.testing.assert_allclose(state.moments[name][0], one_state.moments[name], rtol=1e-4)
+
+
+# --- acting
+
+act = {mode: quick_jit(lambda *x, mode=mode: AGENT.policy(STATE.params, *x, mode=mode)) for mode in ("sample", "mode")}
+NEW = AGENT.reset(STATE.params, SIZE)
+
+
+def test_reset():
+    assert NEW.prev_action["motors"].shape == (SIZE, 2) and NEW.prev_action["choice"].dtype == jnp.int32
+    assert not any(np.asarray(x).any() for x in jax.tree.leaves(NEW))
+
+
+def test_mode_repeats_and_samples_differ_by_key():
+    timestep = random_timestep(MIXED, size=SIZE)
+    first = timestep.replace(is_first=np.ones(SIZE, bool))
+    carry, action, latents = act["sample"](KEY, NEW, first)
+    assert_trees_equal(act["sample"](KEY, NEW, first), (carry, action, latents))
+    other = act["sample"](jax.random.PRNGKey(1), NEW, first)
+    assert (other[1]["motors"] != action["motors"]).all()
+    greedy = act["mode"](KEY, NEW, first)[1]
+    assert_trees_equal(act["mode"](KEY, NEW, first)[1], greedy)
+    assert (np.abs(greedy["motors"]) < 1).all() and (greedy["motors"] != action["motors"]).all()
+    assert_trees_equal(carry.prev_action, action)
+    assert {name: (x.shape, str(x.dtype)) for name, x in action.items()} == dict(
+        motors=((SIZE, 2), "float32"), choice=((SIZE,), "int32")
+    )
+
+
+def test_carry_keeps_what_replay_gets():
+    carry, _, latents = act["sample"](KEY, NEW, random_timestep(MIXED, size=SIZE))
+    np.testing.assert_array_equal(latents.deter, carry.latent.deter.astype(jnp.bfloat16))
+    np.testing.assert_array_equal(latents.stoch, np.argmax(carry.latent.stoch, -1))
+
+
+def test_first_records_forget():
+    timestep = random_timestep(MIXED, seed=1, size=SIZE)
+    old = act["sample"](KEY, NEW, random_timestep(MIXED, size=SIZE))[0]
+    first = np.array([True, False, True, False])
+    fresh = act["sample"](KEY, NEW, timestep.replace(is_first=np.ones(SIZE, bool)))
+    mixed = act["sample"](KEY, old, timestep.replace(is_first=first))
+    kept = act["sample"](KEY, old, timestep)
+    for row, expected in enumerate((fresh, kept, fresh, kept)):
+        jax.tree.map(lambda a, b, row=row: np.testing.assert_array_equal(a[row], b[row]), mixed, expected)
+    assert (np.asarray(kept[0].latent.deter) != fresh[0].latent.deter).any(-1).all()
+
+
+# --- open-loop report
+
+
+def test_report():
+    """What repeating the last seen value gives is checked by hand; nothing is asked across a reset."""
+    errors = quick_jit(AGENT.report)(STATE, KEY, BATCH)
+    assert errors.keys() == {f"{kind}/{name}" for kind in ("openloop", "repeat") for name in ("speed", "place")}
+    symlog = lambda x: np.sign(x) * np.log1p(np.abs(x))  # noqa: E731
+    speed, seen = symlog(BATCH.observation["speed"]), T // 2
+    valid = np.cumsum(BATCH.is_first[:, seen:], 1) == 0
+    square = ((speed[:, seen:] - speed[:, seen - 1 : seen]) ** 2).mean(-1)
+    np.testing.assert_allclose(errors["repeat/speed"], square[valid].mean(), rtol=1e-4)
+    assert np.isfinite(errors["openloop/place"])
+
+
+# --- refusals
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_key_named_like_a_loss_is_refused(name):
+    with pytest.raises(ConfigError, match=f"{name!r}: the name is taken by a loss"):
+        make_agent(tiny_config(), EnvSpec({name: ArraySpec((2,), "float32")}, MIXED.action))
+
+
+def test_images_are_refused():
+    with pytest.raises(ConfigError, match="'camera'.*not supported yet"):
+        make_agent(tiny_config(), EnvSpec({"camera": ArraySpec((8, 8, 3), "uint8")}, MIXED.action))
