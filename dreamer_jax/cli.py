@@ -153,6 +153,7 @@ def _run_name(config: Config) -> str:
 
 
 def _evaluate(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
+    from dreamer_jax.training.acting import make_act
     from dreamer_jax.training.checkpoint import Checkpoints, load, read_run
     from dreamer_jax.training.evaluate import evaluate
     from dreamer_jax.training.statistics import format_summary, summary
@@ -168,9 +169,8 @@ def _evaluate(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
         if sys.stderr.isatty():
             print(f"\repisode {count}/{options.episodes}: {score:.1f}   ", end="", file=sys.stderr, flush=True)
 
-    scores = evaluate(
-        agent, state.params, config.env, episodes=options.episodes, seed=seed, mode=options.mode, after_episode=report
-    )
+    act = make_act(agent, options.mode)
+    scores = evaluate(agent, act, state.params, config.env, episodes=options.episodes, seed=seed, after_episode=report)
     if sys.stderr.isatty():
         print(file=sys.stderr)
     result = {

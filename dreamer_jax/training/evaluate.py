@@ -11,9 +11,8 @@ import numpy as np
 from dreamer_jax.config.schema import EnvConfig
 from dreamer_jax.envs.vector import make_envs
 from dreamer_jax.interfaces import Agent
-from dreamer_jax.training.acting import make_act
+from dreamer_jax.training.acting import Act
 from dreamer_jax.training.metrics import EpisodeStats
-from dreamer_jax.types import Mode
 
 PURPOSE = 1
 """Separates the episodes of evaluation from those of training (0) under the same seed."""
@@ -21,16 +20,16 @@ PURPOSE = 1
 
 def evaluate(
     agent: Agent,
+    act: Act,
     params: Any,
     config: EnvConfig,
     *,
     episodes: int,
     seed: int,
-    mode: Mode = "sample",
     num_envs: int = 10,
     after_episode: Callable[[int, float], None] = lambda count, score: None,
 ) -> list[float]:
-    """Returns of ``episodes`` episodes, sampled actions or greedy ones (``mode="mode"``).
+    """Returns of ``episodes`` episodes, with actions by ``act`` (``make_act`` of ``agent`` in some mode).
 
     Each environment plays a share fixed beforehand, so that short episodes don't count more often.
     """
@@ -38,7 +37,7 @@ def evaluate(
     shares = np.array([episodes // count + (index < episodes % count) for index in range(count)])
     envs = make_envs(config, seed=seed, purpose=PURPOSE, num_envs=count)
     try:
-        act, root = make_act(agent, mode), jax.random.key(seed)
+        root = jax.random.key(seed)
         stats, carry, timestep = EpisodeStats(count), agent.reset(params, count), envs.reset()
         scores: list[list[float]] = [[] for _ in range(count)]
         step = 0

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from dreamer_jax.agent import make_agent
-from dreamer_jax.config.schema import Config
+from dreamer_jax.config.presets import size_settings
+from dreamer_jax.config.schema import Config, flatten
 from dreamer_jax.envs.vector import VectorEnvs, make_envs
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.replay.host import Replay, align
@@ -123,7 +124,7 @@ class _Run:
         identity = {"method": config.preset, "task": config.env.task, "seed": config.seed}
         resume = {**self.counters(), "seconds": facts["seconds"]} if arrays else None
         self.log = RunLog(run_dir, loggers=loggers, resume=resume, **identity)
-        self.act = make_act(self.agent, "train")
+        self.act, self.act_in_evaluation = make_act(self.agent, "train"), make_act(self.agent, "sample")
         self._introduce(spec, resumed=latest is not None)
         self._logged = self._saved = time.monotonic()
         self._logged_steps = self.counters()
@@ -199,6 +200,7 @@ class _Run:
         self.progress.state("evaluating …")
         scores = evaluate(
             self.agent,
+            self.act_in_evaluation,
             self.learner.state.params,
             self.config.env,
             episodes=self.config.train.eval_episodes,
@@ -282,8 +284,10 @@ class _Run:
         parameters = sum(x.size for x in jax.tree.leaves(self.learner.state.params))
         device = jax.devices()[0].device_kind
         note(f"{config.preset}: {config.revision}")
+        named = all(flatten(config)[name] == width for name, width in size_settings(config.size).items())
         note(
-            f"{config.env.task} x {config.env.num_envs} ({self.envs.vectorization}), size {config.size}: "
+            f"{config.env.task} x {config.env.num_envs} ({self.envs.vectorization}), "
+            f"{f'size {config.size}' if named else 'widths of its own'}: "
             f"{parameters:,} parameters on {config.train.devices} x {device}"
         )
         if resumed:
