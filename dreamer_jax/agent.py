@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -73,7 +74,7 @@ def make_agent(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -
             carry.prev_action,
             timestep.observation,
             timestep.is_first,
-        ).replace(stats={})
+        ).without_stats()
         action = behavior.act(params, action_key, rows, latent, mode)
         return PolicyCarry(latent, action), action, model.compress(latent)
 
@@ -126,14 +127,14 @@ def make_agent(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -
         """
         params, context = state.params["model"], batch.reward.shape[1] // 2
         rows = jnp.arange(batch.reward.shape[0])
-        seen = jax.tree.map(lambda x: x[:, :context], batch.replace(context=None)).replace(context=batch.context)
+        seen = replace(jax.tree.map(lambda x: x[:, :context], replace(batch, context=None)), context=batch.context)
         posterior = model.observe(params, key, rows, seen)
-        start = jax.tree.map(lambda x: x[:, -1], posterior.replace(stats={}))
-        ahead = jax.tree.map(lambda x: jnp.asarray(x[:, context:]), batch.replace(context=None))
+        start = jax.tree.map(lambda x: x[:, -1], posterior.without_stats())
+        ahead = jax.tree.map(lambda x: jnp.asarray(x[:, context:]), replace(batch, context=None))
         noise = model.latent_noise(jax.random.fold_in(key, 1), rows, (ahead.reward.shape[1],))
 
         def step(latent: RSSMState, inputs: tuple[jax.Array, jax.Array]) -> tuple[RSSMState, Any]:
-            latent = model.imagine_step(params, inputs[0], latent, inputs[1]).replace(stats={})
+            latent = model.imagine_step(params, inputs[0], latent, inputs[1]).without_stats()
             return latent, features(latent)
 
         _, feat = scan_time(step, start, (noise, model.action_vector(ahead.prev_action)))

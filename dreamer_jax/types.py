@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import jax
-import numpy as np
 from flax import struct
 
-Array = jax.Array | np.ndarray
+Array = Any
+"""A ``jax.Array`` or a ``np.ndarray``: what takes one takes the other, and ``jit`` turns numpy's into JAX's."""
 ArrayDict = dict[str, Array]
 Params = Any
 Mode = Literal["train", "sample", "mode"]
@@ -45,6 +44,10 @@ class RSSMState:
     deter: Array  # [..., D]
     stoch: Array  # [..., S, K] one-hot (categorical) or [..., S] (Gaussian); stored: [..., S] int
     stats: ArrayDict = struct.field(default_factory=dict)  # {"logits": [..., S, K]} or mean, std
+
+    def without_stats(self) -> RSSMState:
+        """What goes from one step to the next."""
+        return RSSMState(self.deter, self.stoch)
 
 
 @struct.dataclass

@@ -31,10 +31,10 @@ def imagine(
 
     def step(state: RSSMState, noise: tuple[jax.Array, ArrayDict]) -> tuple[RSSMState, Any]:
         action = act(state, noise[1])
-        state = model.imagine_step(params["model"], noise[0], state, policy.vector(action)).replace(stats={})
+        state = model.imagine_step(params["model"], noise[0], state, policy.vector(action)).without_stats()
         return state, (features(state), action)
 
-    start = start.replace(stats={})
+    start = start.without_stats()
     before_last = {name: x[:, :-1] for name, x in action_noise.items()}
     last, (feats, actions) = scan_time(step, start, (latent_noise, before_last))
     last_action = act(last, {name: x[:, -1] for name, x in action_noise.items()})

@@ -19,7 +19,7 @@ def flatten_leaf(x: jax.Array, spec: ArraySpec) -> jax.Array:
 
     A class of -1 marks a missing value and becomes zeros.
     """
-    if spec.discrete:
+    if spec.classes is not None:
         x = jax.nn.one_hot(x, spec.classes)
         return x.reshape(*x.shape[: x.ndim - 1 - len(spec.shape)], spec.width)
     return x.astype(jnp.float32).reshape(*x.shape[: x.ndim - len(spec.shape)], spec.width)

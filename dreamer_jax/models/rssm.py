@@ -117,10 +117,10 @@ def make_rssm(config: RSSMConfig, *, tokens: int, action: int, dtype: Any = jnp.
 
         def step(carry: RSSMState, inputs: tuple[jax.Array, ...]) -> tuple[RSSMState, RSSMState]:
             after = posterior_step(params, carry, inputs)
-            return after.replace(stats={}), after
+            return after.without_stats(), after
 
         inputs = *shares(params, prev_action, tokens, is_first), is_first, noise
-        return scan_time(step, state.replace(stats={}), inputs)[1]
+        return scan_time(step, state.without_stats(), inputs)[1]
 
     return RSSM(init, initial, prior, posterior, observe, prior_stats, distribution)
 

@@ -132,7 +132,7 @@ def make_world_model(config: Config, spec: EnvSpec, *, dtype: Any = jnp.float32)
     def compress(state: RSSMState) -> RSSMState:
         """As replay keeps it: bfloat16 deter and class indices, unless it is to be kept whole."""
         if not compact:
-            return state.replace(stats={})
+            return state.without_stats()
         return RSSMState(state.deter.astype(jnp.bfloat16), jnp.argmax(state.stoch, -1).astype(index_dtype))
 
     def expand(state: RSSMState) -> RSSMState:

@@ -32,14 +32,14 @@ class _Batches(NamedTuple):
     """K batches for one dispatch, and where their windows lie in replay."""
 
     batch: TrajectoryBatch  # [K, B, T, ...]
-    index: np.ndarray  # [K, B, 2]
+    windows: np.ndarray  # [K, B, 2]
 
 
 class _Flight(NamedTuple):
     """A dispatch whose results nobody has looked at; restored ones have no losses and no batch."""
 
     step: int  # updates before it
-    index: np.ndarray  # [K, B, 2]
+    windows: np.ndarray  # [K, B, 2]
     latents: Mapping[str, Array]  # [K, B, T, ...]
     losses: Mapping[str, Array]  # [K]
     batch: TrajectoryBatch | None
@@ -117,7 +117,7 @@ class Learner:
         self.check()
         if self._flight is not None:
             latents = jax.device_get(self._flight.latents)
-            for k, index in enumerate(self._flight.index):
+            for k, index in enumerate(self._flight.windows):
                 self._replay.write_back(index, {name: value[k] for name, value in latents.items()})
             self._flight = None
 
@@ -152,10 +152,10 @@ class Learner:
         if self._flight is not None:
             latents = jax.device_get(dict(self._flight.latents))
             arrays |= {f"flight/latents/{name}": np.array(value) for name, value in latents.items()}
-            arrays["flight/index"] = self._flight.index
+            arrays["flight/index"] = self._flight.windows
         if self._next is not None:
             arrays |= {f"next/batch/{name}": value for name, value in batch_arrays(self._next.batch).items()}
-            arrays["next/index"] = self._next.index
+            arrays["next/index"] = self._next.windows
         return arrays
 
     def restore(self, arrays: Arrays) -> None:

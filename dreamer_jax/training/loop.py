@@ -121,9 +121,9 @@ class _Run:
         if arrays:
             self.stats.load(part(arrays, "stats"))
             self.learner.restore(part(arrays, "learner"))
-        identity = {"method": config.preset, "task": config.env.task, "seed": config.seed}
         resume = {**self.counters(), "seconds": facts["seconds"]} if arrays else None
-        self.log = RunLog(run_dir, loggers=loggers, resume=resume, **identity)
+        identity = dict(method=config.preset, task=config.env.task)
+        self.log = RunLog(run_dir, **identity, seed=config.seed, loggers=loggers, resume=resume)
         self.act, self.act_in_evaluation = make_act(self.agent, "train"), make_act(self.agent, "sample")
         self._introduce(spec, resumed=latest is not None)
         self._logged = self._saved = time.monotonic()
