@@ -101,7 +101,9 @@ def test_policy_loss(result):
     log_prob += (log_probs * action["choice"][:, :, 0]).sum(-1)
     entropy += -(np.exp(log_probs) * log_probs).sum(-1)
     expected = -aux["weight"][:, :-1] * (log_prob * aux["advantage"] + 3e-4 * entropy)
-    np.testing.assert_allclose(losses["policy"], expected.mean(1).reshape(B, T), rtol=1e-3, atol=1e-5 * largest(expected))
+    np.testing.assert_allclose(
+        losses["policy"], expected.mean(1).reshape(B, T), rtol=1e-3, atol=1e-5 * largest(expected)
+    )
 
 
 def test_value_loss(result):

@@ -104,7 +104,9 @@ def test_first_update_changes_no_parameter(updated):
 
 
 def test_second_update_changes_every_tensor(updated):
-    changed = jax.tree.map(lambda old, new: (np.asarray(old) != np.asarray(new)).any(), updated[0][0].params, updated[1][0].params)
+    changed = jax.tree.map(
+        lambda old, new: (np.asarray(old) != np.asarray(new)).any(), updated[0][0].params, updated[1][0].params
+    )
     assert all(jax.tree.leaves(changed))
 
 
@@ -203,7 +205,9 @@ sys.stdout.buffer.write(pickle.dumps(jax.device_get(update(state, jax.random.PRN
 
 
 def test_two_devices_equal_one(updated):
-    flags = " ".join(f"--{name}={value}" for name, value in {**QUICK, "xla_force_host_platform_device_count": 2}.items())
+    flags = " ".join(
+        f"--{name}={value}" for name, value in {**QUICK, "xla_force_host_platform_device_count": 2}.items()
+    )
     paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
     environment = {**os.environ, "XLA_FLAGS": flags, "NPROC": "16", "JAX_PLATFORMS": "cpu", "PYTHONPATH": paths}
     done = subprocess.run([sys.executable, "-c", TWO_DEVICES], env=environment, stdout=subprocess.PIPE, check=True)

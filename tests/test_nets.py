@@ -30,7 +30,9 @@ def params():
 def test_several_inputs_equal_their_concatenation(params):
     joined = np.concatenate(XS, -1)
     apart = Dense((2, 3, 4), 6).apply({"params": params["dense"]}, *XS)
-    np.testing.assert_allclose(apart, joined @ params["dense"]["kernel"] + params["dense"]["bias"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        apart, joined @ params["dense"]["kernel"] + params["dense"]["bias"], rtol=1e-5, atol=1e-5
+    )
     together = Dense((9,), 6).apply({"params": params["dense"]}, joined)
     np.testing.assert_allclose(apart, together, rtol=1e-5, atol=1e-5)
 

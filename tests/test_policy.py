@@ -53,7 +53,10 @@ def test_modes_without_noise():
 def test_forms_of_an_action():
     """Events for the losses, a vector for the RSSM in sorted order, indices for environments."""
     classes = np.array([1, 5, 0, 3])
-    events = {"motors": RNG.normal(size=(N, 2)).astype(np.float32), "choice": np.eye(6, dtype=np.float32)[classes][:, None]}
+    events = {
+        "motors": RNG.normal(size=(N, 2)).astype(np.float32),
+        "choice": np.eye(6, dtype=np.float32)[classes][:, None],
+    }
     vector = np.concatenate([np.eye(6)[classes], events["motors"]], -1)
     np.testing.assert_allclose(POLICY.vector(events), vector)
     action = POLICY.for_environment(events)

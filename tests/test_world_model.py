@@ -217,7 +217,8 @@ def test_whole_latents_and_their_round_trip(result):
     start = jax.tree.map(lambda x: x[:, 2], MODEL.compress(result[1]))
     wide = RSSMState(start.deter.astype(np.float32), np.eye(K, dtype=np.float32)[np.asarray(start.stoch)])
     assert_trees_equal(
-        observe(PARAMS, KEY, ROWS, BATCH.replace(context=start)), observe(PARAMS, KEY, ROWS, BATCH.replace(context=wide))
+        observe(PARAMS, KEY, ROWS, BATCH.replace(context=start)),
+        observe(PARAMS, KEY, ROWS, BATCH.replace(context=wide)),
     )
 
 
