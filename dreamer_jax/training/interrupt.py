@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from types import FrameType
 from typing import Any
@@ -44,4 +43,5 @@ class Interrupt:
             os._exit(128 + number)
         self.number = number
         name = signal.Signals(number).name
-        sys.stderr.write(f"\n{name}: saving a checkpoint and stopping; once more to stop at once\n")
+        # Not sys.stderr: the signal may have come in the middle of a write to it, which can't be entered twice.
+        os.write(2, f"\n{name}: saving a checkpoint and stopping; once more to stop at once\n".encode())

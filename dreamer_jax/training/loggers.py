@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from dreamer_jax.config.schema import ConfigError
@@ -12,7 +13,18 @@ from dreamer_jax.config.schema import ConfigError
 Logger = Callable[[dict[str, int], dict[str, float]], None]
 """Called with the three counters and the metrics; ``close()`` is called at the end where there is one."""
 
+NAMES = ("tensorboard", "wandb")
+WANDB_MISSING = "logger wandb: package not found; pip install 'dreamer-jax[wandb]'"
 COUNTERS = ("agent_steps", "env_frames", "grad_steps")
+
+
+def check_loggers(loggers: Sequence[str | Logger]) -> None:
+    """Refuse unknown names and missing packages, before anything is written."""
+    for logger in loggers:
+        if isinstance(logger, str) and logger not in NAMES:
+            raise ConfigError(f"loggers: got {logger!r}, expected one of {', '.join(NAMES)}")
+        if logger == "wandb" and importlib.util.find_spec("wandb") is None:
+            raise ConfigError(WANDB_MISSING)
 
 
 def make_logger(logger: str | Logger, run_dir: Path, identity: Mapping[str, object], first_frame: int) -> Logger:
@@ -24,7 +36,7 @@ def make_logger(logger: str | Logger, run_dir: Path, identity: Mapping[str, obje
             return TensorBoardLogger(run_dir, first_frame)
         case "wandb":
             return WandbLogger(run_dir, identity)
-    raise ConfigError(f"loggers: got {logger!r}, expected one of tensorboard, wandb")
+    raise ConfigError(f"loggers: got {logger!r}, expected one of {', '.join(NAMES)}")
 
 
 class TensorBoardLogger:
@@ -54,7 +66,7 @@ class WandbLogger:
         try:
             import wandb
         except ImportError:
-            raise ConfigError("logger wandb: package not found; pip install 'dreamer-jax[wandb]'") from None
+            raise ConfigError(WANDB_MISSING) from None
 
         known = run_dir / "wandb_id.txt"
         if not known.exists():

@@ -14,9 +14,10 @@ from dreamer_jax.agent import make_agent
 from dreamer_jax.config.presets import size_settings
 from dreamer_jax.config.schema import Config, flatten
 from dreamer_jax.envs.vector import VectorEnvs, make_envs
+from dreamer_jax.envs.wrappers import open_stream
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.replay.host import Replay, align
-from dreamer_jax.replay.plan import plan
+from dreamer_jax.replay.plan import Plan, plan
 from dreamer_jax.replay.storage import clear
 from dreamer_jax.specs import ArraySpec, EnvSpec
 from dreamer_jax.training.acting import make_act
@@ -24,11 +25,11 @@ from dreamer_jax.training.checkpoint import Checkpoints
 from dreamer_jax.training.evaluate import evaluate
 from dreamer_jax.training.interrupt import Interrupt, Stopped
 from dreamer_jax.training.learner import Learner, part
-from dreamer_jax.training.loggers import Logger
+from dreamer_jax.training.loggers import Logger, check_loggers
 from dreamer_jax.training.metrics import EpisodeStats, MetricBuffer, RunLog
-from dreamer_jax.training.parallel import AXIS
+from dreamer_jax.training.parallel import AXIS, check_devices
 from dreamer_jax.training.progress import Progress
-from dreamer_jax.training.run_directory import open_run, write_facts
+from dreamer_jax.training.run_directory import check_run, open_run
 from dreamer_jax.types import TrainState, TrajectoryBatch
 
 INIT, UPDATE, ACT = range(3)
@@ -59,11 +60,19 @@ def train(
     run_dir = Path(run_dir)
     progress = Progress(config.train.frames, stream=stream)
     with Interrupt() as interrupt:
-        lock, changes = open_run(run_dir, config)
+        # Whatever can be refused is refused before anything is written.
+        check_loggers(loggers)
+        check_devices(config.train.devices)
+        changes = check_run(run_dir, config)
+        spec = env_spec(config)
+        agent = agent or make_agent(config, spec, axis_name=AXIS if config.train.devices > 1 else None)
+        size = ring_plan(config, run_dir, spec, agent)
+        lock = open_run(run_dir, config, spec)
         checkpoints = Checkpoints(run_dir, keep=config.train.keep_checkpoints)
         run = None
         try:
-            run = _Run(config, run_dir, agent, loggers, checkpoints, progress)
+            progress.note(size.line)
+            run = _Run(config, run_dir, spec, agent, size.records, loggers, checkpoints, progress)
             for change in changes:
                 progress.note(f"changed since the run began: {change}")
             run.loop(interrupt)
@@ -85,22 +94,19 @@ class _Run:
         self,
         config: Config,
         run_dir: Path,
-        agent: Agent | None,
+        spec: EnvSpec,
+        agent: Agent,
+        capacity: int,
         loggers: Sequence[str | Logger],
         checkpoints: Checkpoints,
         progress: Progress,
     ) -> None:
-        self.config, self.run_dir, self.checkpoints, self.progress = config, run_dir, checkpoints, progress
+        self.config, self.run_dir, self.agent = config, run_dir, agent
+        self.checkpoints, self.progress = checkpoints, progress
         seed, num_envs = jax.random.key(config.seed), config.env.num_envs
         self.keys = [jax.random.fold_in(seed, purpose) for purpose in (INIT, UPDATE, ACT)]
         latest = checkpoints.latest()
 
-        # The environment says what the agent looks like, and a checkpoint what the environment goes on with.
-        probe = make_envs(config.env, seed=config.seed, num_envs=1)
-        spec = probe.spec
-        probe.close()
-        self.agent = agent or make_agent(config, spec, axis_name=AXIS if config.train.devices > 1 else None)
-        write_facts(run_dir, spec)
         arrays: dict[str, np.ndarray] = {}
         facts: dict[str, Any] = {"agent_steps": 0, "seconds": 0.0}
         shapes = jax.eval_shape(self.agent.init, self.keys[INIT])
@@ -113,7 +119,7 @@ class _Run:
             state, self.carry, arrays, facts = checkpoints.restore(latest, shapes, carry)
         self.agent_steps = int(facts["agent_steps"])
 
-        self.replay = self._open_replay(spec, part(arrays, "replay"), latest)
+        self.replay = self._open_replay(spec, capacity, part(arrays, "replay"), latest)
         self.learner = Learner(config, self.agent, self.replay, state, self.keys[UPDATE], run_dir / "failures")
         self.stats, self.metrics = EpisodeStats(num_envs), MetricBuffer()
         self.envs: VectorEnvs = make_envs(config.env, seed=config.seed, state=part(arrays, "envs") or None)
@@ -248,29 +254,17 @@ class _Run:
 
     # Setting up.
 
-    def _open_replay(self, spec: EnvSpec, saved: dict[str, np.ndarray], name: int | None) -> Replay:
+    def _open_replay(self, spec: EnvSpec, capacity: int, saved: dict[str, np.ndarray], name: int | None) -> Replay:
         config, directory = self.config, self.run_dir / "replay"
-        num_envs, length = config.env.num_envs, config.train.batch_length
-        records = -(-config.train.frames // (config.env.action_repeat * num_envs)) * num_envs
-        size = plan(
-            directory,
-            config.replay,
-            spec,
-            self.agent.latent_spec,
-            num_envs=num_envs,
-            batch_length=length,
-            total_records=records,
-        )
-        self.progress.note(size.line)
         if name is None:
             clear(directory)  # without a checkpoint it holds nothing but a start that was cut off
         replay = Replay(
             directory,
             spec,
             self.agent.latent_spec,
-            num_envs=num_envs,
-            capacity=size.records,
-            batch_length=length,
+            num_envs=config.env.num_envs,
+            capacity=capacity,
+            batch_length=config.train.batch_length,
             online=config.replay.online,
             seed=config.seed,
         )
@@ -308,6 +302,32 @@ class _Run:
         seconds = (time.perf_counter() - start) / self.learner.per_dispatch
         note(in_words(config, self.counters(), seconds))
         self.progress.state("")
+
+
+def env_spec(config: Config) -> EnvSpec:
+    """What the environment shows and takes; opens one and closes it again."""
+    stream = open_stream(config.env, seed=config.seed, purpose=0, index=0)
+    stream.close()
+    return stream.env_spec
+
+
+def ring_plan(config: Config, run_dir: Path, spec: EnvSpec, agent: Agent) -> Plan:
+    """The size of the run's replay.
+
+    Raises:
+      ConfigError: it does not fit.
+    """
+    num_envs = config.env.num_envs
+    records = -(-config.train.frames // (config.env.action_repeat * num_envs)) * num_envs
+    return plan(
+        run_dir / "replay",
+        config.replay,
+        spec,
+        agent.latent_spec,
+        num_envs=num_envs,
+        batch_length=config.train.batch_length,
+        total_records=records,
+    )
 
 
 def in_words(config: Config, done: Mapping[str, int], update_seconds: float) -> str:

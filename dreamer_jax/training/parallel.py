@@ -9,12 +9,20 @@ import jax
 import numpy as np
 from flax import jax_utils
 
+from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.types import Array, TrainState
 
 AXIS = "devices"
 """Name under which ``make_agent(axis_name=...)`` finds the other devices."""
 
 Update = Callable[[TrainState, Array, Any], tuple[TrainState, Any, Any]]
+
+
+def check_devices(num_devices: int) -> None:
+    """Refuse to share batches among more devices than there are."""
+    found = jax.local_device_count()
+    if num_devices > found:
+        raise ConfigError(f"train.devices: got {num_devices}, JAX finds {found} ({jax.devices()[0].device_kind})")
 
 
 def repeat(update: Update) -> Update:

@@ -23,25 +23,48 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def open_run(run_dir: Path, config: Config) -> tuple[TextIO, list[str]]:
-    """Make ``run_dir`` the home of a run of ``config``, or go on with the one there.
-
-    Returns the lock, to be kept open while the run lasts, and what changed since last time.
+def check_run(run_dir: Path, config: Config) -> list[str]:
+    """What changed since the run there began, empty for a new one. Writes nothing.
 
     Raises:
-      ConfigError: it can't be written, is in use, holds something else, or a run of other settings.
+      ConfigError: the directory holds something else, or a run of other settings.
     """
     settings = run_dir / "config.yaml"
     try:
-        if run_dir.is_dir() and not settings.exists() and any(p.name != "lock" for p in run_dir.iterdir()):
+        if settings.exists():
+            return _check_settings(settings, config)
+        if run_dir.is_dir() and any(path.name != "lock" for path in run_dir.iterdir()):
             raise ConfigError(f"--run-dir {run_dir}: not empty and not a run; choose another directory")
+    except OSError as error:
+        raise ConfigError(f"--run-dir {run_dir}: can't be read ({error.strerror})") from error
+    return []
+
+
+def open_run(run_dir: Path, config: Config, spec: EnvSpec) -> TextIO:
+    """Make ``run_dir`` the home of a run of ``config``, or go on with the one there.
+
+    Writes ``config.yaml`` and ``env.json`` (versions, device, and the shapes that the environment has).
+    Returns the lock, to be kept open while the run lasts.
+
+    Raises:
+      ConfigError: it can't be written, is in use, holds something else or a run of other settings,
+        or the environment has other shapes than when the run began.
+    """
+    try:
         run_dir.mkdir(parents=True, exist_ok=True)
         lock = _lock(run_dir)
-        changes = _check_settings(settings, config) if settings.exists() else []
-        replace_file(settings, dump(config))
+        try:
+            check_run(run_dir, config)
+            _check_shapes(run_dir / "env.json", spec)
+            replace_file(run_dir / "config.yaml", dump(config))
+            facts = {"versions": versions(), **machine(), "spec": spec.as_json()}
+            replace_file(run_dir / "env.json", json.dumps(facts, indent=1) + "\n")
+        except BaseException:
+            lock.close()
+            raise
     except OSError as error:
         raise ConfigError(f"--run-dir {run_dir}: can't be written ({error.strerror})") from error
-    return lock, changes
+    return lock
 
 
 def _lock(run_dir: Path) -> TextIO:
@@ -62,19 +85,11 @@ def _check_settings(path: Path, config: Config) -> list[str]:
     return [f"{name}: {there} before, {here} now" for name, there, here in changed]
 
 
-def write_facts(run_dir: Path, spec: EnvSpec) -> None:
-    """Write ``env.json``: versions, device, and the shapes that the environment has.
-
-    Raises:
-      ConfigError: the environment has other shapes than when the run began.
-    """
-    path = run_dir / "env.json"
+def _check_shapes(path: Path, spec: EnvSpec) -> None:
     if path.exists():
         before = json.loads(path.read_text())["spec"]
         if before != json.loads(json.dumps(spec.as_json())):
             raise ConfigError(f"{path}: env.task has other observations or actions than when the run began")
-    facts = {"versions": versions(), **machine(), "spec": spec.as_json()}
-    replace_file(path, json.dumps(facts, indent=1) + "\n")
 
 
 def versions() -> dict[str, str]:

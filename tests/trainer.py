@@ -1,0 +1,241 @@
+"""Training in processes that tests may kill, with an agent that compiles in no time.
+
+As a program it imports everything once, and then forks a process for each command line that it reads
+(JSON): it answers with the process's number and, once that has ended, with its exit status.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dreamer_jax.config.loading import load as load_config
+from dreamer_jax.config.loading import replace
+from dreamer_jax.config.schema import Config, check
+from dreamer_jax.specs import ArraySpec, EnvSpec
+
+SETTINGS: dict[str, Any] = {
+    "dtype": "float32",
+    "env.task": "probe/continuous_target",
+    "env.num_envs": 2,
+    "env.vectorization": "sync",
+    "replay.capacity": 40,  # wraps every 20 steps
+    "rssm.deter": 8,
+    "rssm.hidden": 8,
+    "rssm.stoch": 3,
+    "rssm.blocks": 2,
+    "rssm.prior_layers": 1,
+    "behavior.imagination_length": 2,
+    "optimizer.warmup": 0,
+    "optimizer.learning_rate": 1e-3,
+    "train.frames": 240,
+    "train.train_ratio": 4.0,  # an update per step of both environments
+    "train.batch_size": 2,
+    "train.batch_length": 4,
+    "train.start_windows": 8,
+    "train.updates_per_dispatch": 1,
+    "train.save_minutes": 0.0,
+    "train.log_seconds": 0.0,
+}
+for _part in ("encoder", "decoder", "reward", "cont", "policy", "value"):
+    SETTINGS |= {f"{_part}.layers": 1, f"{_part}.units": 8}
+SETTINGS |= {"reward.bins": 5, "value.bins": 5}
+
+
+def tiny_run(**changes: Any) -> Config:
+    """Settings of a run that takes seconds; ``changes`` are dotted names with ``__`` for the dot."""
+    named = {name.replace("__", "."): value for name, value in changes.items()}
+    return check(replace(load_config(), SETTINGS | named))
+
+
+def flags(config: Config, run_dir: Path) -> list[str]:
+    """The command line that trains ``config``, which is put beside the run directory."""
+    from dreamer_jax.config.loading import dump
+
+    file = run_dir.with_suffix(".yaml")
+    file.write_text(dump(config))
+    return ["train", "--config", str(file), "--run-dir", str(run_dir), "--logger", "none"]
+
+
+def make_toy(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -> Any:
+    """An agent that learns nothing, but in which every number depends on all it is given.
+
+    A difference in one bit of a batch, a key or a state soon changes everything.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    from dreamer_jax.interfaces import Agent
+    from dreamer_jax.types import PolicyCarry, RSSMState, TrainState
+
+    width = 5
+    latent_spec = {"deter": ArraySpec((width,), "bfloat16"), "stoch": ArraySpec((2,), "uint8")}
+
+    def mix(*arrays: Any) -> Any:
+        """[..., n] each, to [..., width]: chaotic, so that nothing is ever forgotten."""
+        x = jnp.concatenate([jnp.asarray(array, jnp.float32) for array in arrays], -1)
+        weights = jnp.sin(jnp.arange(x.shape[-1] * width, dtype=jnp.float32) + 1).reshape(-1, width)
+        return jnp.sin(3 * x @ weights)
+
+    def columns(leaves: Mapping[str, Any], axes: int) -> list[Any]:
+        return [jnp.reshape(leaf, (*leaf.shape[:axes], -1)) for _, leaf in sorted(leaves.items())]
+
+    def compress(hidden: Any) -> RSSMState:
+        return RSSMState(hidden.astype(jnp.bfloat16), (8 * hidden[..., :2] + 8).astype(jnp.uint8))
+
+    def init(key: Any) -> TrainState:
+        params = {name: jax.random.normal(key, (width,)) for name in ("model", "actor", "critic")}
+        return TrainState(jnp.zeros((), jnp.int32), params, params["critic"], (jnp.ones(width),), {"low": jnp.zeros(())})
+
+    def reset(params: Any, num_envs: int) -> PolicyCarry:
+        actions = {k: jnp.zeros((num_envs, *leaf.shape), leaf.dtype) for k, leaf in spec.action.items()}
+        return PolicyCarry(RSSMState(jnp.zeros((num_envs, width)), jnp.zeros((num_envs, 2))), actions)
+
+    def policy(params: Any, key: Any, carry: PolicyCarry, timestep: Any, mode: str = "sample") -> Any:
+        before = jnp.where(timestep.is_first[:, None], 0, carry.latent.deter)
+        noise = jax.random.normal(key, before.shape) * (mode != "mode")
+        actor = jnp.broadcast_to(params["actor"], before.shape)
+        hidden = mix(before, noise, actor, timestep.reward[:, None], *columns(timestep.observation, 1))
+        action = {}
+        for name, leaf in spec.action.items():
+            raw = jnp.resize(hidden, (hidden.shape[0], *leaf.shape))
+            action[name] = (raw > 0).astype(jnp.int32) if leaf.discrete else raw
+        return PolicyCarry(RSSMState(hidden, hidden[:, :2]), action), action, compress(hidden)
+
+    def update(state: TrainState, key: Any, batch: Any) -> Any:
+        signals = [x[..., None] for x in (batch.reward, batch.is_first, batch.is_last, batch.is_terminal)]
+        deter = mix(*columns(batch.observation, 2), *columns(batch.prev_action, 2), *signals)
+        deter = mix(deter, jnp.broadcast_to(state.params["model"], deter.shape))
+        context = mix(batch.context.deter, batch.context.stoch)
+        seen = mix(deter.reshape(-1), context.reshape(-1))
+        change = mix(seen, state.params["model"], state.slow, state.opt_state[0], jax.random.normal(key, (width,)))
+        params = {name: mix(value, change * (i + 1)) for i, (name, value) in enumerate(state.params.items())}
+        metrics = {"loss/total": jnp.where(jnp.isfinite(seen.sum()), change.sum(), jnp.nan), "rew": batch.reward.mean()}
+        moments = {"low": change.min()}
+        state = TrainState(state.step + 1, params, mix(state.slow, change), (change,), moments)
+        return state, metrics, compress(deter)
+
+    return Agent(init, reset, policy, lambda *_: None, update, lambda *_: {}, latent_spec)
+
+
+class Trainer:
+    """Runs ``dreamer-jax`` commands in processes of their own, one at a time, without importing anew.
+
+    ``kill_at`` is ``module:Class.method:n``: the process kills itself as that method is called for the
+    n-th time, or as it returns if n is negative.
+    """
+
+    def __init__(self) -> None:
+        self._server = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def start(self, arguments: list[str], log: Path, *, toy: bool = True, kill_at: str = "") -> int:
+        """The number of the new process, whose output goes to ``log``."""
+        assert self._server.stdin
+        request = {"arguments": arguments, "log": str(log), "toy": toy, "kill_at": kill_at}
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
+        return self._answer()
+
+    def wait(self) -> int:
+        """The exit status, negative for the signal that killed it."""
+        return self._answer()
+
+    def run(self, arguments: list[str], log: Path, *, toy: bool = True, kill_at: str = "") -> int:
+        self.start(arguments, log, toy=toy, kill_at=kill_at)
+        return self.wait()
+
+    def close(self) -> None:
+        assert self._server.stdin and self._server.stdout
+        self._server.stdin.close()
+        self._server.wait()
+        self._server.stdout.close()
+
+    def _answer(self) -> int:
+        assert self._server.stdout
+        return int(self._server.stdout.readline())
+
+
+@contextmanager
+def trainer() -> Iterator[Trainer]:
+    one = Trainer()
+    try:
+        yield one
+    finally:
+        one.close()
+
+
+def _serve() -> None:
+    import distrax  # noqa: F401
+    import orbax.checkpoint  # noqa: F401
+
+    import dreamer_jax.cli
+    import dreamer_jax.training.loop
+
+    for line in sys.stdin:
+        request = json.loads(line)
+        process = os.fork()
+        if not process:
+            _child(request)
+        print(process, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
+
+
+def _child(request: dict[str, Any]) -> None:
+    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    null = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((null, 0), (log, 1), (log, 2)):
+        os.dup2(source, target)
+    status = 1
+    try:
+        from dreamer_jax.cli import main
+        from dreamer_jax.training import loop
+
+        if request["toy"]:
+            loop.make_agent = make_toy
+        if request["kill_at"]:
+            _kill_at(request["kill_at"])
+        status = main(request["arguments"])
+    except SystemExit as error:
+        status = int(error.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _kill_at(place: str) -> None:
+    module, path, number = place.split(":")
+    owner: Any = importlib.import_module(module)
+    *outer, name = path.split(".")
+    for part in outer:
+        owner = getattr(owner, part)
+    original, calls = getattr(owner, name), 0
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == int(number):
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = original(*args, **kwargs)
+        if calls == -int(number):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(owner, name, counted)
+
+
+if __name__ == "__main__":
+    _serve()
