@@ -1,0 +1,59 @@
+"""Updates compiled for one device and for two give the same numbers."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from agents import KEY, MIXED, random_batch, tiny_config
+
+from dreamer_jax.agent import make_agent
+from dreamer_jax.training.parallel import AXIS, data_parallel, replicate, unreplicate
+
+UPDATES, ROWS = 2, 4
+
+TWO_DEVICES = """
+import sys
+import numpy as np
+import test_parallel
+np.savez(sys.argv[1], **test_parallel.learn(2))
+"""
+
+
+def learn(devices: int) -> dict[str, np.ndarray]:
+    """Two updates in one dispatch: losses, latents, moments, and the squared gradients of the optimiser."""
+    config = tiny_config(optimizer__warmup=0)
+    agent = make_agent(config, MIXED, axis_name=AXIS if devices > 1 else None)
+    batches = [random_batch(MIXED, config, seed, size=ROWS) for seed in range(UPDATES)]
+    stacked = jax.tree.map(lambda *xs: np.stack(xs), *batches)
+    state = replicate(jax.jit(agent.init)(KEY), devices)
+    state, metrics, latents = data_parallel(agent.update, devices)(state, KEY, stacked)
+    if devices > 1:
+        for x in jax.tree.leaves(state):
+            np.testing.assert_array_equal(*(np.asarray(shard.data) for shard in x.addressable_shards))
+        state = unreplicate(state)
+    losses = {name: np.asarray(value) for name, value in metrics.items() if name.startswith("loss/")}
+    squares = jax.tree.leaves(state.opt_state[1].nu)
+    return {
+        **losses,
+        **{name: np.asarray(x) for name, x in state.moments.items()},
+        **{f"square{i}": np.asarray(x) for i, x in enumerate(squares)},
+        "step": np.asarray(state.step),
+        "stoch": np.asarray(latents.stoch),
+        "deter": np.asarray(latents.deter, np.float32),
+    }
+
+
+def test_one_device_equals_two(tmp_path):
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
+    flags = "--xla_force_host_platform_device_count=2"
+    environment = {**os.environ, "XLA_FLAGS": flags, "NPROC": "16", "PYTHONPATH": paths}
+    subprocess.run([sys.executable, "-c", TWO_DEVICES, str(tmp_path / "two.npz")], env=environment, check=True)
+    one, two = learn(1), np.load(tmp_path / "two.npz")
+    assert one.keys() == set(two.keys()) and one["step"] == UPDATES
+    assert one["loss/rew"].shape == (UPDATES,) and one["stoch"].shape[:2] == (UPDATES, ROWS)
+    for name, value in one.items():
+        # The second update follows a first step that is a sign, hence not the last digits.
+        np.testing.assert_allclose(two[name], value, rtol=2e-3, atol=2e-4 * np.abs(value).max(), err_msg=name)
