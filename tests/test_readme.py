@@ -93,7 +93,7 @@ def test_own_training_loop(tmp_path):
         assert code.count(shown) == 1
         code = code.replace(shown, small)
     *scores, end = run(["-c", f"{code}\nprint(int(state.step), replay.rows.stop)"], tmp_path).splitlines()
-    assert end == "24 60"  # a window takes 17 records, so the 20th is there with the 36th record
+    assert end == "25 60"  # a window takes 17 records: the 20th is there with the 36th record
     assert scores and all(re.fullmatch(r"step \d+ score \d+\.0", line) for line in scores)
 
 
