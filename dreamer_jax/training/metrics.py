@@ -128,7 +128,7 @@ class RunLog:
 
     @property
     def seconds(self) -> float:
-        """Time that the run has been at work, earlier sessions included; belongs into the checkpoint."""
+        """Time that the run has been at work, before it was resumed too; belongs into the checkpoint."""
         return time.monotonic() - self._start
 
     def episodes(self, step: Mapping[str, int], finished: Sequence[Episode]) -> None:
