@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from dreamer_jax.config.loading import dump
 from dreamer_jax.config.loading import load as load_config
@@ -67,10 +67,15 @@ def _explain(error: Exception) -> tuple[int, str | None]:
     return 1, None
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong, without the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(FAILED, f"dreamer-jax: {message}; see {self.prog} --help\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "dreamer-jax", description="Dreamer world-model agents in JAX.", allow_abbrev=False
-    )
+    parser = _Parser("dreamer-jax", description="Dreamer world-model agents in JAX.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -143,7 +148,6 @@ def _train(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
     from dreamer_jax.training.loop import train
 
     loggers = [name for name in options.logger or ["tensorboard"] if name != "none"]
-    print(f"run directory: {run_dir}", file=sys.stderr)
     train(config, run_dir, loggers=loggers)
 
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from dreamer_jax.config.loading import load as load_config
 from dreamer_jax.config.loading import replace
 from dreamer_jax.config.schema import Config, check
 from dreamer_jax.specs import ArraySpec, EnvSpec
+
+MARK = "DREAMER_JAX_TEST_LOG"
 
 SETTINGS: dict[str, Any] = {
     "dtype": "float32",
@@ -93,8 +95,11 @@ def make_toy(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -> 
         return RSSMState(hidden.astype(jnp.bfloat16), (8 * hidden[..., :2] + 8).astype(jnp.uint8))
 
     def init(key: Any) -> TrainState:
-        params = {name: jax.random.normal(key, (width,)) for name in ("model", "actor", "critic")}
-        return TrainState(jnp.zeros((), jnp.int32), params, params["critic"], (jnp.ones(width),), {"low": jnp.zeros(())})
+        noise = jax.random.normal(key, (4, width))
+        params = {name: noise[i] for i, name in enumerate(("model", "actor", "critic"))}
+        return TrainState(
+            jnp.zeros((), jnp.int32), params, params["critic"], (jnp.ones(width),), {"low": jnp.zeros(())}
+        )
 
     def reset(params: Any, num_envs: int) -> PolicyCarry:
         actions = {k: jnp.zeros((num_envs, *leaf.shape), leaf.dtype) for k, leaf in spec.action.items()}
@@ -138,32 +143,56 @@ class Trainer:
         self._server = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+        self._process: int | None = None
 
     def start(self, arguments: list[str], log: Path, *, toy: bool = True, kill_at: str = "") -> int:
         """The number of the new process, whose output goes to ``log``."""
         assert self._server.stdin
-        request = {"arguments": arguments, "log": str(log), "toy": toy, "kill_at": kill_at}
+        self._clear()
+        request = {"arguments": arguments, "log": str(log.absolute()), "toy": toy, "kill_at": kill_at}
         self._server.stdin.write(json.dumps(request) + "\n")
         self._server.stdin.flush()
-        return self._answer()
+        self._process = self._answer()
+        return self._process
 
     def wait(self) -> int:
         """The exit status, negative for the signal that killed it."""
-        return self._answer()
+        status, self._process = self._answer(), None
+        return status
 
     def run(self, arguments: list[str], log: Path, *, toy: bool = True, kill_at: str = "") -> int:
         self.start(arguments, log, toy=toy, kill_at=kill_at)
         return self.wait()
 
     def close(self) -> None:
+        self._clear()
         assert self._server.stdin and self._server.stdout
         self._server.stdin.close()
         self._server.wait()
         self._server.stdout.close()
 
+    def _clear(self) -> None:
+        """End what a test that failed has left."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                os.kill(self._process, signal.SIGKILL)
+            self.wait()
+
     def _answer(self) -> int:
         assert self._server.stdout
         return int(self._server.stdout.readline())
+
+
+def helpers(log: Path) -> list[int]:
+    """Processes that the one with this log has started and that still live, such as environments."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"{MARK}={log.absolute()}".encode() in (process / "environ").read_bytes().split(b"\0"):
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
 
 
 @contextmanager
@@ -179,9 +208,6 @@ def _serve() -> None:
     import distrax  # noqa: F401
     import orbax.checkpoint  # noqa: F401
 
-    import dreamer_jax.cli
-    import dreamer_jax.training.loop
-
     for line in sys.stdin:
         request = json.loads(line)
         process = os.fork()
@@ -196,6 +222,7 @@ def _child(request: dict[str, Any]) -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
+    os.environ[MARK] = request["log"]
     status = 1
     try:
         from dreamer_jax.cli import main

@@ -71,6 +71,7 @@ def train(
         checkpoints = Checkpoints(run_dir, keep=config.train.keep_checkpoints)
         run = None
         try:
+            progress.note(f"run directory: {run_dir}")
             progress.note(size.line)
             run = _Run(config, run_dir, spec, agent, size.records, loggers, checkpoints, progress)
             for change in changes:

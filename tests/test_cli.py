@@ -1,0 +1,353 @@
+"""The commands: what they write, and that every mistake is one line with status 2 and changes nothing."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+from trainer import flags, tiny_run, trainer
+
+from dreamer_jax.cli import main
+from dreamer_jax.config.loading import load as load_config
+from dreamer_jax.config.loading import replace
+from dreamer_jax.config.schema import Config
+from dreamer_jax.replay.storage import Layout, file_name
+from dreamer_jax.training.checkpoint import load
+from dreamer_jax.training.metrics import read_jsonl
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+COMMANDS = "train evaluate plot check-env export config".split()
+HEAVY = (
+    "jax flax optax orbax distrax gymnasium dm_control mujoco tensorflow_probability matplotlib tensorboardX".split()
+)
+
+
+@pytest.fixture(autouse=True)
+def _(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))  # worlds:...
+
+
+@pytest.fixture(scope="module")
+def process():
+    with trainer() as one:
+        yield one
+
+
+def files(folder):
+    return {path: path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+
+
+def refusal(capsys, *arguments):
+    """The one line with which a command refuses."""
+    try:
+        status = main([str(argument) for argument in arguments])
+    except SystemExit as error:  # argparse's way
+        status = error.code
+    printed = capsys.readouterr()
+    assert (status, printed.out) == (2, "")
+    assert printed.err.startswith("dreamer-jax: ") and printed.err.count("\n") == 1 and printed.err.endswith("\n")
+    return printed.err.removeprefix("dreamer-jax: ").rstrip()
+
+
+REFUSED = [
+    ("--env.num_env 4", "--env.num_env: unknown field; did you mean 'env.num_envs'?"),
+    ("--env.num_envs four", "--env.num_envs: got 'four', expected a whole number"),
+    ("--env.num_envs 0", "--env.num_envs: got 0, must be at least 1"),
+    ("--train.frames", "--train.frames: expected a value"),
+    ("fast", "fast: expected a flag"),
+    ("--preset dreamer_v9", "got 'dreamer_v9', expected one of dreamer_v3"),
+    ("--seed one", "--seed: got 'one', expected a whole number"),
+    ("--config nowhere.yaml", "nowhere.yaml: no such file"),
+    ("--logger paper", "invalid choice: 'paper'"),
+    ("--logger wandb", "pip install 'dreamer-jax[wandb]'"),
+    ("--env.task dmc/walker_wak", "no such task; did you mean dmc/walker_walk"),
+    ("--env.task gym/CartPole-v99", "CartPole-v99"),
+    ("--env.task walker_walk", "did you mean dmc/walker_walk?"),
+    ("--env.task dnc/walker_walk", "unknown suite 'dnc'; did you mean dmc/walker_walk?"),
+    ("--env.task atari/pong", "Atari is not supported yet (it will need dreamer-jax[atari])"),
+    ("--env.task no_such_module:World", "no_such_module"),
+    ("--env.task worlds:Nothing", "Nothing"),
+    ("--env.task worlds:Picture", "images (64, 64, 3) are not supported yet"),
+    ("--env.task probe/echo --replay.capacity 1e17 --train.frames 1e17", "free there; set replay.capacity or"),
+    ("--env.task probe/echo --replay.capacity 100", "replay.capacity: room for 6 records of each of 16 environments"),
+    ("--env.task probe/echo --train.devices 2", "train.devices: got 2, JAX finds 1"),
+]
+
+
+@pytest.mark.parametrize("mistake, words", REFUSED, ids=[mistake for mistake, _ in REFUSED])
+def test_a_mistake_is_one_line_and_writes_nothing(tmp_path, monkeypatch, capsys, mistake, words):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as if it was not installed
+    arguments = mistake.split()
+    if "--env.task" not in arguments:
+        arguments += ["--env.task", "probe/echo"]
+    assert words in refusal(capsys, "train", *arguments)
+    assert words in refusal(capsys, "train", *arguments, "--run-dir", "below/run")
+    assert not files(tmp_path)
+
+
+def test_a_run_directory_that_cannot_be_used(tmp_path, capsys):
+    train = ["train", "--env.task", "probe/echo", "--run-dir"]
+    (tmp_path / "file").write_text("mine")
+    assert "can't be" in refusal(capsys, *train, tmp_path / "file")
+    assert "can't be" in refusal(capsys, *train, tmp_path / "file" / "run")
+    assert re.search("can't be written|0 B free there", refusal(capsys, *train, "/proc/run"))  # a disk of no size
+    assert "not empty and not a run; choose another directory" in refusal(capsys, *train, tmp_path)
+
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    main(["config", "--env.task", "probe/echo", "--seed", "3"])
+    (run_dir / "config.yaml").write_text(capsys.readouterr().out)
+    before = files(tmp_path)
+    line = refusal(capsys, *train, run_dir, "--train.train_ratio", "7", "--train.frames", "9")
+    for words in (f"{run_dir}/config.yaml: a run with other settings", "seed is 3 there and 0 here", "choose another"):
+        assert words in line
+    assert "train.train_ratio is 1024.0 there and 7.0 here" in line
+    assert "frames" not in line
+    # Fields that may change, but not so: nothing is taken over.
+    too_much = ["--seed", "3", "--train.devices", "2"]
+    assert "JAX finds 1" in refusal(capsys, *train, run_dir, *too_much)
+    (run_dir / "config.yaml").write_text("seeed: 1\n")
+    assert "config.yaml:1: seeed: unknown field; did you mean 'seed'?" in refusal(capsys, *train, run_dir)
+    (run_dir / "config.yaml").write_bytes(before[run_dir / "config.yaml"])
+    assert files(tmp_path) == before
+
+
+def test_an_environment_of_another_shape(tmp_path, capsys, monkeypatch):
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    main(["config", "--env.task", "probe/echo"])
+    (run_dir / "config.yaml").write_text(capsys.readouterr().out)
+    (run_dir / "env.json").write_text(json.dumps({"spec": {"observation": {}, "action": {}}}))
+    before = files(tmp_path)
+    line = refusal(capsys, "train", "--env.task", "probe/echo", "--run-dir", run_dir, "--train.frames", "10")
+    assert "env.json: env.task has other observations or actions than when the run began" in line
+    assert {path: text for path, text in files(tmp_path).items() if path.name != "lock"} == before
+
+
+@pytest.mark.parametrize("command", ["evaluate", "plot", "export"])
+def test_what_is_no_run(tmp_path, capsys, command):
+    (tmp_path / "empty").mkdir()
+    before = files(tmp_path)
+    for place in (tmp_path / "empty", tmp_path / "nowhere"):
+        output = ["--output", tmp_path / "result"] if command != "evaluate" else []
+        assert str(place) in refusal(capsys, command, place, *output)
+    assert files(tmp_path) == before
+
+
+def test_other_mistakes(tmp_path, capsys):
+    assert "invalid choice: 'tran'" in refusal(capsys, "tran")
+    assert "required: COMMAND" in refusal(capsys)
+    assert "unrecognized arguments: --epsodes 3" in refusal(capsys, "evaluate", tmp_path, "--epsodes", "3")
+    assert "must be at least 1" in refusal(capsys, "evaluate", tmp_path, "--episodes", "0")
+    assert "expected numbers above 0" in refusal(capsys, "plot", tmp_path, "--minutes", "2,-1")
+    assert "no such task" in refusal(capsys, "check-env", "probe/nothing")
+    assert "step() failed" in refusal(capsys, "check-env", "worlds:Raising", "--steps", "50")
+    assert "unknown field" in refusal(capsys, "config", "--nothing", "1")
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_an_environment_that_fails(tmp_path, process, vectorization):
+    run_dir, log = tmp_path / "run", tmp_path / "log"
+    config = tiny_run(env__task="worlds:Raising", env__vectorization=vectorization, train__save_frames=40)
+    assert process.run(flags(config, run_dir), log) == 2
+    assert log.read_text().splitlines()[-1] == (
+        "dreamer-jax: environment 0 (worlds:Raising): step() failed in episode 3: ValueError: the arm came off"
+    )
+    assert "Traceback" not in log.read_text()
+    assert sorted(path.name for path in (run_dir / "checkpoints").iterdir()) == ["0", "40"]
+
+
+def test_a_loss_that_is_not_finite(tmp_path, process):
+    run_dir, log = tmp_path / "run", tmp_path / "log"
+    config = tiny_run(env__task="worlds:NotANumber", train__save_frames=40)
+    command = flags(config, run_dir)
+    assert process.run(command, log) == 2
+    (failure,) = (run_dir / "failures").iterdir()
+    number = int(failure.stem.removeprefix("update_"))
+    line = log.read_text().splitlines()[-1]
+    assert line == (
+        f"dreamer-jax: update {number}: loss/total is NaN or infinite; the batch is in {failure}, "
+        "its observation/observation already had such values"
+    )
+    assert "Traceback" not in log.read_text()
+    batch = np.load(failure)
+    assert np.isnan(batch["observation/observation"]).any() and np.isfinite(batch["reward"]).all()
+    shapes = {name: batch[name].shape for name in batch}
+    assert shapes == {
+        "observation/observation": (2, 4, 2),
+        "prev_action/action": (2, 4, 1),
+        **dict.fromkeys(["reward", "is_first", "is_last", "is_terminal"], (2, 4)),
+        "context/deter": (2, 5),
+        "context/stoch": (2, 2),
+    }
+    # The last good checkpoint stays, and from there it goes the same way.
+    names = sorted(path.name for path in (run_dir / "checkpoints").iterdir())
+    assert names == ["0", "40"]
+    failure.unlink()
+    assert process.run(command, log) == 2
+    assert "resumed at 40 frames" in log.read_text()
+    assert log.read_text().splitlines()[-1] == line
+    assert np.load(failure)["observation/observation"].tobytes() == batch["observation/observation"].tobytes()
+
+
+def test_help_fits_a_screen_and_loads_nothing(capsys):
+    for command in ([], *([name] for name in COMMANDS)):
+        with pytest.raises(SystemExit) as ended:
+            main([*command, "--help"])
+        lines = capsys.readouterr().out.splitlines()
+        assert ended.value.code == 0 and 5 <= len(lines) <= 50, command
+    script = f"""
+import contextlib, io, sys
+from dreamer_jax.cli import main
+for command in [[], *([name] for name in {COMMANDS})]:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        main([*command, "--help"])
+with contextlib.redirect_stdout(io.StringIO()) as text:
+    main(["config"])
+assert "train_ratio" in text.getvalue()
+print([name for name in {HEAVY} if name in sys.modules])
+"""
+    assert subprocess.check_output([sys.executable, "-c", script], text=True) == "[]\n"
+
+
+def test_version_and_module(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    version = capsys.readouterr().out
+    command = [sys.executable, "-m", "dreamer_jax", "--version"]
+    assert version == subprocess.check_output(command, text=True) != ""
+
+
+@pytest.mark.parametrize("name", ["", *sorted(path.name for path in CONFIGS.glob("*.yaml"))])
+def test_config_feeds_back(tmp_path, capsys, name):
+    chosen = ["--config", str(CONFIGS / name)] if name else []
+    assert main(["config", *chosen, "--env.num_envs", "3", "--seed", "5"]) == 0
+    text = capsys.readouterr().out
+    (tmp_path / "all.yaml").write_text(text)
+    assert main(["config", "--config", str(tmp_path / "all.yaml")]) == 0
+    assert capsys.readouterr().out == text
+    again = load_config(files=[tmp_path / "all.yaml"])
+    assert again == replace(load_config(files=chosen[1:]), {"env.num_envs": 3, "seed": 5})
+    assert name or replace(again, {"env.num_envs": Config().env.num_envs, "seed": 0}) == load_config()
+
+
+def test_check_env(capsys):
+    assert main(["check-env", "probe/memory", "--steps", "60"]) == 0
+    assert "no problems found" in capsys.readouterr().out
+
+
+# The whole pipeline, once.
+
+
+@pytest.fixture(scope="module")
+def run(process, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("debug")
+    command = ["train", "--config", str(CONFIGS / "debug.yaml"), "--run-dir", str(folder / "run")]
+    status = process.run([*command, "--train.frames", "1000"], folder / "log", toy=False)
+    assert status == 0, (folder / "log").read_text()
+    return folder / "run"
+
+
+def test_what_a_run_writes(run):
+    names = {path.name for path in run.iterdir() if "tfevents" not in path.name}
+    assert names == {"config.yaml", "env.json", "lock", "metrics.jsonl", "scores.jsonl", "checkpoints", "replay"}
+    assert load_config(files=[run / "config.yaml"]).train.frames == 1000
+    facts = json.loads((run / "env.json").read_text())
+    assert facts.keys() == {"versions", "device", "backend", "cores", "spec"}
+    assert {"python", "jax", "dreamer-jax", "mujoco"} <= facts["versions"].keys()
+    assert facts["spec"].keys() == {"observation", "action"}
+
+    scores = read_jsonl(run / "scores.jsonl")
+    fields = "task method seed env episode agent_steps env_frames score length".split()
+    assert scores and all(list(line) == fields for line in scores)
+    assert {line["length"] for line in scores} == {100}
+    assert len(scores) == 2 * (500 // 101)
+
+    lines = read_jsonl(run / "metrics.jsonl")
+    seen = {name for line in lines for name in line}
+    assert {
+        "agent_steps", "env_frames", "grad_steps", "seconds", "episode/score", "episode/length", "eval/score",
+        "eval/episodes", "fps/policy", "fps/train", "updates_per_second", "replay/ratio", "replay/windows",
+        "train/loss/rew", "train/loss/con", "train/loss/dyn", "train/loss/rep", "train/loss/policy",
+        "train/loss/value", "train/loss/repval", "train/loss/total", "train/kl", "train/opt/grad_norm",
+    } <= seen  # fmt: skip
+    assert all(isinstance(value, int | float) for line in lines for value in line.values())
+    last = lines[-1]
+    assert (last["agent_steps"], last["env_frames"]) == (1000, 1000)
+    # 16 windows of 17 records in each of 2 environments, then an update every 4 steps.
+    assert last["grad_steps"] == 1 + (1000 - 48) // 4
+    assert last["replay/ratio"] == pytest.approx(last["grad_steps"] * 64 / 1000)
+    seconds = [line["seconds"] for line in lines]
+    assert seconds == sorted(seconds)
+
+
+def test_tensorboard_has_the_metrics(run):
+    (path,) = run.glob("events.out.tfevents*")
+    data, values = path.read_bytes(), {}
+    while data:
+        length = int.from_bytes(data[:8], "little")
+        event = Event.FromString(data[12 : 12 + length])
+        values |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
+        data = data[16 + length :]
+    for line in read_jsonl(run / "metrics.jsonl"):
+        for name in ("train/loss/total", "episode/score", "eval/score"):
+            if name in line:
+                assert values[name, line["env_frames"]] == pytest.approx(line[name], rel=1e-6)
+    assert ("counters/grad_steps", 1000) in values
+
+
+def test_evaluate(run, capsys):
+    before = files(run)
+    assert main(["evaluate", str(run), "--episodes", "3", "--mode", "mode", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["task"] == "dmc/cartpole_balance" and result["checkpoint"] == result["frames"] == 1000
+    assert len(result["scores"]) == result["n"] == 3 and result["mode"] == "mode"
+    assert result["mean"] == pytest.approx(np.mean(result["scores"]))
+    assert all(0 < score <= 100 for score in result["scores"])
+    assert files(run) == before
+    line = refusal(capsys, "evaluate", run, "--checkpoint", "7")
+    assert line == f"{run}: no complete checkpoint 7"
+
+
+def test_plot(run, tmp_path, capsys):
+    output = tmp_path / "figures" / "returns.png"
+    assert main(["plot", str(run), "--output", str(output)]) == 0
+    assert output.read_bytes().startswith(b"\x89PNG")
+
+
+def test_export(run, tmp_path, capsys):
+    assert main(["export", str(run), "--output", str(tmp_path / "episodes")]) == 0
+    layout = Layout.read(run / "replay")
+    stored = {}
+    for name, field in layout.fields.items():
+        if not name.startswith("latents/"):
+            values = np.fromfile(run / "replay" / file_name(name), field.dtype)
+            stored[name] = values.reshape(layout.rows, layout.num_envs, *field.shape)
+    paths = sorted((tmp_path / "episodes").iterdir())
+    assert f"{len(paths)} episodes in" in capsys.readouterr().out
+    records = 0
+    for path in paths:
+        episode = np.load(path)
+        env = int(episode["env"])
+        rows = np.flatnonzero(stored["episode"][:, env] == episode["episode"])
+        records += len(rows)
+        assert episode["is_first"].tolist() == [True] + [False] * (len(rows) - 1)
+        for name in stored.keys() - {"episode", "episode_step"}:
+            np.testing.assert_array_equal(episode[name], stored[name][rows, env], err_msg=name)
+    assert records == 1000
+    assert "exists already" in refusal(capsys, "export", run, "--output", tmp_path / "episodes")
+
+
+def test_checkpoints_of_a_run(run, capsys):
+    _, state = load(run)
+    assert int(state.step) == read_jsonl(run / "metrics.jsonl")[-1]["grad_steps"]
+    names = {path.name for path in (run / "checkpoints").iterdir()}
+    assert names == {"0", "1000"}
+    _, start = load(run, 0)
+    assert int(start.step) == 0

@@ -1,0 +1,224 @@
+"""When updates happen, on which batches, and what comes back from them."""
+
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from trainer import make_toy, tiny_run
+
+from dreamer_jax.replay.host import Replay
+from dreamer_jax.specs import ArraySpec, EnvSpec
+from dreamer_jax.training.learner import Learner, NotFinite, arrays_batch, batch_arrays, updates_per_dispatch
+from dreamer_jax.training.loop import example_batch
+from dreamer_jax.training.parallel import data_parallel
+from dreamer_jax.types import RSSMState, TimeStep
+
+B, T, E = 2, 4, 2
+SPEC = EnvSpec({"eye": ArraySpec((3,), "float32")}, {"arm": ArraySpec((2,), "float32")})
+ROOT = jax.random.key(7)
+
+
+def count(state, key, batch):
+    """An update that compiles at once."""
+    latents = RSSMState(jnp.zeros((B, T, 5), jnp.bfloat16), jnp.zeros((B, T, 2), jnp.uint8))
+    return state.replace(step=state.step + 1), {"loss/total": batch.reward.mean()}, latents
+
+
+class Bench:
+    """A learner, the replay it feeds on, and a list of what it does in which order."""
+
+    def __init__(self, folder, *, counting=False, online=False, **changes):
+        changes = dict(train__batch_size=B, train__batch_length=T, env__num_envs=E, replay__online=online) | changes
+        self.config = tiny_run(**changes)
+        self.agent = make_toy(self.config, SPEC)
+        if counting:
+            self.agent = self.agent._replace(update=count)
+        ring = dict(num_envs=E, capacity=120, batch_length=T, online=online, seed=1)
+        self.replay = Replay(folder / "replay", SPEC, self.agent.latent_spec, **ring)
+        state = jax.jit(self.agent.init)(jax.random.key(0))
+        self.learner = Learner(self.config, self.agent, self.replay, state, ROOT, folder / "failures")
+        self.events, self.batches, self.metrics, self.steps, self.rng = [], {}, [], 0, np.random.default_rng(0)
+        sample, write_back, update = self.replay.sample, self.replay.write_back, self.learner._update
+
+        def spy_sample(size, counter):
+            self.batches[counter] = batch, index = sample(size, counter)
+            assert size == B
+            self.events.append(("sample", counter))
+            return batch, index
+
+        def spy_write_back(index, latents):
+            back = {k for event, k in self.events if event == "write back"}
+            number = min(k for k in self.batches.keys() - back if self.batches[k][1].tobytes() == index.tobytes())
+            self.events.append(("write back", number))
+            write_back(index, latents)
+
+        def spy_update(state, root, batch):
+            assert root is ROOT
+            self.events.append(("update", int(state.step)))
+            return update(state, root, batch)
+
+        self.replay.sample, self.replay.write_back = spy_sample, spy_write_back
+        self.learner._update = spy_update
+
+    def act(self, value=None):
+        """One step of all environments, as the loop does it, without what is due then."""
+        eye = self.rng.normal(size=(E, 3)).astype(np.float32) if value is None else np.full((E, 3), value, np.float32)
+        flag = np.zeros(E, bool)
+        latents = {"deter": self.rng.normal(size=(E, 5)).astype(jnp.bfloat16), "stoch": np.ones((E, 2), np.uint8)}
+        arm = self.rng.normal(size=(E, 2)).astype(np.float32)
+        self.replay.append(TimeStep({"eye": eye}, np.ones(E, np.float32), flag, flag, flag), {"arm": arm}, latents)
+        self.steps += E
+
+    def step(self, value=None, stopped=lambda: False):
+        self.act(value)
+        self.learner.catch_up(self.steps, stopped, self.metrics.append)
+
+
+def ready(rows):
+    return E * (rows - T)  # windows in a ring that has not wrapped
+
+
+@pytest.mark.parametrize("per_dispatch", [1, 4])
+@pytest.mark.parametrize("ratio", [0.5, 3.0, 4.0, 22.0])
+@pytest.mark.parametrize("start", [0, 3, 21])
+def test_updates_follow_the_train_ratio(tmp_path, per_dispatch, ratio, start):
+    changes = dict(train__train_ratio=ratio, train__start_windows=start, train__updates_per_dispatch=per_dispatch)
+    bench = Bench(tmp_path, counting=True, **changes)
+    begin = next(rows for rows in range(100) if ready(rows) >= (start or B * T)) * E
+    for _ in range(40):
+        bench.step()
+        due = 1 + (bench.steps - begin) * Fraction(ratio) // (B * T) if bench.steps >= begin else 0
+        done = bench.learner.grad_steps
+        assert done == due // per_dispatch * per_dispatch  # at most K - 1 behind
+        assert int(bench.learner.state.step) == done == per_dispatch * len(bench.metrics)
+    assert bench.learner.grad_steps > 0
+    assert all(metrics["loss/total"].shape == (per_dispatch,) for metrics in bench.metrics)
+
+
+def test_no_updates_without_a_ratio(tmp_path):
+    bench = Bench(tmp_path, train__train_ratio=0.0)
+    for _ in range(40):
+        bench.step()
+    assert bench.learner.grad_steps == 0 and bench.events == []
+
+
+@pytest.mark.parametrize("ratio, expected", [(0.1, 1), (4, 1), (8, 2), (11, 2), (16, 4), (32, 8), (4096, 8)])
+def test_updates_per_dispatch_by_default(ratio, expected):
+    settings = dict(env__num_envs=2, train__batch_size=2, train__batch_length=4, train__train_ratio=float(ratio))
+    assert updates_per_dispatch(tiny_run(**settings, train__updates_per_dispatch=0)) == expected
+    assert updates_per_dispatch(tiny_run(**settings, train__updates_per_dispatch=3)) == 3
+
+
+def test_samples_are_one_ahead_and_latents_one_behind(tmp_path):
+    bench = Bench(tmp_path, train__train_ratio=4.0, train__start_windows=1)
+    for _ in range(9):
+        bench.step()
+    assert bench.events == [
+        ("sample", 0), ("update", 0), ("sample", 1),
+        ("update", 1), ("write back", 0), ("sample", 2),
+        ("update", 2), ("write back", 1), ("sample", 3),
+        ("update", 3), ("write back", 2), ("sample", 4),
+        ("update", 4), ("write back", 3), ("sample", 5),
+    ]  # fmt: skip
+
+
+def test_a_dispatch_takes_its_batches_together(tmp_path):
+    bench = Bench(tmp_path, train__train_ratio=8.0, train__start_windows=1, train__updates_per_dispatch=2)
+    for _ in range(7):
+        bench.step()
+    samples = [("sample", 0), ("sample", 1)], [("sample", 2), ("sample", 3)], [("sample", 4), ("sample", 5)]
+    assert bench.events[:8] == [*samples[0], ("update", 0), *samples[1], ("update", 2), *bench.events[6:8]]
+    assert bench.events[6:10] == [("write back", 0), ("write back", 1), *samples[2]]
+
+
+@pytest.mark.parametrize("per_dispatch", [1, 2])
+def test_each_update_is_on_its_batch_and_its_latents_go_back(tmp_path, per_dispatch):
+    changes = dict(train__train_ratio=8.0, train__start_windows=12, train__updates_per_dispatch=per_dispatch)
+    bench = Bench(tmp_path, **changes)
+    while bench.learner.grad_steps < 8:
+        bench.step()
+    start = jax.jit(bench.agent.init)(jax.random.key(0))
+    _, metrics, _ = jax.jit(bench.agent.update)(start, jax.random.fold_in(ROOT, 0), bench.batches[0][0])
+    assert bench.metrics[0]["loss/total"][0] == pytest.approx(float(metrics["loss/total"]), abs=1e-4)
+
+    state, update, expected = start, data_parallel(bench.agent.update, 1), {}
+    for step in range(0, 8, per_dispatch):
+        batches = [bench.batches[step + k][0] for k in range(per_dispatch)]
+        state, _, latents = update(state, ROOT, jax.tree.map(lambda *xs: np.stack(xs), *batches))
+        for k in range(per_dispatch if step < 8 - per_dispatch else 0):  # the last dispatch is still in flight
+            for row, (env, first) in enumerate(bench.batches[step + k][1]):
+                for t in range(T):
+                    expected[int(env), int(first) + 1 + t] = np.asarray(latents.deter)[k, row, t]
+    for mine, theirs in zip(jax.tree.leaves(bench.learner.state), jax.tree.leaves(state), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert len(expected) > 8
+    for (env, row), deter in expected.items():
+        (stored,) = bench.replay.column("latents/deter", env, range(row, row + 1))
+        np.testing.assert_array_equal(stored, deter)
+
+
+def test_stopping_leaves_updates_for_later(tmp_path):
+    one, other = (Bench(tmp_path / name, train__train_ratio=24.0, train__start_windows=1) for name in "ab")
+    for _ in range(20):
+        one.step()
+        other.act()
+        for limit in (1, 2, 9):  # updates until a stop is asked for
+            done = other.learner.grad_steps
+            other.learner.catch_up(
+                other.steps, lambda done=done, limit=limit: other.learner.grad_steps - done >= limit, lambda _: None
+            )
+            assert other.learner.grad_steps - done <= limit
+    assert one.learner.grad_steps == other.learner.grad_steps > 50
+    for mine, theirs in zip(jax.tree.leaves(one.learner.state), jax.tree.leaves(other.learner.state), strict=True):
+        assert np.asarray(mine).tobytes() == np.asarray(theirs).tobytes()
+
+
+@pytest.mark.parametrize("per_dispatch", [1, 4])
+def test_a_loss_that_is_not_finite_ends_it(tmp_path, per_dispatch):
+    bench = Bench(tmp_path, train__train_ratio=32.0, train__updates_per_dispatch=per_dispatch)
+    for _ in range(20):
+        bench.step()
+    with pytest.raises(NotFinite) as error:
+        for _ in range(20):
+            bench.step(float("inf"))
+    (path,) = (tmp_path / "failures").iterdir()
+    first = min(k for k, (batch, _) in bench.batches.items() if not np.isfinite(batch.observation["eye"]).all())
+    assert path.name == f"update_{first}.npz"
+    assert str(error.value) == (
+        f"update {first}: loss/total is NaN or infinite; the batch is in {path}, "
+        "its observation/eye already had such values"
+    )
+    dumped, batch = np.load(path), batch_arrays(bench.batches[first][0])
+    assert set(dumped) == set(batch)
+    for name, value in batch.items():
+        np.testing.assert_array_equal(dumped[name], value.astype(dumped[name].dtype))
+    # It was noticed at the next dispatch, and nothing of its own was kept.
+    assert ("write back", first) not in bench.events
+    assert first - first % per_dispatch == bench.learner.grad_steps - per_dispatch
+    with pytest.raises(NotFinite):
+        bench.learner.check()
+
+
+def test_batches_as_arrays_and_back(tmp_path):
+    bench = Bench(tmp_path)
+    for _ in range(8):
+        bench.act()
+    batch, _ = bench.replay.sample(B, 0)
+    for one in (batch, batch.replace(context=None)):
+        again = arrays_batch(batch_arrays(one))
+        assert jax.tree.structure(again) == jax.tree.structure(one)
+        for mine, theirs in zip(jax.tree.leaves(again), jax.tree.leaves(one), strict=True):
+            assert mine.dtype == theirs.dtype and mine.tobytes() == theirs.tobytes()
+
+
+def test_the_example_is_what_replay_gives(tmp_path):
+    bench = Bench(tmp_path)
+    for _ in range(8):
+        bench.act()
+    batch, _ = bench.replay.sample(B, 0)
+    example = example_batch(bench.config, SPEC, bench.agent.latent_spec)
+    assert jax.tree.map(lambda x: (x.shape, str(x.dtype)), example) == jax.tree.map(
+        lambda x: (x.shape, str(x.dtype)), batch
+    )

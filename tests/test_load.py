@@ -1,0 +1,113 @@
+"""A trained agent in someone else's program acts as it would have in training."""
+
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from trainer import flags, tiny_run, trainer
+
+import dreamer_jax
+from dreamer_jax.config.schema import ConfigError
+from dreamer_jax.replay.storage import Layout, file_name, numpy_dtype
+from dreamer_jax.training.acting import make_act
+from dreamer_jax.training.checkpoint import Checkpoints
+from dreamer_jax.training.learner import part
+from dreamer_jax.training.loop import ACT
+from dreamer_jax.types import TimeStep
+
+FRAMES, E = 100, 2
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A run, and a copy of it that went one step further."""
+    folder = tmp_path_factory.mktemp("load")
+    run, longer = folder / "run", folder / "longer"
+    with trainer() as process:
+        config = tiny_run(train__frames=FRAMES)
+        assert process.run(flags(config, run), folder / "log", toy=False) == 0, (folder / "log").read_text()
+        shutil.copytree(run, longer)
+        config = tiny_run(train__frames=FRAMES + E)
+        assert process.run(flags(config, longer), folder / "log", toy=False) == 0, (folder / "log").read_text()
+    return run, longer
+
+
+def moment(run, agent, state):
+    """What training stood at: carry and time step."""
+    carry = jax.eval_shape(lambda: agent.reset(state.params, E))
+    checkpoints = Checkpoints(run)
+    _, carry, arrays, facts = checkpoints.restore(FRAMES, jax.eval_shape(lambda: state), carry)
+    checkpoints.close()
+    assert facts["agent_steps"] == FRAMES
+    record = part(arrays, "envs/record")
+    names = ("reward", "is_first", "is_last", "is_terminal")
+    return carry, TimeStep(part(record, "observation"), **{name: record[name] for name in names})
+
+
+def stored(run, row):
+    """What replay holds of one row."""
+    layout, found = Layout.read(run / "replay"), {}
+    for name, field in layout.fields.items():
+        values = np.fromfile(run / "replay" / file_name(name), numpy_dtype(field.dtype))
+        found[name] = values.reshape(layout.rows, E, *field.shape)[row % layout.rows]
+    return found
+
+
+def test_it_acts_as_in_training(runs):
+    run, longer = runs
+    agent, state = dreamer_jax.load(run)
+    assert int(state.step) > 20
+    carry, timestep = moment(run, agent, state)
+    root, step = jax.random.fold_in(jax.random.key(0), ACT), FRAMES // E
+
+    policy = jax.jit(agent.policy, static_argnums=4)
+    _, action, latents = policy(state.params, jax.random.fold_in(root, step), carry, timestep, "train")
+    _, as_in_training, kept = make_act(agent, "train")(state.params, root, step, carry, timestep)
+    recorded = stored(longer, step)
+    assert recorded["observation/observation"].tobytes() == timestep.observation["observation"].tobytes()
+    for mine, theirs, record in (
+        (action["action"], as_in_training["action"], recorded["action/action"]),
+        (latents.deter, kept["deter"], recorded["latents/deter"]),
+        (latents.stoch, kept["stoch"], recorded["latents/stoch"]),
+    ):
+        mine, theirs = np.asarray(mine), np.asarray(theirs)
+        assert mine.dtype == theirs.dtype == record.dtype
+        assert mine.tobytes() == theirs.tobytes() == record.tobytes()
+    # Another key, another action: the comparison says something.
+    _, other, _ = policy(state.params, root, carry, timestep, "train")
+    assert np.asarray(other["action"]).tobytes() != np.asarray(action["action"]).tobytes()
+
+
+def test_it_begins_anywhere_and_mode_is_greedy(runs):
+    agent, state = dreamer_jax.load(runs[0])
+    policy = jax.jit(agent.policy, static_argnums=4)
+    carry, timestep = moment(runs[0], agent, state)
+    first = agent.reset(state.params, 3)
+    three = TimeStep({"observation": np.zeros((3, 1), np.float32)}, np.zeros(3, np.float32), *[np.ones(3, bool)] * 3)
+    later, action, _ = policy(state.params, jax.random.key(1), first, three, "mode")
+    assert action["action"].shape == (3, 1)
+    assert jax.tree.structure(later) == jax.tree.structure(first)
+
+    spread = {}
+    for mode in ("mode", "sample"):
+        seen = {}
+        for number in range(150):
+            after, action, _ = policy(state.params, jax.random.key(number), carry, timestep, mode)
+            for env in range(E):  # the latent is drawn in any mode; given it, the greedy action is fixed
+                latent = env, np.asarray(after.latent.stoch)[env].tobytes()
+                seen.setdefault(latent, []).append(np.asarray(action["action"])[env].tobytes())
+        repeated = [actions for actions in seen.values() if len(actions) > 2]
+        assert len(repeated) > 5
+        spread[mode] = [len(set(actions)) / len(actions) for actions in repeated]
+        assert mode == "sample" or all(len(set(actions)) == 1 for actions in repeated)
+    assert np.mean(spread["sample"]) > 0.9
+
+
+def test_what_is_not_there(runs, tmp_path):
+    with pytest.raises(ConfigError, match="no complete checkpoint 7"):
+        dreamer_jax.load(runs[0], 7)
+    with pytest.raises(ConfigError, match="is it the directory of a run"):
+        dreamer_jax.load(tmp_path)
+    _, start = dreamer_jax.load(runs[0], 0)
+    assert int(start.step) == 0

@@ -1,0 +1,55 @@
+"""Environments of one's own, as ``--env.task worlds:...``, that misbehave."""
+
+import time
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+STEPS = 30  # actions, over all episodes, before it misbehaves
+
+
+class World(gymnasium.Env):
+    """Episodes of ten actions; ``mishap`` is called by the step after ``STEPS``."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self):
+        self.actions = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        return self.np_random.random(2, np.float32), {}
+
+    def step(self, action):
+        self.time += 1
+        self.actions += 1
+        observation = self.np_random.random(2, np.float32)
+        if self.actions > STEPS:
+            observation = self.mishap(observation)
+        return observation, float(action[0]), False, self.time == 10, {}
+
+    def mishap(self, observation):
+        return observation
+
+
+class Raising(World):
+    def mishap(self, observation):
+        raise ValueError("the arm\ncame off")
+
+
+class NotANumber(World):
+    def mishap(self, observation):
+        return observation * np.float32("nan")
+
+
+class Sleepy(World):
+    def mishap(self, observation):
+        time.sleep(600)
+        return observation
+
+
+class Picture(World):
+    observation_space = spaces.Box(0, 255, (64, 64, 3), np.uint8)
