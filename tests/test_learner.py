@@ -11,7 +11,7 @@ from trainer import make_toy, tiny_run
 from dreamer_jax.replay.host import Replay
 from dreamer_jax.specs import ArraySpec, EnvSpec
 from dreamer_jax.training.learner import Learner, NotFinite, arrays_batch, batch_arrays, updates_per_dispatch
-from dreamer_jax.training.loop import example_batch
+from dreamer_jax.training.preflight import example_batch
 from dreamer_jax.training.parallel import data_parallel
 from dreamer_jax.types import RSSMState, TimeStep
 
@@ -139,15 +139,15 @@ def test_each_update_is_on_its_batch_and_its_latents_go_back(tmp_path, per_dispa
     bench = Bench(tmp_path, **changes)
     while bench.learner.grad_steps < 8:
         bench.step()
-    start = jax.jit(bench.agent.init)(jax.random.key(0))
+    start, total = jax.jit(bench.agent.init)(jax.random.key(0)), bench.learner.grad_steps
     _, metrics, _ = jax.jit(bench.agent.update)(start, jax.random.fold_in(ROOT, 0), bench.batches[0][0])
     assert bench.metrics[0]["loss/total"][0] == pytest.approx(float(metrics["loss/total"]), abs=1e-4)
 
     state, update, expected = start, data_parallel(bench.agent.update, 1), {}
-    for step in range(0, 8, per_dispatch):
+    for step in range(0, total, per_dispatch):
         batches = [bench.batches[step + k][0] for k in range(per_dispatch)]
         state, _, latents = update(state, ROOT, jax.tree.map(lambda *xs: np.stack(xs), *batches))
-        for k in range(per_dispatch if step < 8 - per_dispatch else 0):  # the last dispatch is still in flight
+        for k in range(per_dispatch if step < total - per_dispatch else 0):  # the last dispatch is still in flight
             for row, (env, first) in enumerate(bench.batches[step + k][1]):
                 for t in range(T):
                     expected[int(env), int(first) + 1 + t] = np.asarray(latents.deter)[k, row, t]

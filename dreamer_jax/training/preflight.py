@@ -1,0 +1,75 @@
+"""What is worked out before the first step: shapes, the size of replay, and what the settings come to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dreamer_jax.config.schema import Config
+from dreamer_jax.envs.wrappers import open_stream
+from dreamer_jax.interfaces import Agent
+from dreamer_jax.replay.host import align
+from dreamer_jax.replay.plan import Plan, plan
+from dreamer_jax.specs import ArraySpec, EnvSpec
+from dreamer_jax.types import TrajectoryBatch
+
+
+def env_spec(config: Config) -> EnvSpec:
+    """What the environment shows and takes; opens one and closes it again."""
+    stream = open_stream(config.env, seed=config.seed, purpose=0, index=0)
+    stream.close()
+    return stream.env_spec
+
+
+def ring_plan(config: Config, run_dir: Path, spec: EnvSpec, agent: Agent) -> Plan:
+    """The size of the run's replay.
+
+    Raises:
+      ConfigError: it does not fit.
+    """
+    num_envs = config.env.num_envs
+    records = -(-config.train.frames // (config.env.action_repeat * num_envs)) * num_envs
+    return plan(
+        run_dir / "replay",
+        config.replay,
+        spec,
+        agent.latent_spec,
+        num_envs=num_envs,
+        batch_length=config.train.batch_length,
+        total_records=records,
+    )
+
+
+def in_words(config: Config, done: Mapping[str, int], update_seconds: float) -> str:
+    """What train ratio, batch and frames come to: updates per step, updates in all, hours."""
+    train, env = config.train, config.env
+    per_update, per_step = train.batch_size * train.batch_length, env.num_envs
+    if not train.train_ratio:
+        return "train.train_ratio is 0: no updates"
+    every = per_update / train.train_ratio
+    steps = -(-train.frames // (env.action_repeat * per_step)) * per_step
+    begin = (train.start_windows or per_update) + per_step * train.batch_length
+    updates = 1 + int((steps - begin) * train.train_ratio / per_update) if steps >= begin else 0
+    hours = max(0, updates - done["grad_steps"]) * update_seconds / 3600
+    left = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
+    return (
+        f"an update every {every:g} agent steps ({every * env.action_repeat:g} frames); {train.frames:,} frames are "
+        f"{steps:,} agent steps and {updates:,} updates of {train.batch_size} x {train.batch_length} records; "
+        f"at {1000 * update_seconds:.0f} ms an update, {left} of updates are left"
+    )
+
+
+def example_batch(config: Config, spec: EnvSpec, latent_spec: Mapping[str, ArraySpec]) -> TrajectoryBatch:
+    """A batch [B, T] of zeros, of the shapes and types that replay gives."""
+    rows = config.train.batch_size, config.train.batch_length + 1
+
+    def zeros(specs: Mapping[str, ArraySpec]) -> dict[str, np.ndarray]:
+        return {name: np.zeros((*rows, *leaf.shape), jax.numpy.dtype(leaf.dtype)) for name, leaf in specs.items()}
+
+    window: dict[str, Any] = {"observation": zeros(spec.observation), "action": zeros(spec.action)}
+    window |= {"latents": zeros(latent_spec), "reward": np.zeros(rows, np.float32)}
+    return align(window | {name: np.zeros(rows, bool) for name in ("is_first", "is_last", "is_terminal")})
