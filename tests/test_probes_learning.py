@@ -1,0 +1,61 @@
+"""Every preset learns tiny worlds: to predict, to assign credit, to react, to remember."""
+
+import io
+
+import numpy as np
+import pytest
+
+from dreamer_jax.agent import make_agent
+from dreamer_jax.config.loading import load, replace
+from dreamer_jax.config.presets import PRESETS
+from dreamer_jax.config.schema import check, flatten
+from dreamer_jax.envs.probes import PROBES
+from dreamer_jax.envs.vector import make_envs
+from dreamer_jax.training.acting import make_act
+from dreamer_jax.training.evaluate import evaluate
+from dreamer_jax.training.loop import train
+
+SMALL = {
+    "env.num_envs": 4,
+    "env.action_repeat": 1,
+    "env.vectorization": "sync",
+    "rssm.deter": 64,
+    "rssm.hidden": 32,
+    "rssm.stoch": 4,
+    "rssm.blocks": 2,
+    "behavior.imagination_length": 8,
+    "behavior.discount_horizon": 50,
+    "behavior.entropy": 1e-2,
+    "optimizer.learning_rate": 1e-3,
+    "optimizer.warmup": 20,
+    "train.train_ratio": 64.0,
+    "train.batch_size": 8,
+    "train.batch_length": 16,
+    "train.start_windows": 64,
+    "train.log_seconds": 0.0,
+    "train.save_minutes": 0.0,
+    "dtype": "float32",
+}
+PARTS = {"units": 32, "layers": 1, "bins": 63}
+FRAMES = {"constant_reward": 1200, "action_reward": 2400, "delayed_reward": 3600, "memory": 3600}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("probe", FRAMES)
+def test_probe_is_solved(preset, probe, tmp_path):
+    config = load(preset, "1m")
+    everywhere = {name: PARTS[name.rpartition(".")[2]] for name in flatten(config) if name.rpartition(".")[2] in PARTS}
+    task = {"env.task": f"probe/{probe}", "train.frames": FRAMES[probe]}
+    config = check(replace(config, everywhere | SMALL | task))
+    logged = []
+    state = train(config, tmp_path, loggers=[lambda _, metrics: logged.append(metrics)], stream=io.StringIO())
+
+    envs = make_envs(config.env, seed=0, num_envs=1)
+    agent = make_agent(config, envs.spec)
+    envs.close()
+    scores = evaluate(agent, make_act(agent, "mode"), state.params, config.env, episodes=40, seed=0)
+    best, chance = PROBES[probe].optimal, PROBES[probe].random
+    assert np.mean(scores) >= chance + 0.8 * (best - chance)
+    reward_losses = [metrics["train/loss/rew"] for metrics in logged if "train/loss/rew" in metrics]
+    assert reward_losses[-1] < 0.5 * reward_losses[0]
