@@ -146,7 +146,7 @@ def test_other_mistakes(tmp_path, capsys):
     assert "must be at least 1" in refusal(capsys, "evaluate", tmp_path, "--episodes", "0")
     assert "expected numbers above 0" in refusal(capsys, "plot", tmp_path, "--minutes", "2,-1")
     assert "no such task" in refusal(capsys, "check-env", "probe/nothing")
-    assert "step() failed" in refusal(capsys, "check-env", "worlds:Raising", "--steps", "50")
+    assert "step() failed" in refusal(capsys, "check-env", "worlds:Raising", "--steps", "60")
     assert "unknown field" in refusal(capsys, "config", "--nothing", "1")
 
 
@@ -156,7 +156,7 @@ def test_an_environment_that_fails(tmp_path, process, vectorization):
     config = tiny_run(env__task="worlds:Raising", env__vectorization=vectorization, train__save_frames=40)
     assert process.run(flags(config, run_dir), log) == 2
     assert log.read_text().splitlines()[-1] == (
-        "dreamer-jax: environment 0 (worlds:Raising): step() failed in episode 3: ValueError: the arm came off"
+        "dreamer-jax: environment 1 (worlds:Raising): step() failed in episode 3: ValueError: the arm came off"
     )
     assert "Traceback" not in log.read_text()
     assert sorted(path.name for path in (run_dir / "checkpoints").iterdir()) == ["0", "40"]

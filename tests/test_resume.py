@@ -218,7 +218,8 @@ def test_a_second_signal_stops_at_once(tmp_path, first):
     run_dir, log = tmp_path / "run", tmp_path / "log"
     config = tiny_run(env__task="worlds:Sleepy", train__frames=1000)
     process = first.start(flags(config, run_dir), log)
-    until(lambda: len(read_jsonl(run_dir / "scores.jsonl")) >= 4 if (run_dir / "scores.jsonl").exists() else 0, "sleep")
+    scores = run_dir / "scores.jsonl"
+    until(lambda: scores.exists() and len(read_jsonl(scores)) >= 6, "the third episode's end")
     time.sleep(0.5)
     os.kill(process, signal.SIGINT)
     until(lambda: "once more to stop at once" in log.read_text(), "an answer to the first signal")
