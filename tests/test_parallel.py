@@ -7,26 +7,29 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from agents import KEY, MIXED, random_batch, tiny_config
+from agents import KEY, QUICK, random_batch, tiny_config
 
 from dreamer_jax.agent import make_agent
+from dreamer_jax.specs import ArraySpec, EnvSpec
 from dreamer_jax.training.parallel import AXIS, data_parallel, replicate, unreplicate
 
 UPDATES, ROWS = 2, 4
+SPEC = EnvSpec({"vector": ArraySpec((3,), "float32")}, {"action": ArraySpec((2,), "float32")})
 
-TWO_DEVICES = """
+BOTH = """
 import sys
 import numpy as np
 import test_parallel
-np.savez(sys.argv[1], **test_parallel.learn(2))
+for devices in (1, 2):
+    np.savez(f"{sys.argv[1]}/{devices}.npz", **test_parallel.learn(devices))
 """
 
 
 def learn(devices: int) -> dict[str, np.ndarray]:
     """Two updates in one dispatch: losses, latents, moments, and the squared gradients of the optimiser."""
     config = tiny_config(optimizer__warmup=0)
-    agent = make_agent(config, MIXED, axis_name=AXIS if devices > 1 else None)
-    batches = [random_batch(MIXED, config, seed, size=ROWS) for seed in range(UPDATES)]
+    agent = make_agent(config, SPEC, axis_name=AXIS if devices > 1 else None)
+    batches = [random_batch(SPEC, config, seed, size=ROWS) for seed in range(UPDATES)]
     stacked = jax.tree.map(lambda *xs: np.stack(xs), *batches)
     state = replicate(jax.jit(agent.init)(KEY), devices)
     state, metrics, latents = data_parallel(agent.update, devices)(state, KEY, stacked)
@@ -48,11 +51,11 @@ def learn(devices: int) -> dict[str, np.ndarray]:
 
 def test_one_device_equals_two(tmp_path):
     paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
-    flags = "--xla_force_host_platform_device_count=2"
+    flags = " ".join(f"--{k}={v}" for k, v in {**QUICK, "xla_force_host_platform_device_count": 2}.items())
     environment = {**os.environ, "XLA_FLAGS": flags, "NPROC": "16", "PYTHONPATH": paths}
-    subprocess.run([sys.executable, "-c", TWO_DEVICES, str(tmp_path / "two.npz")], env=environment, check=True)
-    one, two = learn(1), np.load(tmp_path / "two.npz")
-    assert one.keys() == set(two.keys()) and one["step"] == UPDATES
+    subprocess.run([sys.executable, "-c", BOTH, str(tmp_path)], env=environment, check=True)
+    one, two = (np.load(tmp_path / f"{devices}.npz") for devices in (1, 2))
+    assert set(one) == set(two) and one["step"] == UPDATES
     assert one["loss/rew"].shape == (UPDATES,) and one["stoch"].shape[:2] == (UPDATES, ROWS)
     for name, value in one.items():
         # The second update follows a first step that is a sign, hence not the last digits.
