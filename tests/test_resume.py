@@ -78,10 +78,10 @@ def assert_same_run(run_dir, reference):
     assert not list((run_dir / "checkpoints").glob("*tmp*"))
 
 
-def updates(run_dir):
-    """Updates done according to the metrics, which are written at every step."""
+def latest(run_dir, counter="grad_steps"):
+    """A counter according to the metrics, which are written at every step."""
     try:
-        return json.loads((run_dir / "metrics.jsonl").read_bytes().splitlines()[-2])["grad_steps"]
+        return json.loads((run_dir / "metrics.jsonl").read_bytes().splitlines()[-2])[counter]
     except (OSError, IndexError):
         return -1
 
@@ -109,7 +109,8 @@ def test_killed_and_resumed_is_as_never_stopped(tmp_path, first, second, task, t
     process = first.start(command, log, toy=toy)
     until(lambda: 150 in complete(run_dir), "a checkpoint")
     begin = updates_at(run_dir, 150)
-    until(lambda: updates(run_dir) >= begin + 20, "20 updates after it")
+    until(lambda: latest(run_dir) >= begin + 20, "20 updates after it")
+    until(lambda: latest(run_dir, "agent_steps") >= 176, "the end of an episode after it")
     os.kill(process, signal.SIGKILL)
     assert first.wait() == KILLED
     assert complete(run_dir) == [0, 150]
@@ -189,7 +190,7 @@ def test_a_signal_saves_and_stops(tmp_path, first, second, number, vectorization
     run_dir, log = tmp_path / "run", tmp_path / "log"
     config = tiny_run(train__frames=100_000, env__vectorization=vectorization)
     process = first.start(flags(config, run_dir), log)
-    until(lambda: updates(run_dir) >= 20, "updates")
+    until(lambda: latest(run_dir) >= 20, "updates")
     assert vectorization == "sync" or len(helpers(log)) >= 2
 
     before = {path: path.read_bytes() for path in (run_dir / "config.yaml", run_dir / "env.json")}
@@ -231,7 +232,7 @@ def test_a_second_signal_stops_at_once(tmp_path, first):
 def test_processes_of_environments_end_with_a_killed_run(tmp_path, first):
     run_dir, log = tmp_path / "run", tmp_path / "log"
     process = first.start(flags(tiny_run(env__vectorization="async", train__frames=100_000), run_dir), log)
-    until(lambda: updates(run_dir) >= 1, "updates")
+    until(lambda: latest(run_dir) >= 1, "updates")
     assert len(helpers(log)) >= 2
     os.kill(process, signal.SIGKILL)
     assert first.wait() == KILLED
