@@ -11,8 +11,8 @@ from trainer import make_toy, tiny_run
 from dreamer_jax.replay.host import Replay
 from dreamer_jax.specs import ArraySpec, EnvSpec
 from dreamer_jax.training.learner import Learner, NotFinite, arrays_batch, batch_arrays, updates_per_dispatch
-from dreamer_jax.training.preflight import example_batch
 from dreamer_jax.training.parallel import data_parallel
+from dreamer_jax.training.preflight import example_batch
 from dreamer_jax.types import RSSMState, TimeStep
 
 B, T, E = 2, 4, 2
