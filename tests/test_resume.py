@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from trainer import flags, helpers, tiny_run, trainer
+from trainer import PATIENCE, flags, helpers, tiny_run, trainer
 
 from dreamer_jax.config.loading import RESUMABLE, dump, replace
 from dreamer_jax.config.schema import FIELDS, ConfigError, flatten
@@ -19,7 +19,6 @@ from dreamer_jax.training.metrics import read_jsonl
 from dreamer_jax.training.run_directory import check_run
 
 KILLED = -signal.SIGKILL
-PATIENCE = 300  # seconds, for a machine that is busy with other things
 CONTINUOUS = dict(env__task="probe/continuous_target", train__updates_per_dispatch=1)
 DISCRETE = dict(env__task="probe/memory", train__updates_per_dispatch=2, train__train_ratio=12.0)
 
@@ -188,7 +187,7 @@ def test_killed_at_random_moments(tmp_path, first, kills):
 )
 def test_a_signal_saves_and_stops(tmp_path, first, second, number, vectorization):
     run_dir, log = tmp_path / "run", tmp_path / "log"
-    config = tiny_run(train__frames=100_000, env__vectorization=vectorization)
+    config = tiny_run(env__task="worlds:World", train__frames=100_000, env__vectorization=vectorization)
     process = first.start(flags(config, run_dir), log)
     until(lambda: latest(run_dir) >= 20, "updates")
     assert vectorization == "sync" or len(helpers(log)) >= 2
@@ -204,6 +203,7 @@ def test_a_signal_saves_and_stops(tmp_path, first, second, number, vectorization
     assert f"{number.name}: saving a checkpoint" in log.read_text()
     assert log.read_text().endswith(f"stopped by {number.name}; the same command goes on from there\n")
     until(lambda: not helpers(log), "the end of the environments' processes")
+    assert log.read_text().count("a world is closed") == 3  # one was looked at first
     last = complete(run_dir)[-1]
     assert 0 < last < 100_000
     assert last == read_jsonl(run_dir / "metrics.jsonl")[-1]["agent_steps"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -22,6 +23,9 @@ from dreamer_jax.config.loading import load as load_config
 from dreamer_jax.config.loading import replace
 from dreamer_jax.config.schema import Config, check
 from dreamer_jax.specs import ArraySpec, EnvSpec
+
+PATIENCE = 300
+"""Seconds to wait for anything, on a machine that is busy with other things."""
 
 MARK = "DREAMER_JAX_TEST_LOG"
 
@@ -141,7 +145,7 @@ class Trainer:
 
     def __init__(self) -> None:
         self._server = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
         )
         self._process: int | None = None
 
@@ -150,8 +154,7 @@ class Trainer:
         assert self._server.stdin
         self._clear()
         request = {"arguments": arguments, "log": str(log.absolute()), "toy": toy, "kill_at": kill_at}
-        self._server.stdin.write(json.dumps(request) + "\n")
-        self._server.stdin.flush()
+        self._server.stdin.write(json.dumps(request).encode() + b"\n")
         self._process = self._answer()
         return self._process
 
@@ -180,6 +183,8 @@ class Trainer:
 
     def _answer(self) -> int:
         assert self._server.stdout
+        ready, _, _ = select.select([self._server.stdout], [], [], PATIENCE)
+        assert ready, f"process {self._process} does not end"
         return int(self._server.stdout.readline())
 
 

@@ -1,5 +1,6 @@
 """Environments of one's own, as ``--env.task worlds:...``, that misbehave."""
 
+import sys
 import time
 
 import gymnasium
@@ -30,6 +31,9 @@ class World(gymnasium.Env):
 
     def mishap(self, observation):
         return observation
+
+    def close(self):
+        print("a world is closed", file=sys.stderr, flush=True)
 
 
 class Raising(World):
