@@ -31,6 +31,7 @@ class WorldModel(NamedTuple):
     loss: Callable[..., Any]  # (params, key, rows, batch) -> (losses, posterior, aux)
     action_vector: Callable[..., Any]  # ({name: action}) -> the flat vector that the RSSM takes
     latent_noise: Callable[..., Any]  # (key, rows, shape) -> noise for latent samples
+    prior_stats: Callable[..., Any]  # (params, deter) -> stats of p(stoch | deter)
     imagine_step: Callable[..., Any]  # (params, noise, state, action vector) -> state
     predict: Callable[..., Any]  # (params, features) -> (reward, discount)
     decode: Callable[..., Any]  # (params, features) -> {name: reconstruction}

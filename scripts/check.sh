@@ -28,7 +28,4 @@ PYTHON
 )
 
 echo "== tests"
-if [ $# -eq 0 ]; then
-    set -- -m "not slow"
-fi
 python -m pytest -n "${PYTEST_WORKERS:-2}" --durations 10 "$@"

@@ -8,8 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dreamer_jax import distributions
 from dreamer_jax.config.schema import PolicyConfig
-from dreamer_jax.distributions import categorical, draw_noise, mode, noise_kind, normal, sample
 from dreamer_jax.nets.layers import MLP, Dense
 from dreamer_jax.specs import ArraySpec
 from dreamer_jax.types import Array, ArrayDict
@@ -56,20 +56,27 @@ class Policy(nn.Module):
         """A distribution for each leaf; events are one-hot [..., size, classes] or [..., size]."""
         unimix = self.config.unimix
         return {
-            name: categorical(leaf["logits"], unimix) if "logits" in leaf else normal(leaf["mean"], leaf["std"])
+            name: distributions.categorical(leaf["logits"], unimix)
+            if "logits" in leaf
+            else distributions.normal(leaf["mean"], leaf["std"])
             for name, leaf in stats.items()
         }
 
     def draw(self, stats: dict[str, ArrayDict], noise: ArrayDict | None) -> ArrayDict:
         """Events of every leaf: samples, or without noise the modes."""
         parts = self.distributions(stats).items()
-        return {name: mode(part) if noise is None else sample(part, noise[name]) for name, part in parts}
+        return {
+            name: distributions.mode(part) if noise is None else distributions.sample(part, noise[name])
+            for name, part in parts
+        }
 
     def noise(self, key: Array, rows: Array, length: tuple[int, ...]) -> ArrayDict:
         """What ``draw`` takes for ``rows``, {name: [rows, *length, size]}."""
         keys = jax.random.split(key, len(self.specs))
         return {
-            name: draw_noise(leaf_key, rows, (*length, spec.size), noise_kind(spec.discrete))
+            name: distributions.draw_noise(
+                leaf_key, rows, (*length, spec.size), distributions.noise_kind(spec.discrete)
+            )
             for leaf_key, (name, spec) in zip(keys, self.specs.items(), strict=True)
         }
 

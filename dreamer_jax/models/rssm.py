@@ -12,8 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dreamer_jax import distributions
 from dreamer_jax.config.schema import RSSMConfig
-from dreamer_jax.distributions import categorical, sample
 from dreamer_jax.interfaces import RSSM
 from dreamer_jax.nets.layers import MLP, Dense, Layer
 from dreamer_jax.nets.recurrent import BlockGRU
@@ -81,14 +81,14 @@ def make_rssm(config: RSSMConfig, *, tokens: int, action: int, dtype: Any = jnp.
         return cells.apply({"params": params}, *inputs, method=method)
 
     def distribution(stats: dict[str, jax.Array]) -> Any:
-        return categorical(stats["logits"], config.unimix)
+        return distributions.categorical(stats["logits"], config.unimix)
 
     def prior_stats(params: Any, deter: jax.Array) -> dict[str, jax.Array]:
         return {"logits": call(params, "prior_logits", deter)}
 
     def finish(deter: jax.Array, logits: jax.Array, noise: Array) -> RSSMState:
         stats = {"logits": logits}
-        return RSSMState(deter, sample(distribution(stats), noise), stats)
+        return RSSMState(deter, distributions.sample(distribution(stats), noise), stats)
 
     def prior(params: Any, noise: Array, state: RSSMState, action: jax.Array) -> RSSMState:
         deter = call(params, "next_deter", state.deter, state.stoch, call(params, "action_share", action))

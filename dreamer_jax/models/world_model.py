@@ -87,17 +87,20 @@ def make_world_model(config: Config, spec: EnvSpec, *, dtype: Any = jnp.float32)
 
     def observe(params: Any, key: Array, rows: Array, batch: TrajectoryBatch) -> RSSMState:
         """Posterior of every record, [B, T]; starts from the stored context where there is one."""
+        return observe_tokens(params, key, rows, batch, encode(params, batch.observation))
+
+    def observe_tokens(params: Any, key: Array, rows: Array, batch: TrajectoryBatch, tokens: jax.Array) -> RSSMState:
         size, length = batch.reward.shape
         state = expand(batch.context) if batch.context is not None else rssm.initial(size)
         action = action_vector(batch.prev_action)
         noise = latent_noise(key, rows, (length,))
-        tokens = encode(params, batch.observation)
         return rssm.observe(params["rssm"], noise, state, action, tokens, jnp.asarray(batch.is_first))
 
     def loss(
         params: Any, key: Array, rows: Array, batch: TrajectoryBatch
     ) -> tuple[dict[str, jax.Array], RSSMState, dict[str, Any]]:
-        posterior = observe(params, key, rows, batch)
+        tokens = encode(params, batch.observation)
+        posterior = observe_tokens(params, key, rows, batch, tokens)
         prior = rssm.prior_stats(params["rssm"], posterior.deter)
         losses, kl = kl_losses(rssm.distribution, posterior.stats, prior, config.kl.free_nats)
         feat = features(posterior)
@@ -109,6 +112,8 @@ def make_world_model(config: Config, spec: EnvSpec, *, dtype: Any = jnp.float32)
         target = discount * (1 - batch.is_terminal.astype(jnp.float32))
         losses["con"] = -bernoulli(cont_logit(params, feat)).log_prob(target)
         aux = {
+            "tokens": tokens,
+            "cont_target": target,
             "posterior": posterior,
             "prior": prior,
             "kl": kl,
@@ -117,6 +122,9 @@ def make_world_model(config: Config, spec: EnvSpec, *, dtype: Any = jnp.float32)
             "prior_entropy": rssm.distribution(prior).entropy(),
         }
         return losses, posterior, aux
+
+    def prior_stats(params: Any, deter: jax.Array) -> ArrayDict:
+        return rssm.prior_stats(params["rssm"], deter)
 
     def imagine_step(params: Any, noise: Array, state: RSSMState, action: jax.Array) -> RSSMState:
         """One step of the prior; ``action`` is the flat vector [N, A]."""
@@ -156,6 +164,7 @@ def make_world_model(config: Config, spec: EnvSpec, *, dtype: Any = jnp.float32)
         loss,
         action_vector,
         latent_noise,
+        prior_stats,
         imagine_step,
         predict,
         decode,

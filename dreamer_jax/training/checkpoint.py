@@ -27,7 +27,11 @@ class Checkpoints:
     def __init__(self, run_dir: Path, *, keep: int | None = None) -> None:
         """Open for writing, keeping the ``keep`` newest, or without it for reading only."""
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, read_only=keep is None, enable_async_checkpointing=True, create=keep is not None
+            max_to_keep=keep,
+            read_only=keep is None,
+            create=keep is not None,
+            enable_async_checkpointing=True,
+            cleanup_tmp_directories=keep is not None,  # what a kill cut off
         )
         path = (run_dir / "checkpoints").absolute()
         if keep is None and not path.is_dir():
