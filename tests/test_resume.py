@@ -187,7 +187,7 @@ def test_killed_at_random_moments(tmp_path, first, kills):
 )
 def test_a_signal_saves_and_stops(tmp_path, first, second, number, vectorization):
     run_dir, log = tmp_path / "run", tmp_path / "log"
-    config = tiny_run(env__task="worlds:World", train__frames=100_000, env__vectorization=vectorization)
+    config = tiny_run(env__task="worlds:Announced", train__frames=100_000, env__vectorization=vectorization)
     process = first.start(flags(config, run_dir), log)
     until(lambda: latest(run_dir) >= 20, "updates")
     assert vectorization == "sync" or len(helpers(log)) >= 2
@@ -203,7 +203,7 @@ def test_a_signal_saves_and_stops(tmp_path, first, second, number, vectorization
     assert f"{number.name}: saving a checkpoint" in log.read_text()
     assert log.read_text().endswith(f"stopped by {number.name}; the same command goes on from there\n")
     until(lambda: not helpers(log), "the end of the environments' processes")
-    assert log.read_text().count("a world is closed") == 3  # one was looked at first
+    assert log.read_text().partition("saving a checkpoint")[2].count("a world is closed") >= 2
     last = complete(run_dir)[-1]
     assert 0 < last < 100_000
     assert last == read_jsonl(run_dir / "metrics.jsonl")[-1]["agent_steps"]

@@ -32,6 +32,8 @@ class World(gymnasium.Env):
     def mishap(self, observation):
         return observation
 
+
+class Announced(World):
     def close(self):
         print("a world is closed", file=sys.stderr, flush=True)
 
