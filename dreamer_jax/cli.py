@@ -121,6 +121,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--output", type=Path, default=Path("returns.png"), help="PNG file (default returns.png)")
     sub.add_argument("--minutes", type=_numbers, help="also mark these minutes of training, such as 2,5,15")
 
+    sub = command("compare", _compare, "compare returns with published ones on the same task")
+    sub.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR")
+    sub.add_argument("--to", required=True, metavar="METHOD", help="published method, such as dreamerv3")
+    sub.add_argument("--output", type=Path, default=Path("compare.png"), help="picture (default compare.png)")
+    sub.add_argument("--json", action="store_true", help="print one JSON object")
+
     sub = command(
         "check-env", _check_env, "step an environment and say what an agent would see, or what is wrong", settings=True
     )
@@ -199,6 +205,17 @@ def _plot(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
     from dreamer_jax.training.plot import plot_runs
 
     print(plot_runs(options.run_dirs, options.output, marks_minutes=options.minutes))
+
+
+def _compare(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
+    from dreamer_jax.training.compare import as_json, as_text, compare, draw
+
+    comparisons = compare(options.run_dirs, options.to)
+    picture = draw(comparisons, options.output)
+    if options.json:
+        print(json.dumps({**as_json(comparisons), "picture": str(picture)}))
+    else:
+        print(f"{as_text(comparisons)}\n{picture}")
 
 
 def _check_env(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:

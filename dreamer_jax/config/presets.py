@@ -16,6 +16,7 @@ class Preset(NamedTuple):
     meaning: str  # one line for --help
     size: str  # unless another is chosen
     settings: dict[str, Any]
+    protocol: str = ""  # the benchmark in data/published_scores.json whose protocol, at this size, it is
 
 
 PRESETS = {
@@ -36,6 +37,7 @@ PRESETS = {
             "train.train_ratio": 512.0,
             "policy.unimix": 0.01,
         },
+        protocol="dmc_proprio",
     ),
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from dreamer_jax.training.metrics import read_jsonl
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("-", "--", "-.", ":")
 MARK_EPISODES = 10
+PICTURES = (".png", ".pdf", ".svg")
 
 
 @dataclass(frozen=True)
@@ -83,18 +86,25 @@ def load_run(run_dir: str | Path) -> Run:
     )
 
 
+def bin_means(run: Run, edges: np.ndarray) -> np.ndarray:
+    """Mean score of the episodes that ended in each bin ``(edges[i], edges[i + 1]]``; NaN where none did."""
+    bins = len(edges) - 1
+    index = np.searchsorted(edges, run.frames, side="left") - 1
+    inside = (index >= 0) & (index < bins)
+    counts = np.bincount(index[inside], minlength=bins)
+    totals = np.bincount(index[inside], run.scores[inside], bins)
+    return np.divide(totals, counts, out=np.full(bins, np.nan), where=counts > 0)
+
+
 def curve(run: Run, edges: np.ndarray) -> np.ndarray:
     """Mean score of the episodes that ended in each bin ``(edges[i], edges[i + 1]]``.
 
     An empty bin between two others gets the straight line between them, else NaN: long episodes of many
     environments end together, so that bins in between say nothing about the return.
     """
-    bins = len(edges) - 1
-    index = np.clip(np.searchsorted(edges, run.frames, side="left") - 1, 0, bins - 1)
-    counts = np.bincount(index, minlength=bins)
-    known = np.flatnonzero(counts)
-    means = np.bincount(index, run.scores, bins)[known] / counts[known]
-    return np.interp(np.arange(bins), known, means, left=np.nan, right=np.nan) if known.size else np.full(bins, np.nan)
+    means = bin_means(run, edges)
+    known = np.flatnonzero(~np.isnan(means))
+    return np.interp(np.arange(len(means)), known, means[known], left=np.nan, right=np.nan) if known.size else means
 
 
 def compute_panels(runs: Sequence[Run], bins: int = 50) -> dict[str, list[Group]]:
@@ -163,29 +173,69 @@ def plot_runs(
     if bins < 1:
         raise ConfigError(f"plot: bins must be at least 1, got {bins}")
     panels = compute_panels([load_run(run_dir) for run_dir in run_dirs], bins)
+    check_picture(output_png)
+    figure, axes = open_panels(len(panels))
+    methods = sorted({group.method for groups in panels.values() for group in groups})
+    for ax, (task, groups) in zip(axes, panels.items(), strict=True):
+        _draw_panel(ax, task, groups, methods, marks_minutes or ())
+    return save_picture(figure, output_png)
+
+
+def check_picture(path: str | Path) -> None:
+    """Say that no picture can be written there before any work is done for it.
+
+    Raises:
+      ConfigError: naming the file, if its ending is none of a picture's or it is a folder.
+    """
+    if Path(path).suffix not in PICTURES:
+        raise ConfigError(f"--output {path}: expected a file that ends in {', '.join(PICTURES)}")
+    if Path(path).is_dir():
+        raise ConfigError(f"--output {path}: is a folder")
+
+
+def open_panels(count: int, height: float = 4.3) -> tuple[Any, list[Any]]:
+    """A figure with so many panels of ``height`` inches, at most three in a row, and their axes."""
     # Late, because training imports nothing to draw with.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(1.0 + 5.2 * columns, 4.3 * rows), layout="constrained")
+    columns = min(3, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(1.0 + 5.2 * columns, height * rows), layout="constrained")
     FigureCanvasAgg(figure)  # draws without a display, and leaves a notebook's own backend alone
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    methods = sorted({group.method for groups in panels.values() for group in groups})
-    for ax, (task, groups) in zip(axes, panels.items(), strict=False):
-        _draw_panel(ax, task, groups, methods, marks_minutes or ())
-    for ax in axes[len(panels) :]:
+    for ax in axes[count:]:
         ax.remove()
-    output_png = Path(output_png)
-    output_png.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output_png, dpi=150)
-    return output_png
+    return figure, list(axes[:count])
+
+
+def save_picture(figure: Any, path: str | Path) -> Path:
+    """Write a figure in the format of the file's ending, whole or not at all."""
+    path = Path(path)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=path.suffix[1:], dpi=150)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f"{path.name}.tmp")
+    scratch.write_bytes(drawn.getvalue())
+    os.replace(scratch, path)
+    return path
+
+
+def finish_panel(ax: Any, title: str, x_label: str, legend_size: float = 10) -> Any:
+    """Title, axes and a legend below, which is returned."""
+    from matplotlib.ticker import EngFormatter
+
+    ax.set_title(title, fontsize=12, fontweight="bold")
+    ax.set_xlabel(x_label, fontsize=11)
+    ax.set_ylabel("episode return (sampled actions)", fontsize=11)
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    ax.margins(y=0.08)
+    ax.grid(alpha=0.25)
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=legend_size, frameon=False)
 
 
 def _draw_panel(ax: Any, task: str, groups: list[Group], methods: list[str], marks_minutes: Sequence[float]) -> None:
-    from matplotlib.ticker import EngFormatter
-
     ax.set_xlim(0, 1.02 * (groups[0].frames[-1] + groups[0].frames[0]))  # the first centre is half a bin
     marked = False
     for row, group in enumerate(groups):
@@ -203,15 +253,7 @@ def _draw_panel(ax: Any, task: str, groups: list[Group], methods: list[str], mar
         ax.plot(group.frames, group.mean, style, color=colour, linewidth=2.2, label=label)
         _draw_marks(ax, marks, group, colour, row if len(groups) > 1 else None)
         marked |= bool(marks)
-    ax.set_title(task, fontsize=12, fontweight="bold")
-    ax.set_xlabel("environment frames", fontsize=11)
-    ax.set_ylabel("episode return (sampled actions)", fontsize=11)
-    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
-    ax.margins(y=0.08)
-    ax.grid(alpha=0.25)
-    ax.spines[["top", "right"]].set_visible(False)
-    size = 9 if marked else 10
-    legend = ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=size, frameon=False)
+    legend = finish_panel(ax, task, "environment frames", 9 if marked else 10)
     if marked:
         legend.set_title(f"dots: last {MARK_EPISODES} episodes of each run, mean (lowest to highest)", {"size": 9})
 

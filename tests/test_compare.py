@@ -1,0 +1,289 @@
+"""Runs against published curves; the table of most tests is small enough to check every value by hand."""
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dreamer_jax.cli import main
+from dreamer_jax.config.loading import dump, load
+from dreamer_jax.config.presets import PRESETS
+from dreamer_jax.specs import ArraySpec, EnvSpec
+from dreamer_jax.training import published
+from dreamer_jax.training.compare import as_text, compare
+
+PRESET = "dreamer_v3_paper_dmc"
+STATES, IMAGES = ArraySpec((5,), "float32"), ArraySpec((64, 64, 3), "uint8")
+EDGES = [0, 100, 200, 300, 400, 500]
+CURVE = {"mean": [10.0, 20.0, 30.0, 40.0, 50.0], "std": [1.0, 2.0, 3.0, 4.0, 5.0], "seeds": 7}
+GAP = {"mean": [None, 20.0, None, 40.0, 50.0], "std": [None, 2.0, None, 4.0, 5.0], "seeds": 3}
+FACTS = {"action_repeat": 2, "num_envs": 16, "train_ratio": 512, "size": "12m", "scores": "sampled", "note": "a note"}
+TABLE = {
+    "benchmarks": {
+        name: {
+            "protocol": {"method": "dreamerv3", "name": f"protocol of {name}", **FACTS},
+            "edges": EDGES,
+            "methods": {"dreamerv3": dict.fromkeys(tasks, CURVE), "d4pg": {tasks[0]: GAP}},
+        }
+        for name, tasks in {
+            "dmc_proprio": ["dmc_cartpole_swingup", "dmc_ball_in_cup_catch"],
+            "dmc_vision": ["dmc_cartpole_swingup"],
+            "atari100k": ["atari_boxing"],
+        }.items()
+    }
+}
+# Seed 0 has (9 + 15) / 2 = 12, 30, nothing, 20; seed 1 has 10, 26, nothing, and is at 320 frames only.
+ZERO, ONE = [(50, 9), (100, 15), (101, 30), (350, 20), (420, 500)], [(80, 10), (150, 26), (320, 900)]
+
+
+@pytest.fixture
+def table(monkeypatch):
+    monkeypatch.setattr(published, "published_scores", lambda: TABLE)
+
+
+def write_run(
+    run_dir, episodes, *settings, task="dmc/cartpole_swingup", preset=PRESET, size="12m", seed=0, leaf=STATES
+):
+    """A run directory with these (frames, score) and nothing else that the comparison does not read."""
+    run_dir.mkdir()
+    overrides = [("env.task", task), ("seed", str(seed)), *settings]
+    (run_dir / "config.yaml").write_text(dump(load(preset, size, overrides=overrides)))
+    spec = EnvSpec({"seen": leaf}, {"action": ArraySpec((1,), "float32")})
+    (run_dir / "env.json").write_text(json.dumps({"spec": spec.as_json()}))
+    rows = [
+        {"task": task, "method": preset, "seed": seed, "env_frames": frames, "score": score}
+        for frames, score in episodes
+    ]
+    (run_dir / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return run_dir
+
+
+def values(comparison):
+    return [(one.frames, one.ours, one.runs, one.verdict) for one in comparison.budgets]
+
+
+def test_values_by_hand(tmp_path, table):
+    runs = [write_run(tmp_path / "one", ONE, seed=1), write_run(tmp_path / "zero", ZERO)]
+    (result,) = compare(runs, "dreamerv3")
+    assert values(result) == [
+        (100, 11.0, 2, "inside"),  # (12 + 10) / 2: every run weighs the same, the right edge belongs to the bin
+        (200, 28.0, 2, "above"),
+        (300, None, 0, "no episode"),
+        (400, 20.0, 1, "below"),  # the other one has not come to 400
+    ]
+    assert [(one.mean, one.std) for one in result.budgets] == [(10, 1), (20, 2), (30, 3), (40, 4)]
+    assert [run.seed for run in result.runs] == [0, 1] and result.run_dirs == runs[::-1]
+    np.testing.assert_equal(result.curves, [[12, 30, np.nan, 20], [10, 26, np.nan, np.nan]])
+
+
+@pytest.mark.parametrize(("score", "verdict"), [(7.9, "below"), (8, "inside"), (12, "inside"), (12.1, "above")])
+def test_the_band_is_two_standard_deviations_with_its_ends(tmp_path, table, score, verdict):
+    (result,) = compare([write_run(tmp_path / "run", [(100, score)])], "dreamerv3")
+    assert values(result) == [(100, score, 1, verdict)]
+
+
+def test_how_far_a_run_is_may_stand_in_its_metrics_alone(tmp_path, table):
+    run_dir = write_run(tmp_path / "run", [(90, 10)])
+    (run_dir / "metrics.jsonl").write_text('{"seconds": 5, "env_frames": 210}\n')
+    (result,) = compare([run_dir], "dreamerv3")
+    assert values(result) == [(100, 10.0, 1, "inside"), (200, None, 0, "no episode")]
+
+
+def test_bins_without_a_published_value_are_left_out(tmp_path, table):
+    (result,) = compare([write_run(tmp_path / "run", [(90, 1), (250, 1), (400, 40)])], "d4pg")
+    assert values(result) == [(200, None, 0, "no episode"), (400, 40.0, 1, "inside")]
+    assert "none is recorded for d4pg" in as_text([result])
+    assert "3 seeds" in as_text([result]) and "differ" not in as_text([result])
+
+
+def test_the_command(tmp_path, table, capsys):
+    runs = [write_run(tmp_path / "zero", ZERO), write_run(tmp_path / "one", ONE, seed=1)]
+    small = write_run(tmp_path / "small", ZERO, ("env.num_envs", "1"), size="1m")
+    picture = tmp_path / "pictures" / "out.png"
+    assert main(["compare", *map(str, [*runs, small]), "--to", "dreamerv3", "--output", str(picture)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:9] == [
+        f"dmc/cartpole_swingup: {PRESET}, size 12m (2 seeds: 0, 1) against dreamerv3",
+        "protocol: protocol of dmc_proprio",
+        "  action repeat 2, 16 environments, train ratio 512, size 12m; sampled",
+        "  a note",
+        "settings that differ: none",
+        "     frames       ours    published mean ± std",
+        "        100       11.0              10.0 ± 1.0 (7 seeds)  inside",
+        "        200       28.0              20.0 ± 2.0 (7 seeds)  above",
+        "        300                         30.0 ± 3.0 (7 seeds)  no episode",
+    ]
+    assert lines[9] == "        400       20.0              40.0 ± 4.0 (7 seeds)  below (1 of 2 runs)"
+    assert lines[11] == f"dmc/cartpole_swingup: {PRESET}, size 1m (1 seed: 0) against dreamerv3"
+    start = lines.index("settings that differ:")
+    assert lines[start + 1 : start + 3] == ["  size 1m instead of 12m", "  env.num_envs 1 instead of 16"]
+    assert "frames" in lines[start + 3]
+    # Small alone: (9 + 15) / 2 = 12 inside, 30 above, none, 20 below.
+    assert lines[-2:] == ["of 8 budgets (band: mean ± 2 std): 2 inside, 2 above, 2 below, 2 no episode", str(picture)]
+    pixels = pytest.importorskip("matplotlib.image").imread(picture)
+    assert pixels.shape[0] > 500 and pixels.shape[1] > 600
+    assert 0.02 < (pixels[..., :3].min(-1) < 0.9).mean() < 0.6  # ink, and not all of it
+    colours = pixels[..., :3].reshape(-1, 3)
+    for wanted in ("0072B2", "D55E00"):  # a group each
+        colour = [int(wanted[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+        assert (np.abs(colours - colour).max(-1) < 0.02).sum() > 100
+    assert [path.name for path in picture.parent.iterdir()] == ["out.png"]
+
+
+def test_json(tmp_path, table, capsys):
+    run, picture = write_run(tmp_path / "run", ZERO, ("env.action_repeat", "1"), size="1m"), tmp_path / "out.svg"
+    assert main(["compare", str(run), "--to", "dreamerv3", "--output", str(picture), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    counts = {"inside": 1, "above": 1, "below": 1, "no episode": 1}
+    assert result["counts"] == counts and result["picture"] == str(picture) and picture.is_file()
+    (one,) = result["comparisons"]
+    assert one["counts"] == counts
+    assert (one["task"], one["method"], one["size"]) == ("dmc/cartpole_swingup", PRESET, "1m")
+    assert (one["benchmark"], one["to"], one["published_seeds"]) == ("dmc_proprio", "dreamerv3", 7)
+    assert (one["runs"], one["seeds"], one["protocol"]["train_ratio"]) == ([str(run)], [0], 512)
+    assert one["differences"] == [
+        {"setting": "size", "run": "1m", "other": "12m"},
+        {"setting": "env.action_repeat", "run": 1, "other": 2},
+    ]
+    nothing = {"frames": 300, "ours": None, "runs": 0, "mean": 30.0, "std": 3.0, "verdict": "no episode"}
+    assert one["budgets"][2] == nothing
+
+
+def test_settings_that_differ():
+    protocol = published.protocol_settings("dmc_proprio")
+    assert protocol == load(PRESET, "12m", overrides=[("env.num_envs", "16")])
+
+    def differing(preset, size, *overrides):
+        return [str(each) for each in published.differing_settings(load(preset, size, overrides=overrides), protocol)]
+
+    free = [("env.task", "dmc/walker_run"), ("seed", "5"), ("train.frames", "1e6"), ("train.log_seconds", "1")]
+    assert differing(PRESET, "12m", *free) == []
+    assert differing("dreamer_v3", "1m") == [
+        "size 1m instead of 12m",
+        "env.action_repeat 1 instead of 2",
+        "policy.unimix 0 instead of 0.01",
+        "train.train_ratio 1024 instead of 512",
+    ]
+    own_width = differing(PRESET, "1m", ("value.units", "100"), ("replay.online", "false"))
+    assert own_width == [
+        "size 1m instead of 12m",
+        "replay.online False instead of True",
+        "value.units 100 instead of 256",
+    ]
+    assert differing(PRESET, "12m", ("value.units", "100")) == ["value.units 100 instead of 256"]
+    widths = list(published.size_settings("1m"))
+    own_widths = differing(PRESET, "1m", *((name, "8") for name in widths))
+    assert len(own_widths) == len(widths) and not any("size" in line for line in own_widths)
+
+
+@pytest.mark.parametrize(
+    ("task", "leaf", "benchmark", "name"),
+    [
+        ("dmc/cup_catch", STATES, "dmc_proprio", "dmc/ball_in_cup_catch"),
+        ("dmc/cartpole_swingup", IMAGES, "dmc_vision", "dmc/cartpole_swingup"),
+        ("atari/boxing", IMAGES, "atari100k", "atari/boxing"),
+    ],
+)
+def test_the_benchmark_is_that_of_the_task_and_what_is_seen(tmp_path, table, task, leaf, benchmark, name):
+    (result,) = compare([write_run(tmp_path / "run", ZERO, task=task, leaf=leaf)], "dreamerv3")
+    assert (result.published.benchmark, result.published.task) == (benchmark, name)
+    if benchmark != "dmc_proprio":
+        assert result.differences is None
+        assert f"protocol of {benchmark}" in as_text([result]) and "no preset stands for" in as_text([result])
+
+
+def test_names_of_one_task_are_one_group(tmp_path, table):
+    runs = [write_run(tmp_path / "short", ZERO, task="dmc/cup_catch")]
+    runs += [write_run(tmp_path / "long", ONE, task="dmc/ball_in_cup_catch", seed=1)]
+    assert [len(one.runs) for one in compare(runs, "dreamerv3")] == [2]
+
+
+@pytest.mark.parametrize(
+    ("to", "task", "output", "message"),
+    [
+        ("dreamer3", "dmc/cartpole_swingup", "out.png", r"did you mean dreamerv3\? there are dreamerv3, d4pg$"),
+        ("d4pg", "dmc/cup_catch", "out.png", "--to d4pg: no published curve for dmc/cup_catch; there are dreamerv3"),
+        ("dreamerv3", "dmc/dog_run", "out.png", "dmc_proprio has dmc/ball_in_cup_catch, dmc/cartpole_swingup"),
+        ("dreamerv3", "probe/count", "out.png", "probe/count: no published curve; .*; atari100k has atari/boxing"),
+        ("dreamerv3", "dmc/cartpole_swingup", "out.jpeg", "out.jpeg: expected a file that ends in .png, .pdf, .svg"),
+        ("dreamerv3", "dmc/cartpole_swingup", "out", "out: expected a file that ends in"),
+    ],
+)
+def test_mistakes_are_one_line_and_write_nothing(tmp_path, table, capsys, to, task, output, message):
+    run = write_run(tmp_path / "run", ZERO, task=task)
+    refused(tmp_path, capsys, [run], to=to, output=output, message=message)
+
+
+def test_runs_that_cannot_be_compared(tmp_path, table, capsys):
+    good = write_run(tmp_path / "good", ZERO)
+    again = write_run(tmp_path / "again", ONE)
+    other = write_run(tmp_path / "other", ONE, ("env.num_envs", "4"), seed=1)
+    early = write_run(tmp_path / "early", [(99, 5)], seed=2)
+    empty, bare = write_run(tmp_path / "empty", []), write_run(tmp_path / "bare", ZERO)
+    (bare / "config.yaml").unlink()
+    refused(tmp_path, capsys, [good, again], message="again: has seed 0, as has .*good")
+    refused(tmp_path, capsys, [good, other], message="other: other settings than .*good: env.num_envs 4 instead of 16")
+    refused(tmp_path, capsys, [early], message="early: at 99 frames, the first published value is at 100")
+    refused(tmp_path, capsys, [good, empty], message="empty: no finished episode")
+    refused(tmp_path, capsys, [good, bare], message="bare: no config.yaml")
+    refused(tmp_path, capsys, [good, tmp_path / "none"], message="none: not a run directory")
+
+
+def refused(tmp_path, capsys, runs, *, to="dreamerv3", output="out.png", message):
+    before = sorted(tmp_path.rglob("*"))
+    status = main(["compare", *map(str, runs), "--to", to, "--output", str(tmp_path / output)])
+    printed = capsys.readouterr()
+    assert (status, printed.out) == (2, "") and printed.err.count("\n") == 1
+    assert re.search(message, printed.err), printed.err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_published_values():
+    for frames, rounded in ((20_000, (189, 27)), (30_000, (261, 35))):
+        spec = EnvSpec({"position": STATES}, {"action": ArraySpec((1,), "float32")})
+        curve = published.published_curve("dmc/cartpole_swingup", spec, "dreamerv3")
+        (at,) = np.flatnonzero(curve.edges[1:] == frames)
+        assert (round(curve.mean[at]), round(curve.std[at])) == rounded and curve.seeds == 5
+        assert curve.edges[at] == frames - 10_000
+
+
+def test_the_published_file_is_whole():
+    data = published.published_scores()
+    assert "danijar/dreamerv3" in data["source"] and "e3f0224" in data["source"]
+    found = {
+        (benchmark, method): len(tasks)
+        for benchmark, content in data["benchmarks"].items()
+        for method, tasks in content["methods"].items()
+    }
+    proprio = dict.fromkeys("d4pg ddpg dmpo dreamerv3 mpo ppo_fixhp".split(), 18)
+    vision = dict.fromkeys("curl dreamerv3 drqv2 ppo_fixhp sac".split(), 20)
+    atari = dict.fromkeys("dreamerv3 ppo_fixhp".split(), 26)
+    shipped = {"dmc_proprio": proprio, "dmc_vision": vision, "atari100k": atari}
+    assert found == {(name, method): count for name, content in shipped.items() for method, count in content.items()}
+    for content in data["benchmarks"].values():
+        bins = len(content["edges"]) - 1
+        assert content["edges"][0] == 0 and (np.diff(content["edges"]) > 0).all()
+        for tasks in content["methods"].values():
+            for curve in tasks.values():
+                mean, std = np.array(curve["mean"], float), np.array(curve["std"], float)
+                assert mean.shape == std.shape == (bins,) and curve["seeds"] >= 5
+                assert (np.isnan(mean) == np.isnan(std)).all() and not np.isnan(mean).all()
+
+
+def test_a_preset_has_the_settings_of_its_protocol():
+    named = [preset.protocol for preset in PRESETS.values() if preset.protocol]
+    assert "dmc_proprio" in named and len(set(named)) == len(named)
+    for benchmark in named:
+        config = published.protocol_settings(benchmark)
+        facts = published.published_scores()["benchmarks"][benchmark]["protocol"]
+        assert config.size == facts["size"]
+        assert config.train.train_ratio == facts["train_ratio"]
+        assert (config.env.action_repeat, config.env.num_envs) == (facts["action_repeat"], facts["num_envs"])
+
+
+def test_the_published_file_is_in_the_wheel():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    assert "data/*.json" in project["tool"]["setuptools"]["package-data"]["dreamer_jax"]
