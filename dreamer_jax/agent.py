@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from dreamer_jax.behaviors.actor_critic import make_actor_critic
-from dreamer_jax.config.schema import Config, ConfigError
+from dreamer_jax.config.schema import Config, ConfigError, ValueConfig
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.models.world_model import features, make_world_model
 from dreamer_jax.ops.moments import initial_range
@@ -115,8 +115,7 @@ def make_agent(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -
             "opt/param_rms": root_mean_square(params),
         }
         step = state.step + 1
-        rate = jnp.where(step % config.value.slow_every == 0, config.value.slow_rate, 0.0)
-        slow = jax.tree.map(lambda new, old: rate * new + (1 - rate) * old, params["critic"], state.slow)
+        slow = follow(config.value, step, params["critic"], state.slow)
         state = TrainState(step, params, slow, opt_state, aux["behavior"]["moments"])
         return state, metrics, model.compress(aux["model"]["posterior"])
 
@@ -152,6 +151,12 @@ def make_agent(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -
         return errors
 
     return Agent(init, reset, policy, loss, update, report, model.latent_spec)
+
+
+def follow(config: ValueConfig, step: jax.Array, critic: Any, slow: Any) -> Any:
+    """The slow critic after update number ``step``, a moving average of the critic."""
+    rate = jnp.where(step % config.slow_every == 0, config.slow_rate, 0.0)
+    return optax.incremental_update(critic, slow, rate)
 
 
 def loss_scales(config: Config, spec: EnvSpec) -> dict[str, float]:

@@ -106,6 +106,14 @@ def _parser() -> argparse.ArgumentParser:
         help="besides the JSON files (default tensorboard)",
     )
 
+    sub = command(
+        "import-reference", _import_reference, "begin a run with parameters of the reference code", settings=True
+    )
+    sub.add_argument("params", type=Path, metavar="PARAMS.npz", help="its tensors under their own names")
+    sub.add_argument("--out", type=Path, required=True, metavar="RUN_DIR", help="the run's directory")
+    sub.add_argument("--seed", metavar="N", help=f"the run's one seed (default {Config.seed})")
+    sub.add_argument("--env.task", metavar="TASK", dest="task", help=f"{FIELDS['env.task'].meaning}")
+
     sub = command("evaluate", _evaluate, "play a trained agent in fresh environments")
     sub.add_argument("run_dir", type=Path)
     sub.add_argument("--episodes", type=_positive, default=20, help="default 20")
@@ -155,6 +163,21 @@ def _train(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
 
     loggers = [name for name in options.logger or ["tensorboard"] if name != "none"]
     train(config, run_dir, loggers=loggers)
+
+
+def _import_reference(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
+    config = _settings(options, pairs)
+    from dreamer_jax.reference import from_reference, read_reference
+    from dreamer_jax.training.loop import begin
+    from dreamer_jax.training.preflight import env_spec
+
+    arrays = read_reference(options.params)
+    try:
+        state = from_reference(arrays, config, env_spec(config))
+    except ConfigError as error:
+        raise ConfigError(f"{options.params}: {error}") from error
+    begin(config, options.out, state)
+    print(f"{len(arrays)} tensors in {options.out}; `dreamer-jax train` with the same settings goes on from there")
 
 
 def _run_name(config: Config) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import zipfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -72,6 +74,19 @@ def reference_names(config: Config, spec: EnvSpec) -> dict[str, str]:
     return names
 
 
+def read_reference(path: str | Path) -> Arrays:
+    """The tensors of a flat npz file under the reference's names.
+
+    Raises:
+      ConfigError: it can't be read.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise ConfigError(f"{path}: not an npz file of parameters ({error})") from error
+
+
 def from_reference(arrays: Mapping[str, np.ndarray], config: Config, spec: EnvSpec) -> TrainState:
     """The train state that the reference's tensors describe, with a fresh optimiser.
 
@@ -81,11 +96,13 @@ def from_reference(arrays: Mapping[str, np.ndarray], config: Config, spec: EnvSp
     Raises:
       ConfigError: naming every tensor that is missing, that nobody knows, or whose shape differs.
     """
-    state = jax.jit(make_agent(config, spec).init)(jax.random.key(config.seed))
+    shapes = jax.eval_shape(make_agent(config, spec).init, jax.random.key(config.seed))
+    state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)  # as optimisers and return range begin
     ours = _flat(state)
     names = reference_names(config, spec)
-    optional = {name for name in names if name.startswith(("slowval/", "retnorm/"))}
     given = {name: np.asarray(value) for name, value in arrays.items() if name not in COUNTERS}
+    without = [part for part in ("slowval/", "retnorm/") if not any(name.startswith(part) for name in given)]
+    optional = {name for name in names if name.startswith(tuple(without))}
     problems = [f"{name} is missing" for name in names if name not in given and name not in optional]
     problems += [f"{name} is not a tensor of this agent" for name in given if name not in names]
     for name, value in given.items():
@@ -93,14 +110,17 @@ def from_reference(arrays: Mapping[str, np.ndarray], config: Config, spec: EnvSp
             problems.append(f"{name} has shape {value.shape}, expected {expected}")
     if problems:
         raise ConfigError("; ".join(problems))
-    for name, value in given.items():
-        path = names[name]
-        ours[path] = jnp.asarray(value.reshape(ours[path].shape), ours[path].dtype)
-    if not any(name.startswith("slowval/") for name in given):
+    ours |= {path: value.astype(ours[path].dtype) for path, value in _our_paths(given, names, config).items()}
+    if "slowval/" in without:
         critic = {path: value for path, value in ours.items() if path.startswith("params/critic/")}
         ours |= {path.replace("params/critic/", "slow/"): jnp.copy(value) for path, value in critic.items()}
     tree = traverse_util.unflatten_dict(ours, sep="/")
     return dataclasses.replace(state, params=tree["params"], slow=tree["slow"], moments=tree["moments"])
+
+
+def tree_from_reference(arrays: Mapping[str, np.ndarray], config: Config, spec: EnvSpec) -> dict[str, Any]:
+    """Only the tensors given, as nested dicts that begin with params, slow or moments."""
+    return traverse_util.unflatten_dict(_our_paths(arrays, reference_names(config, spec), config), sep="/")
 
 
 def to_reference(tree: TrainState | Mapping[str, Any], config: Config, spec: EnvSpec) -> Arrays:
@@ -117,6 +137,11 @@ def _flat(tree: TrainState | Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(tree, TrainState):
         tree = {"params": tree.params, "slow": tree.slow, "moments": tree.moments}
     return traverse_util.flatten_dict(dict(tree), sep="/")
+
+
+def _our_paths(arrays: Mapping[str, np.ndarray], names: Mapping[str, str], config: Config) -> dict[str, jax.Array]:
+    shapes = {name: (config.rssm.blocks, 1, -1) if "/norms_" in names[name] else x.shape for name, x in arrays.items()}
+    return {names[name]: jnp.asarray(x).reshape(shapes[name]) for name, x in arrays.items()}
 
 
 def _their_shape(path: str, ours: Array) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from dreamer_jax.training.checkpoint import load
 from dreamer_jax.training.metrics import read_jsonl
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-COMMANDS = "train evaluate plot check-env export config".split()
+COMMANDS = "train import-reference evaluate plot compare check-env export config".split()
 HEAVY = (
     "jax flax optax orbax distrax gymnasium dm_control mujoco tensorflow_probability matplotlib tensorboardX".split()
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -20,14 +21,26 @@ def flatten_leaf(x: jax.Array, spec: ArraySpec) -> jax.Array:
     A class of -1 marks a missing value and becomes zeros.
     """
     if spec.classes is not None:
-        x = jax.nn.one_hot(x, spec.classes)
+        x = jax.nn.one_hot(x.astype(jnp.int32), spec.classes)
         return x.reshape(*x.shape[: x.ndim - 1 - len(spec.shape)], spec.width)
     return x.astype(jnp.float32).reshape(*x.shape[: x.ndim - len(spec.shape)], spec.width)
 
 
-def flatten_leaves(values: ArrayDict, specs: dict[str, ArraySpec]) -> jax.Array:
-    """All leaves in sorted order of their names as one vector [..., sum of widths]."""
-    return jnp.concatenate([flatten_leaf(jnp.asarray(values[name]), specs[name]) for name in sorted(specs)], -1)
+def flatten_leaves(
+    values: ArrayDict,
+    specs: dict[str, ArraySpec],
+    squash: Callable[[jax.Array], jax.Array] | None = None,
+) -> jax.Array:
+    """All leaves in sorted order of their names as one vector [..., sum of widths].
+
+    ``squash`` is for numbers; what is one-hot stays as it is.
+    """
+
+    def flatten(name: str, spec: ArraySpec) -> jax.Array:
+        x = flatten_leaf(jnp.asarray(values[name]), spec)
+        return x if squash is None or spec.discrete else squash(x)
+
+    return jnp.concatenate([flatten(name, specs[name]) for name in sorted(specs)], -1)
 
 
 class Encoder(nn.Module):
@@ -48,6 +61,5 @@ class Encoder(nn.Module):
         return self.units
 
     def __call__(self, observation: ArrayDict) -> jax.Array:
-        x = flatten_leaves(observation, self.specs)
-        x = jnp.where(x == -jnp.inf, 0.0, x)  # marks a missing value
-        return self.mlp(symlog(x) if self.symlog else x)[0]
+        x = flatten_leaves(observation, self.specs, squash=symlog if self.symlog else None)
+        return self.mlp(jnp.where(x == -jnp.inf, 0.0, x))[0]  # minus infinity marks a missing value

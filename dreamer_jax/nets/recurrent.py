@@ -60,14 +60,14 @@ class BlockGRU(nn.Module):
         """The next ``deter`` [N, D] in float32 from [N, D], flat stoch [N, S*K] and ``action_share``."""
         blocks, block = self.blocks, self.deter // self.blocks
         shared = self._shared(self.embed[0](deter), 0) + self._shared(self.embed[1](stoch), 1) + action_share
-        before = _enter(deter, blocks)
+        before = enter_blocks(deter, blocks)
         x = before.astype(self.dtype)
         for index, (kernel, bias, norm) in enumerate(zip(self.kernels, self.biases, self.norms, strict=True)):
-            x = _block_product(x, kernel[:, :block], bias)
+            x = block_product(x, kernel[:, :block], bias)
             if index == 0:
-                x = x + _enter(shared, blocks)
+                x = x + enter_blocks(shared, blocks)
             x = nn.silu(norm(x))
-        gates = _block_product(x, self.gates_kernel, self.gates_bias).astype(jnp.float32)
+        gates = block_product(x, self.gates_kernel, self.gates_bias).astype(jnp.float32)
         reset, candidate, update = jnp.split(gates, 3, -1)
         candidate = jnp.tanh(nn.sigmoid(reset) * candidate)
         update = nn.sigmoid(update - 1)
@@ -75,10 +75,11 @@ class BlockGRU(nn.Module):
         return jnp.swapaxes(after, 0, 1).reshape(deter.shape)
 
 
-def _enter(x: jax.Array, blocks: int) -> jax.Array:
+def enter_blocks(x: jax.Array, blocks: int) -> jax.Array:
     """[N, D] to [blocks, N, D/blocks]."""
     return jnp.swapaxes(x.reshape(x.shape[0], blocks, -1), 0, 1)
 
 
-def _block_product(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+def block_product(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    """A dense layer for each block: [blocks, N, inputs] to [blocks, N, outputs]; ``bias`` is flat."""
     return jnp.einsum("gni,gio->gno", x, kernel.astype(x.dtype)) + bias.astype(x.dtype).reshape(len(kernel), 1, -1)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from dreamer_jax.agent import make_agent
 from dreamer_jax.config.presets import size_settings
-from dreamer_jax.config.schema import Config, flatten
+from dreamer_jax.config.schema import Config, ConfigError, flatten
 from dreamer_jax.envs.vector import VectorEnvs, make_envs
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.replay.host import Replay
@@ -56,35 +57,60 @@ def train(
       EnvironmentFailed: an environment raised an error.
       Stopped: a signal came; a checkpoint has been saved.
     """
-    run_dir = Path(run_dir)
     progress = Progress(config.train.frames, stream=stream)
-    with Interrupt() as interrupt:
-        # Whatever can be refused is refused before anything is written.
-        check_loggers(loggers)
-        check_devices(config.train.devices)
-        changes = check_run(run_dir, config)
-        spec = env_spec(config)
-        agent = agent or make_agent(config, spec, axis_name=AXIS if config.train.devices > 1 else None)
-        size = ring_plan(config, run_dir, spec, agent)
-        lock = open_run(run_dir, config, spec)
-        checkpoints = Checkpoints(run_dir, keep=config.train.keep_checkpoints)
-        run = None
-        try:
-            progress.note(f"run directory: {run_dir}")
-            progress.note(size.line)
-            run = _Run(config, run_dir, spec, agent, size.records, loggers, checkpoints, progress)
-            for change in changes:
-                progress.note(f"changed since the run began: {change}")
-            run.loop(interrupt)
-        finally:
-            if run is not None:
-                run.close()
-            progress.close()
-            checkpoints.close()
-            lock.close()
-        if interrupt.number is not None:
-            raise Stopped(interrupt.number)
-        return run.learner.state
+    with Interrupt() as interrupt, _open(config, Path(run_dir), agent, loggers, progress) as run:
+        run.prepare()
+        run.loop(interrupt)
+    if interrupt.number is not None:
+        raise Stopped(interrupt.number)
+    return run.learner.state
+
+
+def begin(config: Config, run_dir: str | Path, state: TrainState) -> None:
+    """Make ``run_dir`` a run that starts from ``state`` and has done nothing yet; ``train`` goes on with it.
+
+    Raises:
+      ConfigError: there is a run already, or it can't be started as asked.
+    """
+    if (Path(run_dir) / "config.yaml").exists():
+        raise ConfigError(f"{run_dir}: a run is there already; choose another directory")
+    with _open(config, Path(run_dir), None, (), Progress(config.train.frames), state):
+        pass
+
+
+@contextmanager
+def _open(
+    config: Config,
+    run_dir: Path,
+    agent: Agent | None,
+    loggers: Sequence[str | Logger],
+    progress: Progress,
+    state: TrainState | None = None,
+) -> Iterator[_Run]:
+    """A run with its first checkpoint, or where ``run_dir`` left off; ``state`` is what a new one starts from."""
+    # Whatever can be refused is refused before anything is written.
+    check_loggers(loggers)
+    check_devices(config.train.devices)
+    changes = check_run(run_dir, config)
+    spec = env_spec(config)
+    agent = agent or make_agent(config, spec, axis_name=AXIS if config.train.devices > 1 else None)
+    size = ring_plan(config, run_dir, spec, agent)
+    lock = open_run(run_dir, config, spec)
+    checkpoints = Checkpoints(run_dir, keep=config.train.keep_checkpoints)
+    run = None
+    try:
+        progress.note(f"run directory: {run_dir}")
+        progress.note(size.line)
+        run = _Run(config, run_dir, spec, agent, size.records, loggers, checkpoints, progress, state)
+        for change in changes:
+            progress.note(f"changed since the run began: {change}")
+        yield run
+    finally:
+        if run is not None:
+            run.close()
+        progress.close()
+        checkpoints.close()
+        lock.close()
 
 
 class _Run:
@@ -100,8 +126,9 @@ class _Run:
         loggers: Sequence[str | Logger],
         checkpoints: Checkpoints,
         progress: Progress,
+        state: TrainState | None,
     ) -> None:
-        self.config, self.run_dir, self.agent = config, run_dir, agent
+        self.config, self.run_dir, self.agent, self.spec = config, run_dir, agent, spec
         self.checkpoints, self.progress = checkpoints, progress
         seed, num_envs = jax.random.key(config.seed), config.env.num_envs
         self.keys = [jax.random.fold_in(seed, purpose) for purpose in (INIT, UPDATE, ACT)]
@@ -112,7 +139,7 @@ class _Run:
         shapes = jax.eval_shape(self.agent.init, self.keys[INIT])
         if latest is None:
             progress.state("initialising …")
-            state = jax.jit(self.agent.init)(self.keys[INIT])
+            state = jax.jit(self.agent.init)(self.keys[INIT]) if state is None else state
             self.carry = self.agent.reset(state.params, num_envs)
         else:
             carry = jax.eval_shape(lambda params: self.agent.reset(params, num_envs), shapes.params)
@@ -131,7 +158,7 @@ class _Run:
         identity = dict(method=config.preset, task=config.env.task)
         self.log = RunLog(run_dir, **identity, seed=config.seed, loggers=loggers, resume=resume)
         self.act, self.act_in_evaluation = make_act(self.agent, "train"), make_act(self.agent, "sample")
-        self._introduce(spec, resumed=latest is not None)
+        self._introduce(resumed=latest is not None)
         self._logged = self._saved = time.monotonic()
         self._logged_steps = self.counters()
         if latest is None:
@@ -272,8 +299,8 @@ class _Run:
             replay.restore(saved, name)
         return replay
 
-    def _introduce(self, spec: EnvSpec, *, resumed: bool) -> None:
-        """Compile, and say in words what the settings mean."""
+    def _introduce(self, *, resumed: bool) -> None:
+        """Say what this is."""
         config, note = self.config, self.progress.note
         parameters = sum(x.size for x in jax.tree.leaves(self.learner.state.params))
         device = jax.devices()[0].device_kind
@@ -288,11 +315,15 @@ class _Run:
             done = self.counters()
             note(f"resumed at {done['env_frames']:,} frames, {done['grad_steps']:,} updates")
         self._saved_frames = self.counters()["env_frames"]
-        if self._saved_frames >= config.train.frames:
+
+    def prepare(self) -> None:
+        """Compile, and say in words what the settings come to."""
+        config, note = self.config, self.progress.note
+        if self.counters()["env_frames"] >= config.train.frames:
             note(f"complete: {config.train.frames:,} frames were asked for")
             return
         self.progress.state("compiling update …")
-        trial = self.learner.prepare(example_batch(config, spec, self.agent.latent_spec))
+        trial = self.learner.prepare(example_batch(config, self.spec, self.agent.latent_spec))
         self.progress.state("compiling policy …")
         self.act(self.learner.state.params, self.keys[ACT], 0, self.carry, self.timestep)
         self.progress.state("measuring …")
@@ -302,3 +333,4 @@ class _Run:
         seconds = (time.perf_counter() - start) / self.learner.per_dispatch
         note(in_words(config, self.counters(), seconds))
         self.progress.state("")
+        self._logged = self._saved = time.monotonic()
