@@ -20,6 +20,7 @@ from dreamer_jax.agent import make_agent
 from dreamer_jax.behaviors.policy import Policy
 from dreamer_jax.config.loading import load, replace
 from dreamer_jax.config.schema import Config
+from dreamer_jax.models.encoder import FACTORS
 from dreamer_jax.models.world_model import make_world_model
 from dreamer_jax.optim import make_optimizer
 from dreamer_jax.reference import from_reference, to_reference
@@ -60,8 +61,12 @@ def settings(meta: Mapping[str, Any]) -> Config:
     values: dict[str, Any] = {"dtype": "float32", "encoder.symlog": enc["symlog"]}
     values |= {f"{ours}.{k}": agent[theirs][k] for ours, theirs in heads.items() for k in ("layers", "units")}
     values |= {
-        f"{ours}.{k}": part[k] for ours, part in {"encoder": enc, "decoder": dec}.items() for k in ("layers", "units")
+        f"{ours}.{k}": part[k]
+        for ours, part in {"encoder": enc, "decoder": dec}.items()
+        for k in ("layers", "units", "depth")
     }
+    values |= {"encoder.cnn": _cnn(enc, "pool", "stride"), "decoder.cnn": _cnn(dec, "repeat", "transpose")}
+    values["decoder.blocks"] = dec["bspace"]
     values |= {f"rssm.{k}": rssm[k] for k in ("deter", "hidden", "stoch", "classes", "blocks", "unimix")}
     layers = {"dynamics_layers": "dynlayers", "prior_layers": "imglayers", "posterior_layers": "obslayers"}
     values |= {f"rssm.{ours}": rssm[theirs] for ours, theirs in layers.items()}
@@ -92,6 +97,14 @@ def settings(meta: Mapping[str, Any]) -> Config:
         "optimizer.eps": agent["opt"]["eps"],
     }
     return replace(load(), values)
+
+
+def _cnn(part: Mapping[str, Any], head: str, strided: str) -> str:
+    """The CNN that the recorded settings describe."""
+    kind = strided if part["strided"] else head
+    if part["outer"] != part["strided"] or tuple(part["mults"]) != FACTORS[kind] or part["kernel"] != 5:
+        raise ValueError(f"a CNN of factors {part['mults']}, kernel {part['kernel']}")
+    return kind
 
 
 def env_spec(meta: Mapping[str, Any]) -> EnvSpec:

@@ -24,6 +24,7 @@ from dreamer_jax.models.decoder import Decoder, reconstruction_loss
 from dreamer_jax.models.encoder import Encoder, flatten_leaves
 from dreamer_jax.models.losses import kl_losses
 from dreamer_jax.models.rssm import make_rssm
+from dreamer_jax.nets.convolution import Conv, Resample
 from dreamer_jax.nets.layers import MLP, Dense, RMSNorm
 from dreamer_jax.nets.recurrent import block_product, enter_blocks
 from dreamer_jax.ops.moments import range_scale, update_range
@@ -288,6 +289,14 @@ def block_linear(params: Mapping[str, Any], x: jax.Array) -> jax.Array:
     return jnp.swapaxes(out, 0, 1).reshape(*x.shape[:-1], -1)
 
 
+def convolution(resample: Resample) -> Callable[[Mapping[str, Any], jax.Array], jax.Array]:
+    def run(params: Mapping[str, Any], x: jax.Array) -> jax.Array:
+        size, _, inputs, features = params["kernel"].shape
+        return Conv(inputs, features, size, resample).apply({"params": params}, x)
+
+    return run
+
+
 def mlp(params: Mapping[str, Any], x: jax.Array) -> jax.Array:
     layers = 1 + max(int(name.split("/")[0].removeprefix("linear")) for name in params if name.startswith("linear"))
     tree = {
@@ -387,18 +396,14 @@ def encoder_decoder(u: Unit) -> Found:
     observation, arrays = u.part("obs"), u.part("param")
     deter, stoch, cotangent = u["deter"], u["stoch"], u["cot_tokens"]
     flat = stoch.reshape(*stoch.shape[:-2], -1)
-    spec = EnvSpec({name: ArraySpec(x.shape[2:], str(x.dtype)) for name, x in observation.items()}, {})
-    depth = {
-        "encoder.layers": len({name for name in arrays if name.startswith("enc/mlp") and name.endswith("kernel")}),
-        "decoder.layers": len({name for name in arrays if name.startswith("dec/mlp/linear") and "kernel" in name}),
-        "encoder.units": len(arrays["enc/mlp0/bias"]),
-        "decoder.units": len(arrays["dec/mlp/linear0/bias"]),
-    }
-    config = replace(load(), depth)
+    # Two images are declared in the order of their names reversed, so that sorting them shows.
+    images = sorted((name for name, x in observation.items() if x.ndim == 5), reverse=True)
+    order = [name for name in observation if name not in images] + images
+    spec = EnvSpec({name: ArraySpec(observation[name].shape[2:], str(observation[name].dtype)) for name in order}, {})
+    config = replace(load(), {name: value for name, value in _coder_sizes(arrays).items() if value})
     params = tree_from_reference(arrays, config, spec)["params"]["model"]
-    encoder = Encoder(spec.observation, config.encoder.layers, config.encoder.units, config.encoder.symlog)
-    widths = (flat.shape[-1], deter.shape[-1])
-    decoder = Decoder(spec.observation, widths, config.decoder.layers, config.decoder.units)
+    encoder = Encoder(spec.observation, config.encoder)
+    decoder = Decoder(spec.observation, (flat.shape[-1], deter.shape[-1]), config.decoder)
 
     def encode(params: Any) -> tuple[jax.Array, Found]:
         tokens = encoder.apply({"params": params}, observation)
@@ -409,7 +414,9 @@ def encoder_decoder(u: Unit) -> Found:
         losses = {
             name: reconstruction_loss(x, observation[name], spec.observation[name]) for name, x in outputs.items()
         }
-        found = {f"recon/{name}": x for name, x in outputs.items()} | {f"loss/{name}": x for name, x in losses.items()}
+        found = {f"loss/{name}": x for name, x in losses.items()}
+        for name, x in outputs.items():
+            found |= {f"recon_t0/{name}": x[:, 0]} if spec.observation[name].image else {f"recon/{name}": x}
         return sum(x.mean() for x in losses.values()), found
 
     found: Found = {}
@@ -418,6 +425,26 @@ def encoder_decoder(u: Unit) -> Found:
         grads[name], values = jax.jit(jax.grad(function, has_aux=True))(params[name])
         found |= values
     return found | _grads(grads, config, spec)
+
+
+def _coder_sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """Widths and depths from the shapes of encoder and decoder parameters, 0 where there are none."""
+
+    def size(name: str) -> int:
+        return len(arrays[name]) if name in arrays else 0
+
+    def layers(prefix: str) -> int:
+        return len({name for name in arrays if name.startswith(prefix) and name.endswith("/kernel")})
+
+    return {
+        "encoder.layers": layers("enc/mlp"),
+        "decoder.layers": layers("dec/mlp/linear"),
+        "encoder.units": size("enc/mlp0/bias"),
+        "decoder.units": size("dec/mlp/linear0/bias") or size("dec/sp1/bias") // 2,
+        "encoder.depth": size("enc/cnn0/bias") // 2,
+        "decoder.depth": size("dec/conv0/bias") // 2,
+        "decoder.blocks": size("dec/sp0/kernel"),
+    }
 
 
 def _grads(grads: Mapping[str, Any], config: Config, spec: EnvSpec) -> Found:
@@ -460,7 +487,6 @@ def slow(u: Unit) -> Found:
 
 
 UNUSED_NORM = Absent("only returns are normalised, by percentiles without correction of the bias")
-NO_IMAGES = Absent("there is no part for images yet")
 UNITS: dict[str, Callable[[Unit], Found] | Absent] = {
     "symlog": squash(symlog),
     "symexp": squash(symexp, grad=False),
@@ -473,7 +499,7 @@ UNITS: dict[str, Callable[[Unit], Found] | Absent] = {
     "categorical_head": categorical_head,
     "categorical_vector_head": categorical_head,
     "binary": binary,
-    "mse": NO_IMAGES,
+    "mse": Absent("squared errors belong to images, which encdec_image compares"),
     "symlog_mse": vector_loss,
     "lambda_return/count": lambda u: {},
     "lambda_return/*": returns,
@@ -485,12 +511,14 @@ UNITS: dict[str, Callable[[Unit], Found] | Absent] = {
     "linear*": layer("lin", linear),
     "blocklinear": layer("blk", block_linear),
     "mlp": layer("mlp", mlp),
-    "conv*": NO_IMAGES,
-    "upsample*": NO_IMAGES,
+    "conv_k5_s2": layer("conv", convolution("stride")),
+    "conv_k5_transposed_s2": layer("conv", convolution("transpose")),
+    "conv_k5_maxpool2": layer("conv", convolution("pool")),
+    "upsample2_conv_k5": layer("conv", convolution("repeat")),
+    "conv_*": layer("conv", convolution("none")),
     "dictconcat": dict_concat,
     "rssm_*": rssm,
-    "encdec_vector": encoder_decoder,
-    "encdec_*": NO_IMAGES,
+    "encdec_*": encoder_decoder,
     "opt": optimizer,
     "slow": slow,
 }

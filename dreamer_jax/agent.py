@@ -12,10 +12,11 @@ import optax
 from dreamer_jax.behaviors.actor_critic import make_actor_critic
 from dreamer_jax.config.schema import Config, ConfigError, ValueConfig
 from dreamer_jax.interfaces import Agent
+from dreamer_jax.models.decoder import decoder_target
+from dreamer_jax.models.encoder import image_grid
 from dreamer_jax.models.world_model import features, make_world_model
 from dreamer_jax.ops.moments import initial_range
 from dreamer_jax.ops.sequence import scan_time
-from dreamer_jax.ops.transforms import symlog
 from dreamer_jax.optim import make_optimizer
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.types import (
@@ -42,7 +43,7 @@ def make_agent(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -
     Raises:
       ConfigError: if a key of an observation can't be used.
     """
-    check_spec(spec)
+    check_spec(config, spec)
     dtype = compute_dtype(config)
     model = make_world_model(config, spec, dtype=dtype)
     behavior = make_actor_critic(config, spec, model, dtype=dtype, axis_name=axis_name)
@@ -122,7 +123,8 @@ def make_agent(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -
     def report(state: TrainState, key: Array, batch: TrajectoryBatch) -> dict[str, jax.Array]:
         """Open-loop error of each key over the second half of the windows, by recorded actions.
 
-        Mean squared error in symlog space; ``repeat/`` is what repeating the last seen value gives.
+        Mean squared error, in symlog space or of images in [0, 1]; ``repeat/`` is what repeating the
+        last seen value gives.
         """
         params, context = state.params["model"], batch.reward.shape[1] // 2
         rows = jnp.arange(batch.reward.shape[0])
@@ -143,8 +145,8 @@ def make_agent(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -
         errors = {}
         for name, leaf in spec.observation.items():
             if not leaf.discrete:
-                target = symlog(ahead.observation[name].astype(jnp.float32))
-                last = symlog(jnp.asarray(seen.observation[name])[:, -1:].astype(jnp.float32))
+                target = decoder_target(ahead.observation[name], leaf)
+                last = decoder_target(jnp.asarray(seen.observation[name])[:, -1:], leaf)
                 for label, guess in (("openloop", outputs[name]), ("repeat", last)):
                     square = jnp.square(guess - target).reshape(*valid.shape, -1).mean(-1)
                     errors[f"{label}/{name}"] = (square * valid).sum() / jnp.maximum(1, valid.sum())
@@ -174,13 +176,16 @@ def compute_dtype(config: Config) -> Any:
     return jnp.dtype(config.dtype)
 
 
-def check_spec(spec: EnvSpec) -> None:
+def check_spec(config: Config, spec: EnvSpec) -> None:
     """Refuse observations that the parts can't take."""
-    for name, leaf in spec.observation.items():
+    for name in spec.observation:
         if name in LOSSES:
             raise ConfigError(f"observation {name!r}: the name is taken by a loss ({', '.join(LOSSES)})")
-        if leaf.image:
-            raise ConfigError(f"observation {name!r}: images {leaf.shape} are not supported yet, only vectors")
+    if any(image_grid(spec.observation)):
+        c = config.decoder
+        for field, width in (("rssm.deter", config.rssm.deter), ("4 x decoder.depth", 4 * c.depth)):
+            if width % c.blocks:
+                raise ConfigError(f"decoder.blocks: got {c.blocks}, for images it must divide {field} = {width}")
 
 
 def root_mean_square(tree: Any) -> jax.Array:

@@ -15,6 +15,7 @@ from flax import traverse_util
 
 from dreamer_jax.agent import make_agent
 from dreamer_jax.config.schema import Config, ConfigError
+from dreamer_jax.models.encoder import FACTORS, image_specs, vector_specs
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.types import Array, TrainState
 
@@ -34,6 +35,10 @@ def reference_names(config: Config, spec: EnvSpec) -> dict[str, str]:
         linear(theirs, f"{ours}/dense")
         names[f"{norm}/scale"] = f"{ours}/norm/scale"
 
+    def convolution(theirs: str, ours: str) -> None:
+        linear(theirs, f"{ours}/conv")
+        names[f"{theirs}norm/scale"] = f"{ours}/norm/scale"
+
     def mlp(theirs: str, ours: str, layers: int) -> None:
         for i in range(layers):
             layer(f"{theirs}/linear{i}", f"{theirs}/norm{i}", f"{ours}/hidden_{i}")
@@ -43,8 +48,11 @@ def reference_names(config: Config, spec: EnvSpec) -> dict[str, str]:
         linear(f"{theirs}/head/{output}", f"{ours}/out")
 
     model, rssm, c = "params/model", "params/model/rssm", config.rssm
-    for i in range(config.encoder.layers):
+    vectors, images = vector_specs(spec.observation), image_specs(spec.observation)
+    for i in range(config.encoder.layers if vectors else 0):
         layer(f"enc/mlp{i}", f"enc/mlp{i}norm", f"{model}/encoder/mlp/hidden_{i}")
+    for i in range(len(FACTORS[config.encoder.cnn]) if images else 0):
+        convolution(f"enc/cnn{i}", f"{model}/encoder/cnn_{i}")
     for i in range(3):
         layer(f"dyn/dynin{i}", f"dyn/dynin{i}norm", f"{rssm}/core/embed_{i}")
     for i in range(c.dynamics_layers):
@@ -59,9 +67,19 @@ def reference_names(config: Config, spec: EnvSpec) -> dict[str, str]:
         ours = "posterior_in" if i == 0 else f"posterior_mlp/hidden_{i - 1}"
         layer(f"dyn/obs{i}", f"dyn/obs{i}norm", f"{rssm}/{ours}")
     linear("dyn/obslogit", f"{rssm}/posterior_out")
-    mlp("dec/mlp", f"{model}/decoder/mlp", config.decoder.layers)
-    for name, leaf in spec.observation.items():
+    if vectors:
+        mlp("dec/mlp", f"{model}/decoder/mlp", config.decoder.layers)
+    for name, leaf in vectors.items():
         linear(f"dec/vec/{name}/{'logits' if leaf.discrete else 'pred'}", f"{model}/decoder/heads_{name}")
+    if images:
+        decoder = f"{model}/decoder/images"
+        names["dec/sp0/kernel"], names["dec/sp0/bias"] = f"{decoder}/deter_kernel", f"{decoder}/deter_bias"
+        layer("dec/sp1", "dec/sp1norm", f"{decoder}/stoch_in")
+        linear("dec/sp2", f"{decoder}/stoch_out")
+        names["dec/spnorm/scale"] = f"{decoder}/norm/scale"
+        for i in range(len(FACTORS[config.decoder.cnn]) - 1):
+            convolution(f"dec/conv{i}", f"{decoder}/cnn_{i}")
+        linear("dec/imgout", f"{decoder}/out")
     head("rew", f"{model}/reward", config.reward.layers, "logits")
     head("con", f"{model}/cont", config.cont.layers, "logit")
     mlp("pol/mlp", "params/actor/mlp", config.policy.layers)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from agents import KEY, MIXED, ROWS, B, D, K, S, T, assert_trees_equal, largest, quick_jit, random_batch, tiny
 
+from dreamer_jax.config.schema import EncoderConfig
 from dreamer_jax.models.decoder import reconstruction_loss
 from dreamer_jax.models.encoder import Encoder, flatten_leaves
 from dreamer_jax.models.world_model import features, make_world_model
@@ -170,7 +171,7 @@ def test_leaves_are_joined_in_sorted_order_and_one_hot():
 
 def test_missing_values_are_zeros():
     specs = {"b": ArraySpec((2,), "int32", 3), "a": ArraySpec((2,), "float32")}
-    encoder = Encoder(specs, 1, 5, True)
+    encoder = Encoder(specs, EncoderConfig(layers=1, units=5))
     values = lambda number: {"b": np.array([[-1, 1]]), "a": np.array([[number, 1]], np.float32)}  # noqa: E731
     params = jax.tree.map(lambda x: jnp.ones(x.shape), jax.eval_shape(encoder.init, KEY, values(0)))
     np.testing.assert_array_equal(encoder.apply(params, values(-np.inf)), encoder.apply(params, values(0)))
@@ -183,9 +184,12 @@ def test_symlog_of_vectors_is_a_setting():
     squashed = {"a": np.array([[np.log(10), -np.log(10)]], np.float32)}
     params = jax.tree.map(
         lambda x: np.random.default_rng(0).normal(size=x.shape).astype(np.float32),
-        jax.eval_shape(Encoder(specs, 1, 5, True).init, KEY, x),
+        jax.eval_shape(Encoder(specs, EncoderConfig(layers=1, units=5)).init, KEY, x),
     )
-    on, off = (Encoder(specs, 1, 5, symlog).apply(params, y) for symlog, y in ((True, x), (False, squashed)))
+    on, off = (
+        Encoder(specs, EncoderConfig(layers=1, units=5, symlog=symlog)).apply(params, y)
+        for symlog, y in ((True, x), (False, squashed))
+    )
     np.testing.assert_allclose(on, off, rtol=1e-5)
 
 

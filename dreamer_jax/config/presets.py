@@ -50,4 +50,5 @@ def size_settings(size: str) -> dict[str, int]:
     """Every width at this size: all of them are fixed fractions of the recurrent state's."""
     deter = SIZES[size]
     units = {name: deter // 8 for name in FIELDS if name.endswith(".units")}
-    return {"rssm.deter": deter, "rssm.hidden": deter // 8, "rssm.classes": deter // 128, **units}
+    depths = {name: deter // 128 for name in FIELDS if name.endswith(".depth")}
+    return {"rssm.deter": deter, "rssm.hidden": deter // 8, "rssm.classes": deter // 128, **units, **depths}

@@ -43,12 +43,21 @@ class EncoderConfig:
     layers: int = option(3, "hidden layers for vectors", low=1)
     units: int = option(64, "their width", low=1)
     symlog: bool = option(True, "squash vectors with symlog")
+    depth: int = option(4, "channels of the CNN for images, in units of which its layers have 2, 3, 4, 4", low=1)
+    cnn: Literal["pool", "stride"] = option(
+        "pool", "halve images by pooling as HEAD does, or by strides as in 2024 (layers 1, 2, 3, 4, 4)"
+    )
 
 
 @dataclass(frozen=True)
 class DecoderConfig:
     layers: int = option(3, "hidden layers for vectors", low=1)
     units: int = option(64, "their width", low=1)
+    depth: int = option(4, "channels of the CNN for images, as in the encoder", low=1)
+    cnn: Literal["repeat", "transpose"] = option(
+        "repeat", "double images by repeating pixels as HEAD does, or by transposed convolutions as in 2024"
+    )
+    blocks: int = option(8, "blocks of the layer from deter to the CNN; must divide deter and 4 x depth", low=1)
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,10 @@ def make_world_model(config: Config, spec: EnvSpec, *, dtype: Any = jnp.float32)
     """World model for the observations and actions of ``spec``. Parameters are a dict by part."""
     latent = config.rssm.stoch * config.rssm.classes
     inputs = (config.rssm.deter, latent)
-    encoder = Encoder(spec.observation, config.encoder.layers, config.encoder.units, config.encoder.symlog, dtype)
+    encoder = Encoder(spec.observation, config.encoder, dtype)
     action_width = sum(leaf.width for leaf in spec.action.values())
     rssm = make_rssm(config.rssm, tokens=encoder.width, action=action_width, dtype=dtype)
-    decoder = Decoder(spec.observation, inputs[::-1], config.decoder.layers, config.decoder.units, dtype)
+    decoder = Decoder(spec.observation, inputs[::-1], config.decoder, dtype)
     reward = Head(inputs, config.reward.layers, config.reward.units, config.reward.bins, 0.0, dtype)
     cont = Head(inputs, config.cont.layers, config.cont.units, 1, 1.0, dtype)
     bins = symexp_bins(config.reward.bins)
