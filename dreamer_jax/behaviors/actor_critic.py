@@ -6,6 +6,7 @@ critic, and the slow critic only regularises.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -129,6 +130,12 @@ def make_actor_critic(
             "weight": weight.mean(),
             "slowval": slow.mean(),
             **{f"ent/{name}": x.mean() for name, x in entropy.items()},
+            # As a share of the uniform policy's.
+            **{
+                f"rand/{name}": entropy[name].mean() / (leaf.size * math.log(leaf.classes))
+                for name, leaf in spec.action.items()
+                if leaf.classes
+            },
         }
         aux = {
             "moments": moments,
