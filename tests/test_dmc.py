@@ -1,4 +1,4 @@
-"""DeepMind Control: states only, no time-out is terminal, an episode depends on its seed alone."""
+"""DeepMind Control: no time-out is terminal, an episode depends on its seed alone, states need no OpenGL."""
 
 import os
 import subprocess
@@ -7,7 +7,22 @@ import sys
 import numpy as np
 import pytest
 
-from dreamer_jax.envs import dmc
+from dreamer_jax.config.schema import ConfigError, EnvConfig
+from dreamer_jax.envs import dmc, rendering
+from dreamer_jax.envs.suites import make_env
+from dreamer_jax.envs.vector import make_envs
+
+
+def can_draw():
+    try:
+        rendering.start()
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+NO_OPENGL = can_draw()
+draws = pytest.mark.skipif(bool(NO_OPENGL), reason=NO_OPENGL)
 
 
 @pytest.mark.parametrize("name", dmc.PROPRIO_TASKS)
@@ -81,3 +96,93 @@ print([name for name in sys.modules if name.split(".")[0].lower() in ("opengl", 
     variables |= {"MUJOCO_GL": setting} if setting else {}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=variables)
     assert result.stdout.strip() == f"[] {setting}", result.stderr
+
+
+def test_an_action_lasts_many_frames_and_stops_at_the_end():
+    once, twice = dmc.make("cartpole_balance"), dmc.make("cartpole_balance", action_repeat=3)
+    once.reset(seed=0), twice.reset(seed=0)
+    action = np.array([0.3])
+    for decision in range(334):
+        observation, reward, _, truncated, _ = twice.step(action)
+        frames = [once.step(action) for _ in range(3 if decision < 333 else 1)]
+        assert reward == sum(frame[1] for frame in frames) and truncated == (decision == 333)
+        np.testing.assert_array_equal(observation["position"], frames[-1][0]["position"])
+
+
+@draws
+@pytest.mark.parametrize(("task", "size", "camera"), [("walker_walk", 64, 0), ("quadruped_walk", 48, 2)])
+def test_pictures(task, size, camera):
+    """The picture that dm_control draws, nothing beside it, the same in two environments of one seed."""
+    settings = EnvConfig(f"dmc/{task}", observation="image", image_size=size, action_repeat=2)
+    fresh, used = make_env(settings), make_env(settings)
+    used.reset(seed=1)
+    used.step(used.action_space.sample())
+    (first, _), (second, _) = fresh.reset(seed=0), used.reset(seed=0)
+    pictures = [first["image"]]
+    action = np.full(fresh.action_space.shape, 0.5)
+    for _ in range(3):
+        assert list(first) == ["image"] and fresh.observation_space.contains(first)
+        assert first["image"].shape == (size, size, 3) and first["image"].std() > 5
+        np.testing.assert_array_equal(first["image"], second["image"])
+        np.testing.assert_array_equal(first["image"], fresh._env.physics.render(size, size, camera_id=camera))
+        first, second = fresh.step(action)[0], used.step(action)[0]
+        pictures.append(first["image"])
+    assert (pictures[0] != pictures[-1]).any()
+    other = fresh._env.physics.render(size, size, camera_id=1 - camera // 2)
+    assert (pictures[-1] != other).any()
+    fresh.close(), used.close()
+
+
+@draws
+def test_a_picture_is_drawn_once_an_action(monkeypatch):
+    env = make_env(EnvConfig("dmc/cartpole_balance", observation="image", action_repeat=4))
+    env.reset(seed=0)
+    physics, drawn = env._env.physics, []
+    monkeypatch.setattr(type(physics), "render", lambda *_, **__: drawn.append(1) or np.zeros((64, 64, 3), np.uint8))
+    env.step(np.zeros(1))
+    assert len(drawn) == 1
+
+
+@draws
+def test_processes_draw_the_same_pictures():
+    records = []
+    for kind in ("sync", "async"):
+        settings = EnvConfig("dmc/cartpole_balance", observation="image", vectorization=kind)
+        envs = make_envs(settings, seed=0, num_envs=2)
+        records.append([envs.reset().observation, envs.step({"action": np.ones((2, 1))}).observation])
+        envs.close()
+    for one, other in zip(*records, strict=True):
+        assert list(one) == ["image"] and one["image"].shape == (2, 64, 64, 3) and one["image"].dtype == np.uint8
+        np.testing.assert_array_equal(one["image"], other["image"])
+
+
+def refusal(**variables):
+    """The line with which a process says that it can't draw."""
+    arguments = ["check-env", "dmc/walker_walk", "--env.observation", "image"]
+    variables = {key: value for key, value in os.environ.items() if key != "MUJOCO_GL"} | variables
+    done = subprocess.run(
+        [sys.executable, "-m", "dreamer_jax", *arguments], capture_output=True, text=True, env=variables
+    )
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1, done.stderr
+    assert "libegl1 libgl1-mesa-dri" in done.stderr and "libosmesa6" in done.stderr
+    return done.stderr
+
+
+def test_who_cannot_draw_is_told_what_was_tried():
+    assert "MUJOCO_GL=disable fails with" in refusal(MUJOCO_GL="disable")
+    assert "MUJOCO_GL=nonsense fails with" in refusal(MUJOCO_GL="nonsense")
+    assert "MUJOCO_GL=egl fails with" in refusal(MUJOCO_GL="egl", PYOPENGL_PLATFORM="osmesa")
+
+
+@draws
+def test_the_next_library_is_tried(monkeypatch):
+    """EGL works after another library has failed, although PyOpenGL binds itself to the first one."""
+    code = """
+import os
+from dreamer_jax.envs import dmc, rendering
+rendering.HEADLESS = ("osmesa", "egl") if rendering._try("osmesa") else ("nonsense", "egl")
+print(dmc.make("cartpole_balance", image_size=64).reset(seed=0)[0]["image"].shape, os.environ.get("MUJOCO_GL"))
+"""
+    variables = {key: value for key, value in os.environ.items() if key != "MUJOCO_GL"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=variables)
+    assert done.stdout.strip() == "(64, 64, 3) None", done.stderr

@@ -51,6 +51,8 @@ def test_a_bare_observation_has_a_name():
         (spaces.Dict({"a": spaces.Text(3)}), "'a': Text is not supported"),
         (spaces.Dict({"a": spaces.MultiBinary(3)}), "'a': MultiBinary is not supported"),
         (spaces.Box(0, 255, (8, 8), np.uint8), "images are"),
+        (spaces.Box(0, 255, (3, 8, 8), np.uint8), r"images are \[height, width, channels\]"),
+        (spaces.Box(0, 1, (8, 8, 3)), r"float32 of shape \(8, 8, 3\); if it is an image, give it as uint8"),
         (spaces.Dict({"stoch": spaces.Discrete(2)}), "'stoch': the name is reserved"),
         (spaces.Dict({"a/b": spaces.Discrete(2), "a": spaces.Dict({"b": spaces.Discrete(2)})}), "'a/b': two parts"),
     ],

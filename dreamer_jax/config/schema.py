@@ -23,6 +23,13 @@ class EnvConfig:
     num_envs: int = option(16, "environments stepped together (E)", low=1)
     action_repeat: int = option(1, "frames per action; rewards are summed", low=1)
     time_limit: int = option(0, "end episodes after this many actions; 0: the task's own limit", low=0)
+    timeouts_terminate: bool = option(False, "report time limits as terminations, as HEAD does in Atari")
+    observation: Literal["state", "image"] = option("state", "what DeepMind Control shows: joint states or a picture")
+    image_size: int = option(64, "height and width of the pictures of dmc, atari and crafter", low=16)
+    grey: bool = option(False, "Atari: grey pictures instead of colour")
+    actions: Literal["minimal", "all"] = option("minimal", "Atari: the actions that a game uses, or all 18")
+    sticky: float = option(0.0, "Atari: chance that a frame repeats the action before", low=0, high=1)
+    noops: int = option(30, "Atari: up to this many frames without action begin an episode", low=0)
     vectorization: Literal["auto", "sync", "async"] = option(
         "auto", "one process, a process each, or whichever is faster"
     )

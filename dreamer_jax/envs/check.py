@@ -20,7 +20,7 @@ def check_env(config: EnvConfig, steps: int = 1000) -> str:
     Raises:
       ConfigError: nothing could be trained on this environment, and why.
     """
-    env = make_env(config.task)
+    env = make_env(config)
     try:
         watched = Watch(env)
         stream = Stream(watched, config, seed=0, purpose=0, index=0)
@@ -32,8 +32,6 @@ def check_env(config: EnvConfig, steps: int = 1000) -> str:
     problems = list(watched.problems)
     if not stream.env_spec.observation:
         raise ConfigError(f"env.task: {config.task!r}: the observation space is empty")
-    if any(spec.image for spec in stream.env_spec.observation.values()):
-        problems.append("images are not supported yet: no agent can be trained on this environment")
     for name, spec in stream.env_spec.observation.items():
         values = np.stack([record[name] for record in records])
         if not np.isfinite(values).all():
@@ -110,7 +108,7 @@ def _repeatability(config: EnvConfig, steps: int) -> list[str]:
     """Play the same seeds and actions in two environments, of which one has seen an episode before."""
     played = []
     for detour in (False, True):
-        env = make_env(config.task)
+        env = make_env(config)
         try:
             if detour:
                 env.reset(seed=12345)
@@ -126,7 +124,7 @@ def _repeatability(config: EnvConfig, steps: int) -> list[str]:
 
 def _observation_row(name: str, spec: ArraySpec, records: list[dict[str, np.ndarray]]) -> tuple[str, ...]:
     values = np.stack([record[name] for record in records])
-    encoder = "one-hot, MLP" if spec.discrete else "CNN (not supported yet)" if spec.image else "MLP"
+    encoder = "one-hot, MLP" if spec.discrete else "CNN" if spec.image else "MLP"
     kind = f"{spec.dtype}, {spec.classes} classes" if spec.discrete else spec.dtype
     return name, str(spec.shape), kind, f"{np.min(values):.4g}", f"{np.max(values):.4g}", encoder
 

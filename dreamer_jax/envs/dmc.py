@@ -1,17 +1,15 @@
-"""DeepMind Control suite as Gymnasium environments; states only, nothing is ever rendered."""
+"""DeepMind Control suite as Gymnasium environments, from joint states or from pictures."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import sys
-from collections.abc import Iterator
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+
+from dreamer_jax.envs import rendering
 
 PROPRIO_TASKS = (
     "acrobot_swingup",
@@ -35,22 +33,34 @@ PROPRIO_TASKS = (
 )
 """The benchmark of continuous control from states."""
 
+VISION_TASKS = (*PROPRIO_TASKS, "quadruped_run", "quadruped_walk")
+"""The one from pictures."""
+
 ALIASES = {"cup_catch": "ball_in_cup_catch"}
+CAMERAS = {"quadruped": 2}
+"""By domain; all others are seen from camera 0."""
 
 
 class ControlSuite(gymnasium.Env):
     """One task. An episode depends on the seed of its reset and on its actions alone.
 
-    dm_control's time-outs keep discount 1, so they truncate; discount 0 terminates.
+    dm_control's time-outs keep discount 1, so they truncate; discount 0 terminates. An action lasts
+    ``action_repeat`` steps of the simulation, or until the episode ends; their rewards are summed. An
+    ``image_size`` replaces the states by ``image``, uint8 [image_size, image_size, 3], drawn once an action.
     """
 
-    def __init__(self, env: Any) -> None:
+    def __init__(self, env: Any, *, action_repeat: int = 1, image_size: int = 0, camera: int = 0) -> None:
         self._env = env
+        self._repeat = action_repeat
+        self._size = image_size
+        self._camera = camera
         self._keys = {
             key: key.replace("/", "_") for key, spec in env.observation_spec().items() if int(np.prod(spec.shape))
         }
         self.observation_space = spaces.Dict(
-            {
+            {"image": spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)}
+            if image_size
+            else {
                 name: spaces.Box(-np.inf, np.inf, env.observation_spec()[key].shape or (1,), np.float32)
                 for key, name in self._keys.items()
             }
@@ -66,14 +76,22 @@ class ControlSuite(gymnasium.Env):
         return self._observation(self._env.reset()), {}
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
-        step = self._env.step(action)
+        reward = 0.0
+        for _ in range(self._repeat):
+            step = self._env.step(action)
+            reward += float(step.reward)
+            if step.last():
+                break
         terminated = step.last() and step.discount == 0
-        return self._observation(step), float(step.reward), terminated, step.last() and not terminated, {}
+        return self._observation(step), reward, terminated, step.last() and not terminated, {}
 
     def close(self) -> None:
         self._env.close()
 
     def _observation(self, step: Any) -> dict[str, np.ndarray]:
+        if self._size:
+            picture = self._env.physics.render(self._size, self._size, camera_id=self._camera)
+            return {"image": np.ascontiguousarray(picture)}
         return {name: np.atleast_1d(np.asarray(step.observation[key], np.float32)) for key, name in self._keys.items()}
 
 
@@ -82,14 +100,17 @@ def task_names() -> list[str]:
     return sorted(_tasks())
 
 
-def make(name: str) -> ControlSuite:
+def make(name: str, *, action_repeat: int = 1, image_size: int = 0) -> ControlSuite:
     """Open the task ``domain_task``; ``cup`` is short for ``ball_in_cup``.
 
     Raises:
       KeyError: no such task.
       ImportError: dm_control is not installed.
+      ConfigError: pictures are wanted and nothing can be drawn.
     """
     domain, task = _tasks()[ALIASES.get(name, name)]
+    if image_size:
+        rendering.start()
     from dm_control import suite
 
     # MuJoCo warns about a deprecated attribute in the suite's own models, of no use to who runs them.
@@ -97,35 +118,14 @@ def make(name: str) -> ControlSuite:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        return ControlSuite(suite.load(domain, task, task_kwargs={"random": 0}))
+        env = suite.load(domain, task, task_kwargs={"random": 0})
     finally:
         logger.setLevel(level)
+    return ControlSuite(env, action_repeat=action_repeat, image_size=image_size, camera=CAMERAS.get(domain, 0))
 
 
 def _tasks() -> dict[str, tuple[str, str]]:
-    with _without_opengl():
+    with rendering.without_opengl():
         from dm_control import suite
     # Domains and tasks both contain underscores, so names are looked up and never taken apart.
     return {f"{domain}_{task}": (domain, task) for domain, task in suite.ALL_TASKS}
-
-
-@contextlib.contextmanager
-def _without_opengl() -> Iterator[None]:
-    """Let dm_control's first import choose no renderer.
-
-    It would otherwise load an OpenGL library, which warns or even fails on a machine without a
-    display. The variable is put back at once: other libraries and child processes never see it,
-    and whoever wants pictures later reloads ``dm_control._render``.
-    """
-    if "dm_control" in sys.modules:
-        yield
-        return
-    before = os.environ.get("MUJOCO_GL")
-    os.environ["MUJOCO_GL"] = "disable"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["MUJOCO_GL"]
-        else:
-            os.environ["MUJOCO_GL"] = before

@@ -11,7 +11,7 @@ from gymnasium import Space, spaces
 from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.specs import ArraySpec
 
-RESERVED = ("reward", "is_first", "is_last", "is_terminal", "deter", "stoch", "episode", "episode_step")
+RESERVED = ("reward", "is_first", "is_last", "is_terminal", "deter", "stoch", "episode", "episode_step", "log")
 
 
 class ObservationLeaf(NamedTuple):
@@ -122,10 +122,15 @@ def _observation_spec(name: str, space: Space) -> ArraySpec:
     if not isinstance(space, spaces.Box):
         kind = type(space).__name__
         raise ConfigError(f"observation {name!r}: {kind} is not supported; use Box, Discrete or Dict of these")
-    if space.dtype == np.uint8 and len(space.shape) == 3:
+    if space.dtype == np.uint8 and len(space.shape) == 3 and space.shape[0] >= space.shape[2]:
         return ArraySpec(space.shape, "uint8")
     if space.dtype == np.uint8 and len(space.shape) > 1:
         raise ConfigError(f"observation {name!r}: bytes of shape {space.shape}; images are [height, width, channels]")
+    if len(space.shape) == 3:
+        raise ConfigError(
+            f"observation {name!r}: {space.dtype} of shape {space.shape}; if it is an image, give it as uint8 from 0 "
+            "to 255, [height, width, channels], else as a vector"
+        )
     if np.issubdtype(space.dtype, np.complexfloating):
         raise ConfigError(f"observation {name!r}: complex numbers are not supported")
     return ArraySpec(space.shape or (1,), "float32")

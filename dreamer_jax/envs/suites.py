@@ -1,27 +1,85 @@
-"""From the name of a task to an environment. A simulator is imported only when a task needs it."""
+"""From the settings of a task to an environment. A simulator is imported only when a task needs it."""
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+from typing import Any
 
 import gymnasium
 
-from dreamer_jax.config.schema import ConfigError
+from dreamer_jax.config.schema import ConfigError, EnvConfig
 
-FORMS = {"dmc": "dmc/<domain>_<task>", "gym": "gym/<id>", "probe": "probe/<name>"}
+FORMS = {
+    "dmc": "dmc/<domain>_<task>",
+    "atari": "atari/<game>",
+    "atari100k": "atari100k/<game>",
+    "crafter": "crafter/reward",
+    "gym": "gym/<id>",
+    "probe": "probe/<name>",
+}
 ALLOWED = f"{', '.join(FORMS.values())} or package.module:callable"
+ATARI = ("atari", "atari100k")
+"""The same games under two names: scores are published for two protocols, which presets choose."""
+
+USED_BY: dict[str, tuple[str, ...]] = {
+    "observation": ("dmc", *ATARI, "crafter"),
+    "image_size": ("dmc", *ATARI, "crafter"),
+    "grey": ATARI,
+    "actions": ATARI,
+    "sticky": ATARI,
+    "noops": ATARI,
+}
+"""Settings that mean nothing to other suites; those refuse any value but the default."""
 
 
-def make_env(task: str) -> gymnasium.Env:
-    """Open the environment that ``task`` names.
+class ActionRepeat(gymnasium.Wrapper):
+    """Takes every action ``repeat`` times, or until the episode ends, and sums the rewards."""
+
+    def __init__(self, env: gymnasium.Env, repeat: int) -> None:
+        super().__init__(env)
+        self._repeat = repeat
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        total = 0.0
+        for _ in range(self._repeat):
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            total += float(reward)
+            if terminated or truncated:
+                break
+        return observation, total, terminated, truncated, info
+
+
+def make_env(config: EnvConfig) -> gymnasium.Env:
+    """Open the environment that ``config.task`` names; its actions last ``config.action_repeat`` frames.
 
     Raises:
-      ConfigError: nothing has this name, or its package is not installed.
+      ConfigError: nothing has this name, its package is not installed, or it can't use a setting.
     """
+    suite = config.task.partition("/")[0]
+    if suite in FORMS or ":" in config.task:
+        _refuse_unused(config, suite)
+    if suite == "dmc" and "/" in config.task:
+        return _make_dmc(config)  # these two repeat actions by themselves: they draw only what is seen
+    if suite in ATARI and "/" in config.task:
+        return _make_atari(config)
+    env = _make_simple(config)
+    return ActionRepeat(env, config.action_repeat) if config.action_repeat > 1 else env
+
+
+def _make_simple(config: EnvConfig) -> gymnasium.Env:
+    task = config.task
     suite, slash, name = task.partition("/")
     match suite if slash else "":
-        case "dmc":
-            return _make_dmc(name)
+        case "crafter":
+            from dreamer_jax.envs import crafter
+
+            if name not in crafter.TASKS:
+                raise _unknown(task, name, list(crafter.TASKS))
+            try:
+                return crafter.Crafter(config.image_size)
+            except ImportError as error:
+                raise _missing(task, "crafter") from error
         case "gym":
             from dreamer_jax.envs import gymnasium as gymnasium_ids
 
@@ -32,8 +90,6 @@ def make_env(task: str) -> gymnasium.Env:
             if name not in probes.PROBES:
                 raise _unknown(task, name, list(probes.PROBES))
             return probes.make(name)
-        case "atari":
-            raise ConfigError(f"env.task: {task!r}: Atari is not supported yet (it will need dreamer-jax[atari])")
     if ":" in task:
         from dreamer_jax.envs import gymnasium as gymnasium_ids
 
@@ -47,22 +103,53 @@ def make_env(task: str) -> gymnasium.Env:
     raise ConfigError(f"env.task: {task!r}: {reason}; {hint}allowed: {ALLOWED}")
 
 
-def _well_known() -> list[str]:
-    from dreamer_jax.envs import dmc, probes
-
-    return [f"dmc/{name}" for name in dmc.PROPRIO_TASKS] + [f"probe/{name}" for name in probes.PROBES]
-
-
-def _make_dmc(name: str) -> gymnasium.Env:
+def _make_dmc(config: EnvConfig) -> gymnasium.Env:
     from dreamer_jax.envs import dmc
 
+    name = config.task.removeprefix("dmc/")
     try:
         names = dmc.task_names()
     except ImportError as error:
-        raise ConfigError(f"env.task: 'dmc/{name}': {error}; pip install dm_control 'mujoco<4'") from error
+        raise ConfigError(f"env.task: {config.task!r}: {error}; pip install dm_control 'mujoco<4'") from error
     if name not in names and name not in dmc.ALIASES:
-        raise _unknown(f"dmc/{name}", name, names)
-    return dmc.make(name)
+        raise _unknown(config.task, name, names)
+    size = config.image_size if config.observation == "image" else 0
+    return dmc.make(name, action_repeat=config.action_repeat, image_size=size)
+
+
+def _make_atari(config: EnvConfig) -> gymnasium.Env:
+    from dreamer_jax.envs import atari
+
+    name = config.task.partition("/")[2]
+    try:
+        games = atari.games()
+    except ImportError as error:
+        raise _missing(config.task, "atari") from error
+    name = atari.ALIASES.get(name, name)
+    if name not in games:
+        raise _unknown(config.task, name, sorted(games))
+    return atari.Atari(games[name], config)
+
+
+def _refuse_unused(config: EnvConfig, suite: str) -> None:
+    for field in dataclasses.fields(config):
+        value, users = getattr(config, field.name), USED_BY.get(field.name)
+        if users and value != field.default and suite not in users:
+            raise ConfigError(
+                f"env.{field.name}: got {value!r}, but {config.task!r} can't use it, only {', '.join(users)} tasks can"
+            )
+    if suite == "dmc" and config.observation == "state" and config.image_size != EnvConfig.image_size:
+        raise ConfigError(f"env.image_size: got {config.image_size}, but env.observation is state; set it to image")
+
+
+def _well_known() -> list[str]:
+    from dreamer_jax.envs import dmc, probes
+
+    return [f"dmc/{name}" for name in dmc.VISION_TASKS] + [f"probe/{name}" for name in probes.PROBES]
+
+
+def _missing(task: str, extra: str) -> ConfigError:
+    return ConfigError(f"env.task: {task!r} needs a package: pip install 'dreamer-jax[{extra}]'")
 
 
 def _unknown(task: str, name: str, names: list[str]) -> ConfigError:

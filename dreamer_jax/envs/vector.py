@@ -44,20 +44,21 @@ def make_envs(
     count = config.num_envs if num_envs is None else num_envs
     first = open_stream(config, seed=seed, purpose=purpose, index=0)
     try:
-        spec = first.env_spec
+        spec, log_names = first.env_spec, first.log_names
         kind = config.vectorization
         if kind == "auto":
             faster = count > 1 and processes_are_faster(_seconds_per_step(first), count, _cores())
             kind = "async" if faster else "sync"
     finally:
         first.close()
-    return VectorEnvs(config, spec, kind, seed=seed, purpose=purpose, num_envs=count, state=state)
+    return VectorEnvs(config, spec, kind, log_names, seed=seed, purpose=purpose, num_envs=count, state=state)
 
 
 class VectorEnvs:
     """``E`` streams in lockstep. Actions are raw policy outputs, named as in ``spec.action``.
 
-    Every array handed out is the caller's own.
+    Every array handed out is the caller's own. ``log`` holds the numbers [E] that environments gave for the
+    log with the last records, by name; most give none.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class VectorEnvs:
         config: EnvConfig,
         spec: EnvSpec,
         vectorization: str,
+        log_names: tuple[str, ...] = (),
         *,
         seed: int,
         purpose: int,
@@ -74,6 +76,8 @@ class VectorEnvs:
         self.spec = spec
         self.num_envs = num_envs
         self.vectorization = vectorization
+        self.log_names = log_names
+        self.log: dict[str, np.ndarray] = {}
         self._saved = None if state is None else _time_step(_part(state, "record"))
         starts = [None] * num_envs if state is None else _unpack_starts(state, spec, num_envs)
         # The log from which an episode can be simulated again: its number and its actions so far.
@@ -105,8 +109,7 @@ class VectorEnvs:
             record = self._replace_changed(record, self._saved)
         self._saved = None
         self._starts = [None] * self.num_envs
-        self._last = _time_step(record)
-        return self._last
+        return self._emit(record)
 
     def step(self, action: dict[str, np.ndarray]) -> TimeStep:
         """Next records. After ``is_last`` an action is ignored and the record is ``is_first``."""
@@ -117,14 +120,14 @@ class VectorEnvs:
         record: dict[str, np.ndarray]
         with self._failing_in_one_line():
             record, *_ = self._envs.step(action)
-        self._last = _time_step(record)
-        for index, first in enumerate(self._last.is_first):
+        last = self._emit(record)
+        for index, first in enumerate(last.is_first):
             if first:
                 self._episode[index] += 1
                 self._actions[index] = []
             else:
                 self._actions[index].append({name: array[index].copy() for name, array in action.items()})
-        return self._last
+        return last
 
     def state(self) -> dict[str, np.ndarray]:
         """Arrays that bring back the last records: episode numbers, actions since, and the records.
@@ -158,12 +161,17 @@ class VectorEnvs:
         else:
             envs.close()
 
+    def _emit(self, record: dict[str, np.ndarray]) -> TimeStep:
+        self.log = {name: np.array(record["log"][:, column]) for column, name in enumerate(self.log_names)}
+        self._last = _time_step(record)
+        return self._last
+
     def _replace_changed(self, record: dict[str, np.ndarray], saved: TimeStep) -> dict[str, np.ndarray]:
         """Begin a new episode wherever simulating the old one again gave something else."""
         before = {name: getattr(saved, name) for name in SIGNALS} | saved.observation
         changed = np.array(
             [
-                any(record[name][index].tobytes() != before[name][index].tobytes() for name in record)
+                any(record[name][index].tobytes() != before[name][index].tobytes() for name in before)
                 for index in range(self.num_envs)
             ]
         )
@@ -240,7 +248,9 @@ def _start_method() -> str:
 
 def _time_step(record: dict[str, np.ndarray]) -> TimeStep:
     observation: ArrayDict = {
-        name.removeprefix("observation/"): np.array(array) for name, array in record.items() if name not in SIGNALS
+        name.removeprefix("observation/"): np.array(array)
+        for name, array in record.items()
+        if name not in SIGNALS and name != "log"
     }
     return TimeStep(observation, **{name: np.array(record[name]) for name in SIGNALS})
 

@@ -6,7 +6,7 @@ import os
 import signal
 import traceback
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsFloat
 
 import gymnasium
 import numpy as np
@@ -50,6 +50,9 @@ class Stream(gymnasium.Env):
     ``is_last``, ``is_terminal``. Gymnasium's own reward and end flags stay 0 and False, so that a
     vector environment never resets by itself: the step after an ``is_last`` record ignores its
     action and yields the separate ``is_first`` record, with reward 0, of the next episode.
+
+    An environment with numbers for the log, which no agent sees and no replay stores, names them in its
+    attribute ``log_names`` and gives them in ``info["log"]``; ``log`` then holds them, float32 [names].
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Stream(gymnasium.Env):
         self._config = config
         self._seed = (seed, purpose, index)
         self._label = f"environment {index} ({config.task})"
+        self.log_names = tuple(env.get_wrapper_attr("log_names")) if env.has_wrapper_attr("log_names") else ()
         self._start = start
         self._episode = start.episode - 1 if start else -1
         self._count = 0  # actions since the reset
@@ -79,7 +83,9 @@ class Stream(gymnasium.Env):
         self.env_spec = EnvSpec(
             {leaf.name: leaf.spec for leaf in self._observations}, {leaf.name: leaf.spec for leaf in self.action_leaves}
         )
-        self.observation_space = spaces.Dict({k: _box(v) for k, v in (self.env_spec.observation | SIGNALS).items()})
+        log = {"log": ArraySpec((len(self.log_names),), "float32")} if self.log_names else {}
+        arrays = self.env_spec.observation | SIGNALS | log
+        self.observation_space = spaces.Dict({name: _box(spec) for name, spec in arrays.items()})
         self.action_space = spaces.Dict({k: _box(v) for k, v in self.env_spec.action.items()})
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict[str, np.ndarray], dict]:
@@ -108,36 +114,41 @@ class Stream(gymnasium.Env):
         self._episode += 1
         self._count = 0
         try:
-            observation, _ = self._env.reset(seed=episode_seed(*self._seed, self._episode))
-            return self._record(observation, 0.0, first=True)
+            observation, info = self._env.reset(seed=episode_seed(*self._seed, self._episode))
+            return self._record(observation, 0.0, info, first=True)
         except Exception as error:
             raise self._failure("reset", error) from None
 
     def _advance(self, action: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         try:
             action = build_action(self._env.action_space, self.action_leaves, action)
-            total, terminated, truncated = 0.0, False, False
-            for _ in range(self._config.action_repeat):
-                observation, reward, terminated, truncated, _ = self._env.step(action)
-                total += float(reward)
-                if terminated or truncated:
-                    break
+            observation, reward, terminated, truncated, info = self._env.step(action)
             self._count += 1
             truncated = truncated or self._count == self._config.time_limit
-            return self._record(observation, total, terminated=bool(terminated), truncated=bool(truncated))
+            return self._record(observation, reward, info, terminated=bool(terminated), truncated=bool(truncated))
         except Exception as error:
             raise self._failure("step", error) from None
 
     def _record(
-        self, observation: Any, reward: float, *, first: bool = False, terminated: bool = False, truncated: bool = False
+        self,
+        observation: Any,
+        reward: SupportsFloat,
+        info: dict,
+        *,
+        first: bool = False,
+        terminated: bool = False,
+        truncated: bool = False,
     ) -> dict[str, np.ndarray]:
         self._ended = terminated or truncated
-        return flatten_observation(self._observations, observation) | {
-            "reward": np.asarray(reward, np.float32),
+        record = flatten_observation(self._observations, observation) | {
+            "reward": np.asarray(float(reward), np.float32),
             "is_first": np.asarray(first),
             "is_last": np.asarray(self._ended),
-            "is_terminal": np.asarray(terminated),
+            "is_terminal": np.asarray(terminated or (truncated and self._config.timeouts_terminate)),
         }
+        if self.log_names:
+            record["log"] = np.array([info["log"][name] for name in self.log_names], np.float32)
+        return record
 
     def _failure(self, call: str, error: Exception) -> EnvironmentFailed:
         message = f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -162,7 +173,7 @@ def open_stream(
     """
     if main_process is not None and main_process != os.getpid():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return Stream(make_env(config.task), config, seed=seed, purpose=purpose, index=index, start=start)
+    return Stream(make_env(config), config, seed=seed, purpose=purpose, index=index, start=start)
 
 
 def _box(spec: ArraySpec) -> spaces.Space:
