@@ -81,6 +81,33 @@ def test_parameter_counts_of_the_parts():
     )
 
 
+def image_spec(shape, action):
+    return EnvSpec({"image": ArraySpec(shape, "uint8")}, {"action": action})
+
+
+IMAGES = {
+    "vision": (image_spec((64, 64, 3), ArraySpec((6,), "float32")), 686_846, 10_494_158, 165_948_686),
+    "atari100k": (image_spec((64, 64, 3), ArraySpec((), "int32", 18)), 688_004, 10_498_772, 165_967_124),
+    "atari": (image_spec((96, 96, 1), ArraySpec((), "int32", 18)), 769_762, 11_808_850, 186_936_082),
+    "crafter": (image_spec((64, 64, 3), ArraySpec((), "int32", 17)), 687_875, 10_498_259, 165_965_075),
+}
+
+
+@pytest.mark.parametrize("suite", IMAGES)
+def test_parameter_counts_of_the_reference_with_images(suite):
+    spec, *expected = IMAGES[suite]
+    for size, number in zip(("1m", "12m", "200m"), expected, strict=True):
+        assert count(jax.eval_shape(make_agent(load(size=size), spec).init, KEY).params) == number
+
+
+def test_parameter_counts_of_the_parts_with_images():
+    params = jax.eval_shape(make_agent(load(size="12m"), IMAGES["vision"][0]).init, KEY).params
+    parts = {**params["model"], "actor": params["actor"], "critic": params["critic"]}
+    assert {name: count(part) for name, part in parts.items()} == dict(
+        encoder=220_416, rssm=5_979_648, decoder=1_272_003, reward=721_407, cont=656_129, actor=791_052, critic=853_503
+    )
+
+
 def test_output_layers_of_reward_and_value_start_at_zero():
     @jax.jit
     def new(key):
@@ -292,6 +319,23 @@ def test_a_key_named_like_a_loss_is_refused(name):
         make_agent(tiny_config(), EnvSpec({name: ArraySpec((2,), "float32")}, MIXED.action))
 
 
-def test_images_are_refused():
-    with pytest.raises(ConfigError, match="'camera'.*not supported yet"):
-        make_agent(tiny_config(), EnvSpec({"camera": ArraySpec((8, 8, 3), "uint8")}, MIXED.action))
+@pytest.mark.parametrize(
+    ("shapes", "words"),
+    [
+        ([(60, 64, 3)], "'a'.*got 60 x 64 pixels.*multiples of 16, such as 64 x 64"),
+        ([(64, 84, 1)], "'a'.*got 64 x 84 pixels.*such as 64 x 80"),
+        ([(64, 64, 3), (32, 64, 3)], "'b'.*got 32 x 64 pixels, but 'a' has 64 x 64"),
+    ],
+)
+def test_images_of_other_sizes_are_refused(shapes, words):
+    images = {name: ArraySpec(shape, "uint8") for name, shape in zip("ab", shapes, strict=False)}
+    with pytest.raises(ConfigError, match=words):
+        make_agent(load(), EnvSpec(images, MIXED.action))
+
+
+def test_blocks_of_the_image_decoder_must_divide():
+    spec = EnvSpec({"camera": ArraySpec((16, 16, 3), "uint8")}, MIXED.action)
+    with pytest.raises(ConfigError, match="decoder.blocks: got 8, for images it must divide rssm.deter = 36"):
+        make_agent(tiny_config(), spec)
+    with pytest.raises(ConfigError, match="decoder.blocks: got 6, for images it must divide 4 x decoder.depth = 16"):
+        make_agent(tiny_config(decoder__blocks=6), spec)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from agents import KEY, MIXED, ROWS, B, D, K, S, T, assert_trees_equal, largest, quick_jit, random_batch, tiny
 
-from dreamer_jax.config.schema import EncoderConfig
-from dreamer_jax.models.decoder import reconstruction_loss
+from dreamer_jax.config.schema import DecoderConfig, EncoderConfig
+from dreamer_jax.models.decoder import Decoder, reconstruction_loss
 from dreamer_jax.models.encoder import Encoder, flatten_leaves
 from dreamer_jax.models.world_model import features, make_world_model
 from dreamer_jax.specs import ArraySpec
@@ -229,3 +229,61 @@ def test_whole_latents_and_their_round_trip(result):
 def test_many_classes_need_wider_indices():
     many = make_world_model(tiny(rssm__classes=257).config, MIXED)
     assert many.latent_spec["stoch"].dtype == "uint16"
+
+
+# --- images
+
+CAMERAS = {"left": ArraySpec((32, 48, 2), "uint8"), "aft": ArraySpec((32, 48, 3), "uint8")}
+
+
+def pictures(seed=0):
+    rng = np.random.default_rng(seed)
+    return {name: rng.integers(256, size=(2, 3, *spec.shape)).astype(np.uint8) for name, spec in CAMERAS.items()}
+
+
+def random_params(module, *inputs):
+    shapes = jax.eval_shape(module.init, KEY, *inputs)
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32), shapes)
+
+
+@pytest.mark.parametrize("cnn", ["pool", "stride"])
+def test_encoder_of_images_and_vectors(cnn):
+    specs = {"speed": ArraySpec((2,), "float32"), **CAMERAS}
+    encoder = Encoder(specs, EncoderConfig(layers=1, units=5, depth=3, cnn=cnn))
+    x = {"speed": np.ones((2, 3, 2), np.float32), **pictures()}
+    params = random_params(encoder, x)
+    tokens = encoder.apply(params, x)
+    assert tokens.shape == (2, 3, encoder.width) == (2, 3, 5 + 2 * 3 * 4 * 3)
+    # Cameras are joined in the order of their names.
+    assert params["params"]["cnn_0"]["conv"]["kernel"].shape[2] == 5
+    grey = encoder.apply(params, x | {"left": np.full_like(x["left"], 128)})
+    kernel = params["params"]["cnn_0"]["conv"]["kernel"]
+    silent = jax.tree.map(np.copy, params)
+    silent["params"]["cnn_0"]["conv"]["kernel"] = np.where(np.arange(5)[:, None] < 3, kernel, 0)
+    np.testing.assert_array_equal(encoder.apply(silent, x), encoder.apply(silent, x | {"left": 255 - x["left"]}))
+    assert np.abs(grey - tokens)[..., 5:].max() > 0.01
+    np.testing.assert_array_equal(tokens[..., :5], grey[..., :5])
+
+
+@pytest.mark.parametrize("cnn", ["repeat", "transpose"])
+def test_decoder_of_images_and_vectors(cnn):
+    specs = {"left": CAMERAS["left"], "speed": ArraySpec((2,), "float32"), "aft": CAMERAS["aft"]}
+    decoder = Decoder(specs, (6, 12), DecoderConfig(layers=1, units=5, depth=3, cnn=cnn, blocks=4))
+    stoch, deter = (np.random.default_rng(0).normal(size=(2, 3, width)).astype(np.float32) for width in (6, 12))
+    params = random_params(decoder, stoch, deter)
+    outputs = decoder.apply(params, stoch, deter)
+    assert {name: x.shape for name, x in outputs.items()} == {name: (2, 3, *specs[name].shape) for name in specs}
+    assert all(0 <= outputs[name].min() < outputs[name].max() <= 1 for name in CAMERAS)
+    # Rows are decoded by themselves, and channels are dealt out in the order of declaration: left first.
+    np.testing.assert_allclose(decoder.apply(params, stoch[1:], deter[1:])["aft"], outputs["aft"][1:], atol=1e-5)
+    params["params"]["images"]["out"]["bias"] = np.float32([50, 50, -50, -50, -50])
+    outputs = decoder.apply(params, stoch, deter)
+    assert outputs["left"].min() > 0.99 and outputs["aft"].max() < 0.01
+
+
+def test_reconstruction_of_an_image_is_a_sum_over_pixels():
+    target = np.zeros((1, 1, 2, 2, 1), np.uint8)
+    target[..., 0, 0, 0], target[..., 1, 1, 0] = 255, 51
+    loss = reconstruction_loss(jnp.full(target.shape, 0.5), target, ArraySpec((2, 2, 1), "uint8"))
+    np.testing.assert_allclose(loss, [[3 * 0.25 + 0.09]], rtol=1e-6)

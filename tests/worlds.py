@@ -1,4 +1,4 @@
-"""Environments of one's own, as ``--env.task worlds:...``, that misbehave."""
+"""Environments of one's own, as ``--env.task worlds:...``, most of which misbehave."""
 
 import sys
 import time
@@ -54,5 +54,24 @@ class Sleepy(World):
         return observation
 
 
-class Picture(World):
-    observation_space = spaces.Box(0, 255, (64, 64, 3), np.uint8)
+class Picture(gymnasium.Env):
+    """A bright square in a dark picture; the action moves it, and the reward is 1 in the middle."""
+
+    observation_space = spaces.Box(0, 255, (32, 48, 3), np.uint8)
+    action_space = spaces.Box(-1, 1, (2,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time, self.place = 0, self.np_random.uniform(-1, 1, 2)
+        return self.picture(), {}
+
+    def step(self, action):
+        self.time += 1
+        self.place = np.clip(self.place + 0.3 * action, -1, 1)
+        return self.picture(), float(np.abs(self.place).max() < 0.3), False, self.time == 10, {}
+
+    def picture(self):
+        picture = np.zeros((32, 48, 3), np.uint8)
+        row, column = ((self.place + 1) / 2 * (24, 40)).astype(int)
+        picture[row : row + 8, column : column + 8] = 255, 200, 90
+        return picture

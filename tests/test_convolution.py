@@ -1,0 +1,57 @@
+"""Convolutions against loops over pixels."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dreamer_jax.nets.convolution import Conv, ConvLayer
+
+
+def plain(x, kernel, bias):
+    """SAME padding, one pixel at a time."""
+    half, (height, width, _) = kernel.shape[0] // 2, x.shape
+    out = np.zeros((height, width, len(bias)))
+    for row in range(height):
+        for column in range(width):
+            out[row, column] = bias
+            for i in range(-half, half + 1):
+                for j in range(-half, half + 1):
+                    if 0 <= row + i < height and 0 <= column + j < width:
+                        out[row, column] += x[row + i, column + j] @ kernel[i + half, j + half]
+    return out
+
+
+def dilated(x):
+    """Zeros before every pixel, of rows and columns."""
+    out = np.zeros((2 * x.shape[0], 2 * x.shape[1], x.shape[2]))
+    out[1::2, 1::2] = x
+    return out
+
+
+EXPECTED = {
+    "none": plain,
+    # SAME padding of a stride of two over an even size leaves out one pixel less at the upper left.
+    "stride": lambda x, kernel, bias: plain(x, kernel, bias)[1::2, 1::2],
+    "pool": lambda x, kernel, bias: plain(x, kernel, bias).reshape(2, 2, 3, 2, 4).max((1, 3)),
+    "repeat": lambda x, kernel, bias: plain(x.repeat(2, 0).repeat(2, 1), kernel, bias),
+    "transpose": lambda x, kernel, bias: plain(dilated(x), kernel, bias),
+}
+
+
+@pytest.mark.parametrize("resample", EXPECTED)
+def test_a_convolution_is_a_sum_over_neighbours(resample):
+    rng = np.random.default_rng(0)
+    x, kernel, bias = rng.normal(size=(4, 6, 2)), rng.normal(size=(5, 5, 2, 4)), rng.normal(size=4)
+    out = Conv(2, 4, 5, resample).apply({"params": {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}}, x[None])
+    np.testing.assert_allclose(out[0], EXPECTED[resample](x, kernel, bias), rtol=1e-4, atol=1e-4)
+
+
+def test_the_norm_is_over_channels():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1, 4, 4, 3)).astype(np.float32)
+    kernel, scale = np.zeros((5, 5, 3, 3), np.float32), np.float32([1, 2, 3])
+    kernel[2, 2] = np.eye(3)
+    params = {"conv": {"kernel": kernel, "bias": np.zeros(3, np.float32)}, "norm": {"scale": scale}}
+    out = ConvLayer(3, 3).apply({"params": params}, x)
+    normed = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-4) * scale
+    np.testing.assert_allclose(out, normed / (1 + np.exp(-normed)), rtol=1e-4, atol=1e-5)
