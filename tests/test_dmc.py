@@ -183,6 +183,6 @@ from dreamer_jax.envs import dmc, rendering
 rendering.HEADLESS = ("osmesa", "egl") if rendering._try("osmesa") else ("nonsense", "egl")
 print(dmc.make("cartpole_balance", image_size=64).reset(seed=0)[0]["image"].shape, os.environ.get("MUJOCO_GL"))
 """
-    variables = {key: value for key, value in os.environ.items() if key != "MUJOCO_GL"}
+    variables = {key: value for key, value in os.environ.items() if key not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=variables)
     assert done.stdout.strip() == "(64, 64, 3) None", done.stderr
