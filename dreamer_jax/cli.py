@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from dreamer_jax.config.benchmarks import BENCHMARKS
 from dreamer_jax.config.loading import dump
 from dreamer_jax.config.loading import load as load_config
 from dreamer_jax.config.presets import PRESETS, SIZES
@@ -24,7 +25,7 @@ FAILED = 2
 SETTINGS_HELP = """\
 Every setting can be a flag, such as --env.num_envs 4 or --train.train_ratio 512;
 `dreamer-jax config` prints them all with their meanings and what your flags make of them.
-Later wins: preset, size, YAML files from left to right, flags.
+Later wins: preset, benchmark, size, YAML files from left to right, flags.
 """
 
 
@@ -92,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         if settings:
             sub.add_argument("--config", nargs="+", action="extend", default=[], metavar="FILE.yaml", help="YAML files")
             sub.add_argument("--preset", metavar="NAME", help=f"named settings (default {Config.preset})")
+            sub.add_argument("--benchmark", metavar="NAME", help="named settings of a benchmark")
             sub.add_argument("--size", metavar="SIZE", help="model size (default: the preset's)")
         return sub
 
@@ -150,7 +152,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _settings(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> Config:
-    named = {"preset": options.preset, "size": options.size, "seed": getattr(options, "seed", None)}
+    named = {
+        "preset": options.preset,
+        "benchmark": options.benchmark,
+        "size": options.size,
+        "seed": getattr(options, "seed", None),
+    }
     named["env.task"] = getattr(options, "task", None)
     given = [(name, value) for name, value in named.items() if value is not None]
     return load_config(files=options.config, overrides=given + pairs)
@@ -294,7 +301,7 @@ def _pairs(rest: Sequence[str]) -> list[tuple[str, str]]:
 def _presets() -> str:
     width = max(map(len, PRESETS))
     lines = [f"  {name:<{width}}  {preset.meaning}" for name, preset in PRESETS.items()]
-    return "\n".join(["\npresets:", *lines, f"sizes: {', '.join(SIZES)}"])
+    return "\n".join(["\npresets:", *lines, f"benchmarks: {', '.join(BENCHMARKS)}", f"sizes: {', '.join(SIZES)}"])
 
 
 def _positive(text: str) -> int:

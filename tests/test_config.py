@@ -9,6 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dreamer_jax.config.benchmarks import BENCHMARKS
 from dreamer_jax.config.loading import RESUMABLE, difference, dump, load, replace
 from dreamer_jax.config.presets import PRESETS, SIZES, size_settings
 from dreamer_jax.config.schema import FIELDS, Config, ConfigError, check, flatten
@@ -91,6 +92,20 @@ def test_presets_are_valid_and_say_their_revision(preset):
     assert set(entry.settings) | set(size_settings(entry.size)) <= set(FIELDS)
     for name, value in entry.settings.items():
         assert type(value) is FIELDS[name].kind
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_benchmarks_are_valid_and_come_between_preset_and_size(name, write):
+    entry = BENCHMARKS[name]
+    for field, value in entry.settings.items():
+        assert type(value) is FIELDS[field].kind or value in get_args(FIELDS[field].kind)
+    config = load(overrides=[("benchmark", name)])
+    assert {field: flatten(config)[field] for field in entry.settings} == entry.settings
+    assert config.size == (entry.size or PRESETS[config.preset].size)
+    assert config.rssm.deter == size_settings(config.size)["rssm.deter"]
+    small = load(files=[write(f"benchmark: {name}\nsize: 25m\ntrain: {{frames: 7}}\n")])
+    assert (small.size, small.rssm.deter, small.train.frames) == ("25m", 3072, 7)
+    assert load(files=[write(dump(config))]) == config
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -244,10 +259,13 @@ def test_resumable_fields_exist():
 # --- round trip of anything valid
 
 
+NAMED = {"preset": PRESETS, "benchmark": BENCHMARKS, "size": SIZES}
+
+
 def values(name):
     kind, _, low, high = FIELDS[name]
-    if name in ("preset", "size"):
-        return st.sampled_from(sorted(PRESETS if name == "preset" else SIZES))
+    if name in NAMED:
+        return st.sampled_from(sorted(NAMED[name]))
     if get_origin(kind) is Literal:
         return st.sampled_from(get_args(kind))
     if kind is bool:

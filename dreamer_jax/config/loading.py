@@ -1,7 +1,7 @@
 """From names, YAML files and flags to one checked ``Config``, and back to YAML.
 
-Layers, each may set only fields that exist, later wins: ``Config()``, preset, size, files from left
-to right, flags. Text is read against the type of its field, so that YAML's own guesses (``1e-4`` is
+Layers, each may set only fields that exist, later wins: ``Config()``, preset, benchmark, size, files
+from left to right, flags. Text is read against the type of its field, so that YAML's own guesses (``1e-4`` is
 text, ``on`` is a boolean) never matter.
 """
 
@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import yaml
 
+from dreamer_jax.config.benchmarks import BENCHMARKS
 from dreamer_jax.config.presets import PRESETS, SIZES, size_settings
 from dreamer_jax.config.schema import FIELDS, Config, ConfigError, check, flatten
 
@@ -36,7 +37,7 @@ RESUMABLE = frozenset(
 )
 """Fields that do not change the algorithm; a run may be resumed with other values of them."""
 
-_NAMED: dict[str, Mapping[str, Any]] = {"preset": PRESETS, "size": SIZES}
+_NAMED: dict[str, Mapping[str, Any]] = {"preset": PRESETS, "benchmark": BENCHMARKS, "size": SIZES}
 _SECTIONS = {name.partition(".")[0] for name in FIELDS if "." in name}
 
 
@@ -58,7 +59,7 @@ def load(
 
     Args:
       preset: one of ``PRESETS``; wins over a file that names one.
-      size: one of ``SIZES``; wins over a file that names one, which wins over the preset's own.
+      size: one of ``SIZES``; wins over a file that names one, which wins over the benchmark's and the preset's own.
       files: YAML files of settings in sections.
       overrides: dotted name and text of each flag, such as ``("env.task", "dmc/walker_walk")``.
 
@@ -72,8 +73,10 @@ def load(
     last = {setting.name: setting for setting in given}
 
     preset = last["preset"].value if "preset" in last else Config.preset
-    size = last["size"].value if "size" in last else PRESETS[preset].size
-    values = {"preset": preset, "size": size, **PRESETS[preset].settings, **size_settings(size)}
+    benchmark = last["benchmark"].value if "benchmark" in last else Config.benchmark
+    size = last["size"].value if "size" in last else BENCHMARKS[benchmark].size or PRESETS[preset].size
+    values = {"preset": preset, "benchmark": benchmark, "size": size}
+    values |= {**PRESETS[preset].settings, **BENCHMARKS[benchmark].settings, **size_settings(size)}
     config = replace(Config(), values | {name: setting.value for name, setting in last.items()})
     try:
         return check(config)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from dreamer_jax.config.benchmarks import BENCHMARKS
 from dreamer_jax.config.schema import FIELDS
 
 
@@ -16,7 +17,6 @@ class Preset(NamedTuple):
     meaning: str  # one line for --help
     size: str  # unless another is chosen
     settings: dict[str, Any]
-    protocol: str = ""  # the benchmark in data/published_scores.json whose protocol, at this size, it is
 
 
 PRESETS = {
@@ -24,7 +24,8 @@ PRESETS = {
         "DreamerV3, danijar/dreamerv3 at e3f0224 (V3-HEAD), DMC proprio protocol",
         "1m",
         {
-            "revision": "DreamerV3 as in danijar/dreamerv3 at commit e3f0224, with its dmc_proprio settings.",
+            "revision": "DreamerV3 as in danijar/dreamerv3 at commit e3f0224, "
+            "with its dmc_proprio settings unless a benchmark is named.",
         },
     ),
     "dreamer_v3_paper_dmc": Preset(
@@ -33,11 +34,8 @@ PRESETS = {
         {
             "revision": "DreamerV3 as in danijar/dreamerv3 at commit e3f0224, "
             "with the DMC proprio protocol of the paper (arXiv 2301.04104v2).",
-            "env.action_repeat": 2,
-            "train.train_ratio": 512.0,
-            "policy.unimix": 0.01,
+            **BENCHMARKS["dmc_proprio_paper"].settings,
         },
-        protocol="dmc_proprio",
     ),
 }
 

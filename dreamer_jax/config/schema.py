@@ -175,6 +175,7 @@ class TrainConfig:
 @dataclass(frozen=True)
 class Config:
     preset: str = option("dreamer_v3", "named starting point of these settings")
+    benchmark: str = option("none", "named settings of a benchmark, on top of the preset's")
     size: str = option("1m", "named model size")
     revision: str = option("", "which published revision of the algorithm this is")
     seed: int = option(0, "the run's one seed", low=0)

@@ -54,7 +54,7 @@ class Comparison(NamedTuple):
     run_dirs: list[Path]
     runs: list[Run]
     published: Published
-    differences: list[Difference] | None  # None: the published settings are not known
+    differences: list[Difference] | None  # None: no protocol is recorded for the published method
     budgets: list[Budget]
     curves: np.ndarray  # [runs, budgets] mean return; NaN where no episode ended or a run has not come that far
 
@@ -157,11 +157,9 @@ def _head(one: Comparison) -> list[str]:
     published, protocol = one.published, one.published.protocol
     seeds = ", ".join(str(run.seed) for run in one.runs)
     lines = [f"{published.task}: {one.label} ({_plural(len(one.runs), 'seed')}: {seeds}) against {published.method}"]
-    if protocol is None:
+    if protocol is None or one.differences is None:
         return [*lines, f"protocol: none is recorded for {published.method}; settings are not compared"]
     lines += [f"protocol: {protocol['name']}", f"  {_facts(protocol)}", f"  {protocol['note']}"]
-    if one.differences is None:
-        return [*lines, "settings that differ: unknown, no preset stands for this protocol yet"]
     if not one.differences:
         return [*lines, "settings that differ: none"]
     return [*lines, "settings that differ:", *(f"  {each}" for each in one.differences)]

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from dreamer_jax.agent import make_agent
+from dreamer_jax.config.benchmarks import BENCHMARKS
 from dreamer_jax.config.presets import size_settings
 from dreamer_jax.config.schema import Config, ConfigError, flatten
 from dreamer_jax.envs.vector import VectorEnvs, make_envs
@@ -305,6 +306,8 @@ class _Run:
         parameters = sum(x.size for x in jax.tree.leaves(self.learner.state.params))
         device = jax.devices()[0].device_kind
         note(f"{config.preset}: {config.revision}")
+        if config.benchmark != Config.benchmark:
+            note(f"{config.benchmark}: {BENCHMARKS[config.benchmark].meaning} ({BENCHMARKS[config.benchmark].source})")
         named = all(flatten(config)[name] == width for name, width in size_settings(config.size).items())
         note(
             f"{config.env.task} x {config.env.num_envs} ({self.envs.vectorization}), "

@@ -10,16 +10,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dreamer_jax.config.benchmarks import BENCHMARKS
 from dreamer_jax.config.loading import RESUMABLE, difference
 from dreamer_jax.config.loading import load as load_config
-from dreamer_jax.config.presets import PRESETS, size_settings
+from dreamer_jax.config.presets import size_settings
 from dreamer_jax.config.schema import Config, ConfigError, flatten
 from dreamer_jax.envs.dmc import ALIASES
 from dreamer_jax.specs import EnvSpec
 
-# The task is the comparison's own, a seed is a sample, and the names of preset and revision are not settings
+# The task is the comparison's own, a seed is a sample, and the names of preset, benchmark and revision are not settings
 # of the algorithm: what they stand for is compared field by field.
-_NO_MATTER = RESUMABLE | {"env.task", "seed", "preset", "revision"}
+_NO_MATTER = RESUMABLE | {"env.task", "seed", "preset", "benchmark", "revision"}
 
 
 class Published(NamedTuple):
@@ -61,14 +62,14 @@ def published_curve(task: str, spec: EnvSpec, method: str) -> Published:
     """
     suite, _, name = task.partition("/")
     images = any(leaf.image for leaf in spec.observation.values())
-    key = {"dmc": "dmc_vision" if images else "dmc_proprio", "atari": "atari100k"}.get(suite, "")
+    key = {"dmc": "dmc_vision" if images else "dmc_proprio", "atari100k": "atari100k"}.get(suite, "")
     benchmarks = published_scores()["benchmarks"]
     benchmark = benchmarks.get(key, {"methods": {}})
-    name = f"{suite}_{ALIASES.get(name, name)}"
+    name = f"{suite.removesuffix('100k')}_{ALIASES.get(name, name)}"
     methods = {one: tasks[name] for one, tasks in benchmark["methods"].items() if name in tasks}
     if not methods:
         places = [key] if key else list(benchmarks)
-        known = "; ".join(f"{place} has {', '.join(_tasks(benchmarks[place]))}" for place in places)
+        known = "; ".join(f"{place} has {', '.join(_tasks(place))}" for place in places)
         raise ConfigError(f"{task}: no published curve; {known}")
     if method not in methods:
         near = difflib.get_close_matches(method, methods, 1)
@@ -78,7 +79,7 @@ def published_curve(task: str, spec: EnvSpec, method: str) -> Published:
     return Published(
         key,
         method,
-        _ours(name),
+        _ours(key, name),
         np.array(benchmark["edges"], np.float64),
         np.array(curve["mean"], np.float64),  # None becomes NaN
         np.array(curve["std"], np.float64),
@@ -87,9 +88,10 @@ def published_curve(task: str, spec: EnvSpec, method: str) -> Published:
     )
 
 
-def protocol_settings(benchmark: str) -> Config | None:
-    """The settings of the preset that stands for a benchmark's protocol; None if there is none yet."""
-    return next((load_config(name) for name, preset in PRESETS.items() if preset.protocol == benchmark), None)
+def protocol_settings(benchmark: str) -> Config:
+    """The settings under which DreamerV3's scores in a benchmark were published."""
+    (name,) = (name for name, entry in BENCHMARKS.items() if entry.published == benchmark)
+    return load_config(overrides=[("benchmark", name)])
 
 
 def differing_settings(run: Config, other: Config) -> list[Difference]:
@@ -101,9 +103,11 @@ def differing_settings(run: Config, other: Config) -> list[Difference]:
     return [Difference(*each) for each in difference(run, other) if each[0] not in hidden]
 
 
-def _tasks(benchmark: dict[str, Any]) -> list[str]:
-    return sorted({_ours(name) for tasks in benchmark["methods"].values() for name in tasks})
+def _tasks(key: str) -> list[str]:
+    names = {name for tasks in published_scores()["benchmarks"][key]["methods"].values() for name in tasks}
+    return sorted(_ours(key, name) for name in names)
 
 
-def _ours(name: str) -> str:
-    return name.replace("_", "/", 1)
+def _ours(key: str, name: str) -> str:
+    suite, _, task = name.partition("_")
+    return f"{key if suite == 'atari' else suite}/{task}"
