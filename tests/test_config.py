@@ -103,6 +103,8 @@ def test_benchmarks_are_valid_and_come_between_preset_and_size(name, write):
     assert {field: flatten(config)[field] for field in entry.settings} == entry.settings
     assert config.size == (entry.size or PRESETS[config.preset].size)
     assert config.rssm.deter == size_settings(config.size)["rssm.deter"]
+    other = load(next(reversed(PRESETS)), overrides=[("benchmark", name)])
+    assert {field: flatten(other)[field] for field in entry.settings} == entry.settings
     small = load(files=[write(f"benchmark: {name}\nsize: 25m\ntrain: {{frames: 7}}\n")])
     assert (small.size, small.rssm.deter, small.train.frames) == ("25m", 3072, 7)
     assert load(files=[write(dump(config))]) == config

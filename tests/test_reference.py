@@ -13,7 +13,7 @@ from dreamer_jax.agent import make_agent
 from dreamer_jax.config.loading import load as load_config
 from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.reference import from_reference, reference_names, to_reference
-from dreamer_jax.training.checkpoint import load
+from dreamer_jax.training.checkpoint import Checkpoints, load
 from dreamer_jax.training.preflight import env_spec
 
 CONFIG = tiny_config(rssm__prior_layers=2, rssm__posterior_layers=2, rssm__dynamics_layers=2)
@@ -121,5 +121,14 @@ def test_an_import_never_overwrites_a_run(exported, tmp_path, capsys):
     run.mkdir()
     (run / "config.yaml").write_text("seed: 1\n")
     assert cli.main(["import-reference", str(exported[0]), *SETTINGS, "--out", str(run)]) == 2
-    assert "a run is there already" in capsys.readouterr().err
+    assert "something is there already" in capsys.readouterr().err
     assert [path.name for path in run.iterdir()] == ["config.yaml"]
+
+
+def test_an_import_that_fails_half_way_leaves_nothing(exported, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Checkpoints, "save", full)
+    assert cli.main(["import-reference", str(exported[0]), *SETTINGS, "--out", str(tmp_path / "run")]) == 2
+    assert not list(tmp_path.iterdir())

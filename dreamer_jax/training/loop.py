@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import os
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -70,13 +73,20 @@ def train(
 def begin(config: Config, run_dir: str | Path, state: TrainState) -> None:
     """Make ``run_dir`` a run that starts from ``state`` and has done nothing yet; ``train`` goes on with it.
 
+    It appears there whole or not at all, so that no run can begin from other parameters unnoticed.
+
     Raises:
-      ConfigError: there is a run already, or it can't be started as asked.
+      ConfigError: something is there already, or it can't be started as asked.
     """
-    if (Path(run_dir) / "config.yaml").exists():
-        raise ConfigError(f"{run_dir}: a run is there already; choose another directory")
-    with _open(config, Path(run_dir), None, (), Progress(config.train.frames), state):
-        pass
+    run_dir = Path(run_dir)
+    if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+        raise ConfigError(f"{run_dir}: something is there already; choose another directory")
+    run_dir.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=run_dir.parent, prefix=f".{run_dir.name}-") as scratch:
+        place = Path(scratch, "run")
+        with _open(config, place, None, (), Progress(config.train.frames, stream=io.StringIO()), state):
+            pass
+        os.replace(place, run_dir)
 
 
 @contextmanager
@@ -105,6 +115,9 @@ def _open(
         run = _Run(config, run_dir, spec, agent, size.records, loggers, checkpoints, progress, state)
         for change in changes:
             progress.note(f"changed since the run began: {change}")
+        if checkpoints.latest() is None:
+            # From here on there always is a complete checkpoint, and every record comes after one.
+            run.save(wait=True)
         yield run
     finally:
         if run is not None:
@@ -162,9 +175,6 @@ class _Run:
         self._introduce(resumed=latest is not None)
         self._logged = self._saved = time.monotonic()
         self._logged_steps = self.counters()
-        if latest is None:
-            # From here on there always is a complete checkpoint, and every record comes after one.
-            self.save(wait=True)
 
     def counters(self) -> dict[str, int]:
         """Records so far, the frames they stand for, and updates."""
