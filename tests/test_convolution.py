@@ -1,10 +1,11 @@
 """Convolutions against loops over pixels."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamer_jax.nets.convolution import Conv, ConvLayer
+from dreamer_jax.nets.convolution import FEW_CHANNELS, Conv, ConvLayer, convolve, pool_convolve, repeat_convolve
 
 
 def plain(x, kernel, bias):
@@ -44,6 +45,33 @@ def test_a_convolution_is_a_sum_over_neighbours(resample):
     x, kernel, bias = rng.normal(size=(4, 6, 2)), rng.normal(size=(5, 5, 2, 4)), rng.normal(size=4)
     out = Conv(2, 4, 5, resample).apply({"params": {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}}, x[None])
     np.testing.assert_allclose(out[0], EXPECTED[resample](x, kernel, bias), rtol=1e-4, atol=1e-4)
+
+
+def pooled(x, kernel):
+    rows, height, width, _ = x.shape
+    return convolve(x, kernel).reshape(rows, height // 2, 2, width // 2, 2, -1).max((2, 4))
+
+
+def repeated(x, kernel):
+    return convolve(x.repeat(2, 1).repeat(2, 2), kernel)
+
+
+@pytest.mark.parametrize("size", [3, 5])
+@pytest.mark.parametrize("channels", [1, FEW_CHANNELS, FEW_CHANNELS + 1])
+@pytest.mark.parametrize(("quick", "plain"), [(pool_convolve, pooled), (repeat_convolve, repeated)])
+def test_the_quick_form_of_a_convolution_equals_the_plain_one(quick, plain, channels, size):
+    rng = np.random.default_rng(size)
+    x, kernel = rng.normal(size=(2, 4, 6, channels)), rng.normal(size=(size, size, channels, 3))
+    weight = rng.normal(size=jax.eval_shape(plain, x, kernel).shape)
+
+    def value_and_grads(f):
+        return jax.value_and_grad(lambda x, kernel: ((out := f(x, kernel)) * weight).sum() + (out**2).sum(), (0, 1))(
+            jnp.float32(x), jnp.float32(kernel)
+        )
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), *map(value_and_grads, (quick, plain))
+    )
 
 
 def test_the_norm_is_over_channels():

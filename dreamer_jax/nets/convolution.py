@@ -7,12 +7,16 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dreamer_jax.nets.layers import RMSNorm, truncated_normal
 
 Resample = Literal["none", "pool", "stride", "repeat", "transpose"]
 """How a layer changes height and width: it halves them by ``pool`` or ``stride``, doubles them by ``repeat``
 (nearest neighbours, then the convolution) or ``transpose`` (zeros in between, then the convolution)."""
+
+FEW_CHANNELS = 4
+"""Up to so many channels ``pool_convolve`` works on pairs of pixels."""
 
 
 class Conv(nn.Module):
@@ -33,26 +37,76 @@ class Conv(nn.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x, kernel = x.astype(self.dtype), self.kernel.astype(self.dtype)
-        stride, dilation = 1, 1
-        padding: str | tuple[tuple[int, int], ...] = "SAME"
         match self.resample:
+            case "none":
+                x = convolve(x, kernel)
+            case "pool":
+                x = pool_convolve(x, kernel)
             case "stride":
-                stride = 2
+                x = convolve(x, kernel, stride=2)
             case "repeat":
-                x = jnp.repeat(jnp.repeat(x, 2, 1), 2, 2)
+                x = repeat_convolve(x, kernel)
             case "transpose":
                 # Every pixel but the first of a row follows a zero, and so does the first: as the reference does.
                 half = (self.kernel_size - 1) // 2
-                dilation, padding = 2, ((half + 1, self.kernel_size - 1 - half),) * 2
-        x = jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            (stride, stride),
-            padding,
-            lhs_dilation=(dilation, dilation),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        ) + self.bias.astype(self.dtype)
-        return nn.max_pool(x, (2, 2), (2, 2)) if self.resample == "pool" else x
+                x = convolve(x, kernel, ((half + 1, self.kernel_size - 1 - half),) * 2, dilation=2)
+        return x + self.bias.astype(self.dtype)
+
+
+def convolve(
+    x: jax.Array,
+    kernel: jax.Array,
+    padding: str | tuple[tuple[int, int], ...] = "SAME",
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+) -> jax.Array:
+    """Images [N, height, width, C] with a kernel [k, k, C, F]; ``dilation`` puts zeros between pixels first."""
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        padding,
+        lhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def pool_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The largest of every 2 x 2 pixels of ``convolve``, [N, height / 2, width / 2, F].
+
+    Of few channels, 2 x 2 pixels become one with four times as many, in and out: such products are faster.
+    """
+    rows, height, width, channels = x.shape
+    half, features = (height // 2, width // 2), kernel.shape[-1]
+    if channels > FEW_CHANNELS:
+        return convolve(x, kernel).reshape(rows, half[0], 2, half[1], 2, features).max((2, 4))
+    taps = _taps(kernel.shape[0])
+    wide = jnp.einsum("apsd,bqte,decf->abstcpqf", taps, taps, kernel)
+    x = x.reshape(rows, half[0], 2, half[1], 2, channels).swapaxes(2, 3).reshape(rows, *half, 4 * channels)
+    x = convolve(x, wide.reshape(len(taps), len(taps), 4 * channels, 4 * features).astype(x.dtype))
+    return x.reshape(rows, *half, 4, features).max(3)
+
+
+def repeat_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """``convolve`` of every pixel of ``x`` repeated 2 x 2 times, [N, 2 height, 2 width, F].
+
+    Works on the small image: the taps that fall on copies of one pixel are added up first, and each of the four
+    phases of the output is then a channel of a convolution with a kernel of about half the size.
+    """
+    rows, height, width, channels = x.shape
+    taps, features = _taps(kernel.shape[0]).sum(2), kernel.shape[-1]
+    small = jnp.einsum("apd,bqe,decf->abcpqf", taps, taps, kernel)
+    x = convolve(x, small.reshape(len(taps), len(taps), channels, 4 * features).astype(x.dtype))
+    return x.reshape(rows, height, width, 2, 2, features).swapaxes(2, 3).reshape(rows, 2 * height, 2 * width, features)
+
+
+def _taps(size: int) -> np.ndarray:
+    """[pair, p, s, tap]: 1 where that tap of an odd kernel around pixel p of a pair sees pixel s of a pair."""
+    reach = (size // 2 + 1) // 2
+    place = np.arange(2)[:, None] + np.arange(size) - size // 2
+    pairs = place // 2 == np.arange(-reach, reach + 1)[:, None, None]
+    return (pairs[:, :, None] & (place % 2 == np.arange(2)[:, None, None]).swapaxes(0, 1)).astype(np.float32)
 
 
 class ConvLayer(nn.Module):
