@@ -105,8 +105,10 @@ def test_no_updates_without_a_ratio(tmp_path):
 
 
 @pytest.mark.parametrize("ratio, expected", [(0.1, 1), (4, 1), (8, 2), (11, 2), (16, 4), (32, 8), (4096, 8)])
-def test_updates_per_dispatch_by_default(ratio, expected):
+def test_updates_per_dispatch_by_default(monkeypatch, ratio, expected):
     settings = dict(env__num_envs=2, train__batch_size=2, train__batch_length=4, train__train_ratio=float(ratio))
+    assert updates_per_dispatch(tiny_run(**settings, train__updates_per_dispatch=0)) == 1  # on this CPU
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert updates_per_dispatch(tiny_run(**settings, train__updates_per_dispatch=0)) == expected
     assert updates_per_dispatch(tiny_run(**settings, train__updates_per_dispatch=3)) == 3
 

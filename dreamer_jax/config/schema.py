@@ -162,7 +162,7 @@ class TrainConfig:
     batch_size: int = option(16, "windows per batch (B)", low=1)
     batch_length: int = option(64, "records per window (T)", low=2)
     start_windows: int = option(0, "windows in replay before the first update; 0: B x T as at HEAD", low=0)
-    updates_per_dispatch: int = option(0, "updates in one device call; 0: as many as the ratio allows, up to 8", low=0)
+    updates_per_dispatch: int = option(0, "updates in one device call; 0: as many as the ratio allows, up to 8; on CPU 1", low=0)
     log_seconds: float = option(10.0, "seconds between metric lines", low=0)
     save_minutes: float = option(10.0, "minutes between checkpoints; 0: never by time", low=0)
     save_frames: int = option(0, "also a checkpoint every so many frames; 0: off", low=0)

@@ -33,7 +33,11 @@ def repeat(update: Update) -> Update:
             state, metrics, latents = update(state, jax.random.fold_in(root, state.step), batch)
             return state, (metrics, latents)
 
-        state, (metrics, latents) = jax.lax.scan(step, state, batches)
+        if jax.tree.leaves(batches)[0].shape[0] == 1:  # a loop of one is not free: see updates_per_dispatch
+            state, outputs = step(state, jax.tree.map(lambda x: x[0], batches))
+            metrics, latents = jax.tree.map(lambda x: x[None], outputs)
+        else:
+            state, (metrics, latents) = jax.lax.scan(step, state, batches)
         return state, metrics, latents
 
     return updates
