@@ -42,6 +42,9 @@ class ReplayConfig:
     context_dtype: Literal["bfloat16", "float32"] = option(
         "bfloat16", "stored latents: bfloat16 deter and class indices, or everything in float32"
     )
+    validation_fraction: float = option(
+        0.0, "share of the records, in whole episodes, kept from training to measure the model on", low=0, high=0.5
+    )
     online: bool = option(True, "train on every new window once before sampling uniformly")
 
 

@@ -13,7 +13,7 @@ from dreamer_jax.replay.host import Replay
 from dreamer_jax.replay.storage import Layout, part_of
 from dreamer_jax.specs import EnvSpec
 
-_RECORD = ("reward", "is_first", "is_last", "is_terminal")
+_RECORD = ("reward", "is_first", "is_last", "is_terminal", "held_out")
 
 
 def open_read_only(directory: Path | str, state: dict[str, np.ndarray], name: int, batch_length: int = 1) -> Replay:
@@ -35,6 +35,7 @@ def open_read_only(directory: Path | str, state: dict[str, np.ndarray], name: in
         batch_length=batch_length,
         online=False,
         seed=0,
+        validation_fraction=float("held_out" in layout.fields),  # how large it was matters only for appending
         writable=False,
     )
     replay.restore(state, name)
@@ -44,8 +45,8 @@ def open_read_only(directory: Path | str, state: dict[str, np.ndarray], name: in
 def export_episodes(replay: Replay, directory: Path | str) -> int:
     """Write ``env003-episode000012.npz`` for every stored episode, and return how many.
 
-    Keys: ``observation/<name>``, ``action/<name>``, ``reward``, ``is_first``, ``is_last``, ``is_terminal``, one row a
-    record (the action is the one taken after the observation of its row; bfloat16 becomes float32); ``env`` and
+    Keys: ``observation/<name>``, ``action/<name>``, ``reward``, ``is_first``, ``is_last``, ``is_terminal`` and, where
+    episodes are held out, ``held_out``, one row a record (the action is the one taken after the observation of its row; bfloat16 becomes float32); ``env`` and
     ``episode`` numbers; ``start_missing`` and ``end_missing``: the ring no longer holds the start, or the episode was
     abandoned or goes on.
 

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 
 from dreamer_jax.config.schema import ConfigError
+from dreamer_jax.replay.held_out import HeldOut
 from dreamer_jax.replay.journal import Group, Journal
 from dreamer_jax.replay.storage import Layout, Store, part_of, record_fields
 from dreamer_jax.specs import ArraySpec, EnvSpec
 from dreamer_jax.types import ArrayDict, RSSMState, TimeStep, TrajectoryBatch
 
 _ROWS, _LATENTS = 0, 1  # the journal's groups
+_TRIES, _CANDIDATES = 100, 1024  # windows are drawn again until they are as wanted
 
 
 def align(window: dict) -> TrajectoryBatch:
@@ -53,6 +55,9 @@ class Replay:
     ``restore`` before anything else; to start anew there, call ``storage.clear`` first. If the ring
     has never wrapped at that checkpoint, it grows to a larger ``capacity``; else it keeps its own.
 
+    About ``validation_fraction`` of the records belong to episodes that are held out: ``sample`` gives no
+    window that touches them, unless it is asked for them.
+
     Raises:
       ConfigError: the ring there has other fields or environments, or ``capacity`` has no room
         for one window of ``batch_length + 1`` records in every stream.
@@ -69,6 +74,7 @@ class Replay:
         batch_length: int,
         online: bool,
         seed: int,
+        validation_fraction: float = 0.0,
         writable: bool = True,
     ) -> None:
         if latent_spec and latent_spec.keys() != {"deter", "stoch"}:
@@ -79,7 +85,8 @@ class Replay:
                 f"a window needs {batch_length + 1} (train.batch_length + 1)"
             )
         directory = Path(directory)
-        layout = Layout(capacity // num_envs, num_envs, record_fields(spec, latent_spec))
+        fields = record_fields(spec, latent_spec, held_out=validation_fraction > 0)
+        layout = Layout(capacity // num_envs, num_envs, fields)
         stored = Layout.read(directory)
         if stored and (difference := stored.difference(layout)):
             raise ConfigError(f"{directory}: holds another replay: {difference}")
@@ -95,6 +102,7 @@ class Replay:
         self._taken = 0  # windows of the online queue used or dropped so far
         self._episode = np.full(num_envs, -1, np.int32)
         self._episode_step = np.full(num_envs, -1, np.int32)
+        self._held_out = HeldOut(validation_fraction, num_envs, batch_length + 1) if validation_fraction else None
         self._attach()
 
     def _attach(self) -> None:
@@ -145,6 +153,8 @@ class Replay:
         record |= {f"latents/{name}": value for name, value in latents.items()}
         record |= {"reward": timestep.reward, "is_first": first, "is_last": timestep.is_last}
         record |= {"is_terminal": timestep.is_terminal, "episode": episode, "episode_step": step}
+        if self._held_out is not None:
+            record["held_out"] = self._held_out.step(first)
         checked = self._store.layout.checked(record)
         slot = self._rows % self._store.layout.rows
         self._store.reserve(slot)
@@ -155,28 +165,52 @@ class Replay:
         self._episode[:], self._episode_step[:] = episode, step
         self._rows += 1
 
-    def sample(self, batch_size: int, counter: int, *, online: bool = True) -> tuple[TrajectoryBatch, np.ndarray]:
+    def sample(
+        self, batch_size: int, counter: int, *, online: bool = True, held_out: bool = False
+    ) -> tuple[TrajectoryBatch, np.ndarray]:
         """A batch of windows, and their ``index`` (environment, first row) int64 ``[B, 2]``.
 
         Windows of ``T+1`` consecutive records of one stream: first those that wait in the online
         queue, then uniformly drawn from all (a function of the seed and ``counter`` only).
-        ``online=False`` leaves the queue alone, for reports. Every array is new.
+        ``online=False`` leaves the queue alone, for reports; ``held_out`` asks for windows of held-out
+        episodes alone, without the queue. Every array is new.
 
         Raises:
-          ValueError: there is no window yet.
+          ValueError: there is no such window yet.
         """
         self._check_ready(writing=False)
         if not self.windows:
             raise ValueError(f"no window of {self._length + 1} records to sample yet, only {len(self.rows)} records")
-        draws = np.random.default_rng([self._seed, counter]).integers(0, self.windows, batch_size)
-        start, env = np.divmod(draws, self.num_envs)
-        index = np.stack([env, start + self.rows.start], axis=1)
-        if online and self._online:
+        index = self._draw(np.random.default_rng([self._seed, counter]), batch_size, held_out)
+        if online and self._online and not held_out:
             queue = self._queue()[:batch_size]
             start, env = np.divmod(np.asarray(queue, np.int64), self.num_envs)
-            index[: len(queue)] = np.stack([env, start * (self._length + 1)], axis=1)
+            queued = np.stack([env, start * (self._length + 1)], axis=1)
+            queued = queued[self._is(queued, held_out)]
+            index[: len(queued)] = queued
             self._taken = max(self._taken, queue.stop)
         return align(self._window(index)), index
+
+    def _draw(self, rng: np.random.Generator, count: int, held_out: bool) -> np.ndarray:
+        """Uniform over all windows, or over those that are held out."""
+        found = np.zeros((0, 2), np.int64)
+        for _ in range(_TRIES):
+            draws = rng.integers(0, self.windows, _CANDIDATES if held_out else count)
+            start, env = np.divmod(draws, self.num_envs)
+            index = np.stack([env, start + self.rows.start], axis=1)
+            found = np.concatenate([found, index[self._is(index, held_out)]])[:count]
+            if len(found) == count:
+                return found
+        raise ValueError(f"no window of {self._length + 1} records {'in' if held_out else 'outside'} held-out episodes")
+
+    def _is(self, index: np.ndarray, held_out: bool) -> np.ndarray:
+        """Which windows are wholly held out, or wholly not."""
+        if "held_out" not in self._flat:
+            return np.full(len(index), not held_out)
+        return (self._flat["held_out"][self._window_cells(index)] == held_out).all(1)
+
+    def _window_cells(self, index: np.ndarray) -> np.ndarray:
+        return self._cells(index[:, :1], index[:, 1:] + np.arange(self._length + 1))
 
     def write_back(self, index: np.ndarray, latents: ArrayDict) -> None:
         """Replace the latents of rows 1..T of each window by ``{name: [B, T, ...]}``; evicted rows are skipped.
@@ -202,6 +236,7 @@ class Replay:
             "taken": np.asarray(self._taken, np.int64),
             "episode": self._episode.copy(),
             "episode_step": self._episode_step.copy(),
+            **(self._held_out.state() if self._held_out is not None else {}),
         }
 
     def snapshot(self, name: int, *, sync: bool = False) -> dict[str, np.ndarray]:
@@ -233,6 +268,8 @@ class Replay:
         self._ready = True
         if not self._store.writable:
             return
+        if self._held_out is not None:
+            self._held_out.restore(state)
         self._journal.resume(name, self._valid())  # before growing: old entries name slots of the old ring
         self._store.assume_reserved(len(self.rows))
         if self._rows <= self._store.layout.rows < self._wanted_rows:
@@ -271,13 +308,13 @@ class Replay:
         return row % self._store.layout.rows * self.num_envs + env
 
     def _window(self, index: np.ndarray) -> dict:
-        cells = self._cells(index[:, :1], index[:, 1:] + np.arange(self._length + 1))
+        cells = self._window_cells(index)
         window: dict[str, Any] = {"observation": {}, "action": {}, "latents": {}}
         for name, flat in self._flat.items():
             part, _, key = name.partition("/")
             if key:
                 window[part][key] = np.take(flat, cells[:, :1] if part == "latents" else cells, axis=0)
-            elif name not in ("episode", "episode_step"):
+            elif name not in ("episode", "episode_step", "held_out"):
                 window[name] = np.take(flat, cells, axis=0)
         return window
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from dreamer_jax.config.schema import ConfigError, ReplayConfig
+from dreamer_jax.replay.held_out import WINDOWS
 from dreamer_jax.replay.storage import Layout, allocated_bytes, record_bytes, record_fields
 from dreamer_jax.specs import ArraySpec, EnvSpec
 
@@ -43,7 +45,8 @@ def plan(
     Raises:
       ConfigError: too small for one window in every stream, or too large for the disk.
     """
-    directory, size = Path(directory), record_bytes(spec, latent_spec)
+    held_out = config.validation_fraction > 0
+    directory, size = Path(directory), record_bytes(spec, latent_spec, held_out=held_out)
     limits = {"replay.capacity": config.capacity // num_envs}
     if config.capacity_gb:
         limits["replay.capacity_gb"] = int(config.capacity_gb * 1e9 / (size * num_envs))
@@ -53,10 +56,15 @@ def plan(
             f"{name}: room for {allowed} records of each of {num_envs} environments, "
             f"a window needs {batch_length + 1} (train.batch_length + 1)"
         )
+    if held_out and allowed < (needed := math.ceil(2 * WINDOWS * (batch_length + 1) / config.validation_fraction)):
+        raise ConfigError(
+            f"replay.validation_fraction: got {config.validation_fraction:g}, which needs {name} for {needed} records "
+            f"of each of {num_envs} environments; there is room for {allowed}"
+        )
     collected = max(-(-total_records // num_envs), batch_length + 1)
     rows = min(allowed, collected)
     total = rows * num_envs * size
-    layout = Layout(rows, num_envs, record_fields(spec, latent_spec))
+    layout = Layout(rows, num_envs, record_fields(spec, latent_spec, held_out=held_out))
     disk = os.statvfs(next(path for path in (directory, *directory.absolute().parents) if path.exists()))
     free = disk.f_bavail * disk.f_frsize
     line = f"replay: {_units(size)} a record x {rows * num_envs:,} records = {_units(total)} on disk"

@@ -21,7 +21,7 @@ from dreamer_jax.types import ArrayDict
 FORMAT = 1
 LAYOUT_FILE = "layout.json"
 RESERVE_BYTES = 64 << 20
-_OWN_FILE = re.compile(r"(undo-|observation%|action%|latents%|reward\b|is_|episode)")
+_OWN_FILE = re.compile(r"(undo-|observation%|action%|latents%|reward\b|is_|episode|held_out\b)")
 RECORD = {
     "reward": ArraySpec((), "float32"),
     "is_first": ArraySpec((), "bool"),
@@ -30,17 +30,22 @@ RECORD = {
     "episode": ArraySpec((), "int32"),  # number of the episode within its stream
     "episode_step": ArraySpec((), "int32"),  # 0 where is_first
 }
+HELD_OUT = {"held_out": ArraySpec((), "bool")}
+"""Only where episodes are held out: that training does not see this one."""
 
 
-def record_fields(spec: EnvSpec, latent_spec: dict[str, ArraySpec]) -> dict[str, ArraySpec]:
+def record_fields(
+    spec: EnvSpec, latent_spec: dict[str, ArraySpec], *, held_out: bool = False
+) -> dict[str, ArraySpec]:
     """Everything that a record holds, by the names ``observation/<key>``, ``action/<key>``, ..."""
     parts = {"observation": spec.observation, "action": spec.action, "latents": latent_spec}
-    return {f"{part}/{name}": field for part, fields in parts.items() for name, field in fields.items()} | RECORD
+    named = {f"{part}/{name}": field for part, fields in parts.items() for name, field in fields.items()}
+    return named | RECORD | (HELD_OUT if held_out else {})
 
 
-def record_bytes(spec: EnvSpec, latent_spec: dict[str, ArraySpec]) -> int:
+def record_bytes(spec: EnvSpec, latent_spec: dict[str, ArraySpec], *, held_out: bool = False) -> int:
     """Bytes on disk of one record of one environment."""
-    return sum(field.nbytes for field in record_fields(spec, latent_spec).values())
+    return sum(field.nbytes for field in record_fields(spec, latent_spec, held_out=held_out).values())
 
 
 def numpy_dtype(name: str) -> np.dtype:

@@ -305,6 +305,7 @@ class _Run:
             batch_length=config.train.batch_length,
             online=config.replay.online,
             seed=config.seed,
+            validation_fraction=config.replay.validation_fraction,
         )
         if name is not None:
             replay.restore(saved, name)
