@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from dreamer_jax import report as reports
 from dreamer_jax.behaviors.actor_critic import make_actor_critic
 from dreamer_jax.config.schema import Config, ConfigError, ValueConfig
 from dreamer_jax.interfaces import Agent
-from dreamer_jax.models.decoder import decoder_target
 from dreamer_jax.models.encoder import image_grid
-from dreamer_jax.models.world_model import features, make_world_model
+from dreamer_jax.models.world_model import make_world_model
 from dreamer_jax.ops.moments import initial_range
-from dreamer_jax.ops.sequence import scan_time
 from dreamer_jax.optim import make_optimizer
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.types import (
     Array,
     ArrayDict,
+    Dream,
     Mode,
     PolicyCarry,
     RSSMState,
@@ -120,39 +119,22 @@ def make_agent(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -
         state = TrainState(step, params, slow, opt_state, aux["behavior"]["moments"])
         return state, metrics, model.compress(aux["model"]["posterior"])
 
-    def report(state: TrainState, key: Array, batch: TrajectoryBatch) -> dict[str, jax.Array]:
-        """Open-loop error of each key over the second half of the windows, by recorded actions.
+    def report(state: TrainState, key: Array, batch: TrajectoryBatch) -> tuple[dict[str, jax.Array], Dream]:
+        """Numbers about the world model on windows [B, T], and what it predicts there."""
+        return reports.report(config, spec, model, behavior, state, key, batch)
 
-        Mean squared error, in symlog space or of images in [0, 1]; ``repeat/`` is what repeating the
-        last seen value gives.
-        """
-        params, context = state.params["model"], batch.reward.shape[1] // 2
-        rows = jnp.arange(batch.reward.shape[0])
-        seen = replace(jax.tree.map(lambda x: x[:, :context], replace(batch, context=None)), context=batch.context)
-        posterior = model.observe(params, key, rows, seen)
-        start = jax.tree.map(lambda x: x[:, -1], posterior.without_stats())
-        ahead = jax.tree.map(lambda x: jnp.asarray(x[:, context:]), replace(batch, context=None))
-        noise = model.latent_noise(jax.random.fold_in(key, 1), rows, (ahead.reward.shape[1],))
+    def dream(
+        params: Any,
+        key: Array,
+        seen: TrajectoryBatch,
+        actions: ArrayDict | None,
+        length: int,
+        mode: Mode = "sample",
+    ) -> Dream:
+        """What follows after records [B, C]: by actions [B, length, ...], or by the policy's own."""
+        return reports.dream(model, behavior, params, key, seen, actions, length, mode)
 
-        def step(latent: RSSMState, inputs: tuple[jax.Array, jax.Array]) -> tuple[RSSMState, Any]:
-            latent = model.imagine_step(params, inputs[0], latent, inputs[1]).without_stats()
-            return latent, features(latent)
-
-        _, feat = scan_time(step, start, (noise, model.action_vector(ahead.prev_action)))
-        outputs = model.decode(params, feat)
-        # Nothing can be predicted across a reset.
-        valid = (jnp.cumsum(ahead.is_first, 1) == 0).astype(jnp.float32)
-        errors = {}
-        for name, leaf in spec.observation.items():
-            if not leaf.discrete:
-                target = decoder_target(ahead.observation[name], leaf)
-                last = decoder_target(jnp.asarray(seen.observation[name])[:, -1:], leaf)
-                for label, guess in (("openloop", outputs[name]), ("repeat", last)):
-                    square = jnp.square(guess - target).reshape(*valid.shape, -1).mean(-1)
-                    errors[f"{label}/{name}"] = (square * valid).sum() / jnp.maximum(1, valid.sum())
-        return errors
-
-    return Agent(init, reset, policy, loss, update, report, model.latent_spec)
+    return Agent(init, reset, policy, loss, update, report, dream, model.latent_spec)
 
 
 def follow(config: ValueConfig, step: jax.Array, critic: Any, slow: Any) -> Any:

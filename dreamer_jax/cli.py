@@ -124,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--seed", type=int, help="of the environments; never those of training (default: the run's)")
     sub.add_argument("--checkpoint", type=int, help="agent steps of the checkpoint (default: the newest)")
+    sub.add_argument("--video", type=Path, metavar="FILE.gif", help="film one more episode")
     sub.add_argument("--json", action="store_true", help="print one JSON object")
 
     sub = command("plot", _plot, "draw return against frames, seeds grouped")
@@ -146,6 +147,18 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("export", _export, "write a run's stored episodes as npz files")
     sub.add_argument("run_dir", type=Path)
     sub.add_argument("--output", type=Path, help="folder (default RUN_DIR/episodes)")
+
+    sub = command("dream", _dream, "draw what a run's world model predicts from a few recorded steps")
+    sub.add_argument("run_dir", type=Path)
+    sub.add_argument(
+        "--actions", default="recorded", metavar="WHAT", help="recorded (default), policy, or FILE.npz with your own"
+    )
+    sub.add_argument("--context", type=_positive, default=5, help="records that it sees first (default 5)")
+    sub.add_argument("--length", type=_positive, default=45, help="records that it imagines then (default 45)")
+    sub.add_argument("--output", type=Path, help="folder of the pictures (default RUN_DIR/dreams)")
+    sub.add_argument("--seed", type=int, default=0, help="which windows (default 0)")
+    sub.add_argument("--checkpoint", type=int, help="agent steps of the checkpoint (default: the newest)")
+    sub.add_argument("--json", action="store_true", help="print one JSON object")
 
     command("config", _config, "print all settings, as preset, files and flags make them", settings=True)
     return parser
@@ -195,7 +208,8 @@ def _run_name(config: Config) -> str:
 def _evaluate(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
     from dreamer_jax.training.acting import make_act
     from dreamer_jax.training.checkpoint import Checkpoints, load, read_run
-    from dreamer_jax.training.evaluate import evaluate
+    from dreamer_jax.training.evaluate import evaluate, film_episode
+    from dreamer_jax.training.pictures import check_film, save_film
     from dreamer_jax.training.statistics import format_summary, summary
 
     config, _spec = read_run(options.run_dir)
@@ -204,6 +218,8 @@ def _evaluate(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
     checkpoint = checkpoints.latest() if options.checkpoint is None else options.checkpoint
     checkpoints.close()
     seed = config.seed if options.seed is None else options.seed
+    if options.video is not None:
+        check_film(options.video)
 
     def report(count: int, score: float) -> None:
         if sys.stderr.isatty():
@@ -223,12 +239,16 @@ def _evaluate(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
         **summary(scores),
         "scores": scores,
     }
+    if options.video is not None:
+        frames, rate = film_episode(agent, act, state.params, config.env, seed=seed)
+        result["video"] = str(save_film(frames, options.video, rate))
     if options.json:
         print(json.dumps(result))
     else:
         actions = "sampled" if options.mode == "sample" else "greedy"
         print(f"{config.env.task} after {result['frames']:,} frames, {actions} actions")
         print(format_summary(result))
+        print(result["video"]) if "video" in result else None
 
 
 def _plot(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
@@ -256,21 +276,32 @@ def _check_env(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> Non
 
 
 def _export(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
-    from dreamer_jax.replay.export import export_episodes, open_read_only
-    from dreamer_jax.training.checkpoint import Checkpoints
-    from dreamer_jax.training.learner import part
+    from dreamer_jax.replay.export import export_episodes
+    from dreamer_jax.training.checkpoint import read_replay
 
-    checkpoints = Checkpoints(options.run_dir)
-    try:
-        latest = checkpoints.latest()
-        if latest is None:
-            raise ConfigError(f"{options.run_dir}: no complete checkpoint")
-        state = part(checkpoints.restore_arrays(latest), "replay")
-    finally:
-        checkpoints.close()
     folder = options.output or options.run_dir / "episodes"
-    count = export_episodes(open_read_only(options.run_dir / "replay", state, latest), folder)
+    count = export_episodes(read_replay(options.run_dir), folder)
     print(f"{count} episodes in {folder}")
+
+
+def _dream(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
+    from dreamer_jax.training.checkpoint import read_run
+    from dreamer_jax.training.predictions import describe, dream_run
+
+    latents = read_run(options.run_dir)[0].rssm.stoch
+    metrics, drawn = dream_run(
+        options.run_dir,
+        options.output or options.run_dir / "dreams",
+        actions=options.actions,
+        context=options.context,
+        length=options.length,
+        checkpoint=options.checkpoint,
+        seed=options.seed,
+    )
+    if options.json:
+        print(json.dumps({"metrics": metrics, "pictures": {name: str(path) for name, path in drawn.items()}}))
+    else:
+        print("\n".join([*([describe(metrics, latents)] if metrics else []), *map(str, drawn.values())]))
 
 
 def _config(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:

@@ -61,6 +61,25 @@ def mode(distribution: distrax.Distribution) -> jax.Array:
     return distribution.mode()
 
 
+def variable_kl(left: distrax.Distribution, right: distrax.Distribution) -> jax.Array:
+    """KL(left || right) of each variable by itself, [..., S]; ``kl_divergence`` is their sum."""
+    return left.distribution.kl_divergence(right.distribution)
+
+
+def active_variables(distribution: distrax.Distribution) -> jax.Array:
+    """Which variables [S] tell the leading axes apart.
+
+    Categorical ones by their information H(mean of q) - mean of H(q), above 0.05 nats; normal ones by the
+    variance of their mean, above 0.01 (Burda et al. 2016, "Importance Weighted Autoencoders", section 5.2).
+    """
+    inner = distribution.distribution
+    if isinstance(inner, distrax.OneHotCategorical):
+        axes = tuple(range(inner.probs.ndim - 2))
+        mean = distrax.OneHotCategorical(probs=inner.probs.mean(axes))
+        return mean.entropy() - inner.entropy().mean(axes) > 0.05
+    return inner.loc.var(tuple(range(inner.loc.ndim - 1))) > 0.01
+
+
 def inverse_cdf(probs: jax.Array, uniform: Array) -> jax.Array:
     """One-hot of the class in whose share of [0, 1) the uniform number falls.
 

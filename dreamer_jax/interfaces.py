@@ -32,6 +32,7 @@ class WorldModel(NamedTuple):
     action_vector: Callable[..., Any]  # ({name: action}) -> the flat vector that the RSSM takes
     latent_noise: Callable[..., Any]  # (key, rows, shape) -> noise for latent samples
     prior_stats: Callable[..., Any]  # (params, deter) -> stats of p(stoch | deter)
+    distribution: Callable[..., Any]  # (stats) -> distribution of stoch
     imagine_step: Callable[..., Any]  # (params, noise, state, action vector) -> state
     predict: Callable[..., Any]  # (params, features) -> (reward, discount)
     decode: Callable[..., Any]  # (params, features) -> {name: reconstruction}
@@ -59,5 +60,6 @@ class Agent(NamedTuple):
     policy: Callable[..., Any]  # (params, key, carry, timestep, mode) -> (carry, action, latents)
     loss: Callable[..., Any]  # (params, state, key, batch) -> (total, aux)
     update: Callable[..., Any]  # (state, key, batch) -> (state, metrics, refreshed latents [B, T])
-    report: Callable[..., Any]  # (state, key, batch) -> open-loop errors, {name: []}
+    report: Callable[..., Any]  # (state, key, batch) -> ({name: []}, Dream), see report.py
+    dream: Callable[..., Any]  # (params, key, batch seen, actions or None, length, mode) -> Dream
     latent_spec: dict[str, ArraySpec]

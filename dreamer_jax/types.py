@@ -79,6 +79,15 @@ class ImaginedTrajectory:
 
 
 @struct.dataclass
+class Dream:
+    """What a world model makes of windows of which it sees ``C`` records and imagines ``H`` more."""
+
+    observation: ArrayDict  # {name: [B, C+H, ...]} images in [0, 1], numbers in symlog space, logits of classes
+    reward: Array  # [B, C+H]
+    discount: Array  # [B, C+H] probability of going on, discount included
+
+
+@struct.dataclass
 class PolicyCarry:
     """What acting remembers from one record to the next, one row per environment."""
 

@@ -295,21 +295,6 @@ def test_first_records_forget():
     assert (np.asarray(kept[0].latent.deter) != fresh[0].latent.deter).any(-1).all()
 
 
-# --- open-loop report
-
-
-def test_report():
-    """What repeating the last seen value gives is checked by hand; nothing is asked across a reset."""
-    errors = quick_jit(AGENT.report)(STATE, KEY, BATCH)
-    assert errors.keys() == {f"{kind}/{name}" for kind in ("openloop", "repeat") for name in ("speed", "place")}
-    symlog = lambda x: np.sign(x) * np.log1p(np.abs(x))  # noqa: E731
-    speed, seen = symlog(BATCH.observation["speed"]), T // 2
-    valid = np.cumsum(BATCH.is_first[:, seen:], 1) == 0
-    square = ((speed[:, seen:] - speed[:, seen - 1 : seen]) ** 2).mean(-1)
-    np.testing.assert_allclose(errors["repeat/speed"], square[valid].mean(), rtol=1e-4)
-    assert np.isfinite(errors["openloop/place"])
-
-
 # --- refusals
 
 

@@ -31,6 +31,7 @@ RESUMABLE = frozenset(
         "train.frames",
         "train.keep_checkpoints",
         "train.log_seconds",
+        "train.report_frames",
         "train.save_frames",
         "train.save_minutes",
     }

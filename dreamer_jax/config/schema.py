@@ -165,13 +165,16 @@ class TrainConfig:
     batch_size: int = option(16, "windows per batch (B)", low=1)
     batch_length: int = option(64, "records per window (T)", low=2)
     start_windows: int = option(0, "windows in replay before the first update; 0: B x T as at HEAD", low=0)
-    updates_per_dispatch: int = option(0, "updates in one device call; 0: as many as the ratio allows, up to 8; on CPU 1", low=0)
+    updates_per_dispatch: int = option(
+        0, "updates in one device call; 0: as many as the ratio allows, up to 8; on CPU 1", low=0
+    )
     log_seconds: float = option(10.0, "seconds between metric lines", low=0)
     save_minutes: float = option(10.0, "minutes between checkpoints; 0: never by time", low=0)
     save_frames: int = option(0, "also a checkpoint every so many frames; 0: off", low=0)
     keep_checkpoints: int = option(2, "newest checkpoints kept", low=1)
     eval_frames: int = option(0, "frames between evaluations in fresh environments; 0: off", low=0)
     eval_episodes: int = option(10, "episodes of each", low=1)
+    report_frames: int = option(50_000, "frames between looks at the world model's predictions; 0: off", low=0)
     devices: int = option(1, "accelerators that share each batch", low=1)
 
 

@@ -37,6 +37,7 @@ VISION_TASKS = (*PROPRIO_TASKS, "quadruped_run", "quadruped_walk")
 """The one from pictures."""
 
 ALIASES = {"cup_catch": "ball_in_cup_catch"}
+FILM_SIZE = 192
 CAMERAS = {"quadruped": 2}
 """By domain; all others are seen from camera 0."""
 
@@ -85,14 +86,21 @@ class ControlSuite(gymnasium.Env):
         terminated = step.last() and step.discount == 0
         return self._observation(step), reward, terminated, step.last() and not terminated, {}
 
+    def render(self) -> np.ndarray:
+        """What the camera sees, [FILM_SIZE, FILM_SIZE, 3] uint8, also where the agent sees states."""
+        rendering.start()
+        return self._picture(FILM_SIZE)
+
     def close(self) -> None:
         self._env.close()
 
     def _observation(self, step: Any) -> dict[str, np.ndarray]:
         if self._size:
-            picture = self._env.physics.render(self._size, self._size, camera_id=self._camera)
-            return {"image": np.ascontiguousarray(picture)}
+            return {"image": self._picture(self._size)}
         return {name: np.atleast_1d(np.asarray(step.observation[key], np.float32)) for key, name in self._keys.items()}
+
+    def _picture(self, size: int) -> np.ndarray:
+        return np.ascontiguousarray(self._env.physics.render(size, size, camera_id=self._camera))
 
 
 def task_names() -> list[str]:

@@ -12,15 +12,15 @@ import gymnasium
 from dreamer_jax.config.schema import ConfigError
 
 
-def make(name: str) -> gymnasium.Env:
-    """Open a registered environment, such as ``CartPole-v1``, without rendering.
+def make(name: str, *, render: bool = False) -> gymnasium.Env:
+    """Open a registered environment, such as ``CartPole-v1``, able to draw pictures or not.
 
     Raises:
       ConfigError: the id is unknown, or a package it needs is missing.
     """
     try:
         # Its checker only warns and slows every step; `check-env` says more.
-        return gymnasium.make(name, disable_env_checker=True)
+        return gymnasium.make(name, disable_env_checker=True, render_mode="rgb_array" if render else None)
     except gymnasium.error.DependencyNotInstalled as error:
         raise ConfigError(f"env.task: 'gym/{name}' needs a package: {_line(error)}") from error
     except ModuleNotFoundError as error:

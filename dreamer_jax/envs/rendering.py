@@ -44,7 +44,7 @@ def start() -> None:
             return
         problems.append(f"MUJOCO_GL={backend} fails with {problem}")
     raise ConfigError(
-        f"env.observation: got 'image', but nothing can be drawn: {'; '.join(problems)}; set MUJOCO_GL to egl "
+        f"no picture can be drawn (env.observation image, or a film): {'; '.join(problems)}; set MUJOCO_GL to egl "
         "(Debian packages libegl1 libgl1-mesa-dri) or osmesa (libosmesa6)"
     )
 

@@ -50,8 +50,10 @@ class ActionRepeat(gymnasium.Wrapper):
         return observation, total, terminated, truncated, info
 
 
-def make_env(config: EnvConfig) -> gymnasium.Env:
+def make_env(config: EnvConfig, *, render: bool = False) -> gymnasium.Env:
     """Open the environment that ``config.task`` names; its actions last ``config.action_repeat`` frames.
+
+    ``render`` asks for one whose ``render`` gives pictures, where that must be known beforehand.
 
     Raises:
       ConfigError: nothing has this name, its package is not installed, or it can't use a setting.
@@ -63,11 +65,11 @@ def make_env(config: EnvConfig) -> gymnasium.Env:
         return _make_dmc(config)  # these two repeat actions by themselves: they draw only what is seen
     if suite in ATARI and "/" in config.task:
         return _make_atari(config)
-    env = _make_simple(config)
+    env = _make_simple(config, render)
     return ActionRepeat(env, config.action_repeat) if config.action_repeat > 1 else env
 
 
-def _make_simple(config: EnvConfig) -> gymnasium.Env:
+def _make_simple(config: EnvConfig, render: bool) -> gymnasium.Env:
     task = config.task
     suite, slash, name = task.partition("/")
     match suite if slash else "":
@@ -83,7 +85,7 @@ def _make_simple(config: EnvConfig) -> gymnasium.Env:
         case "gym":
             from dreamer_jax.envs import gymnasium as gymnasium_ids
 
-            return gymnasium_ids.make(name)
+            return gymnasium_ids.make(name, render=render)
         case "probe":
             from dreamer_jax.envs import probes
 

@@ -32,11 +32,13 @@ def make_envs(
     purpose: int = 0,
     num_envs: int | None = None,
     state: dict[str, np.ndarray] | None = None,
+    render: bool = False,
 ) -> VectorEnvs:
     """Open ``num_envs`` (else ``config.num_envs``) environments of one task.
 
     ``purpose`` separates the episodes of, say, training and evaluation under one ``seed``;
-    ``state`` is what ``VectorEnvs.state`` gave.
+    ``state`` is what ``VectorEnvs.state`` gave; ``render`` makes ``VectorEnvs.render`` possible where the
+    environment must know beforehand.
 
     Raises:
       ConfigError: the task can't be opened or used, or ``state`` belongs to other environments.
@@ -51,7 +53,8 @@ def make_envs(
             kind = "async" if faster else "sync"
     finally:
         first.close()
-    return VectorEnvs(config, spec, kind, log_names, seed=seed, purpose=purpose, num_envs=count, state=state)
+    purposes = {"seed": seed, "purpose": purpose, "num_envs": count}
+    return VectorEnvs(config, spec, kind, log_names, **purposes, state=state, render=render)
 
 
 class VectorEnvs:
@@ -72,6 +75,7 @@ class VectorEnvs:
         purpose: int,
         num_envs: int,
         state: dict[str, np.ndarray] | None,
+        render: bool = False,
     ) -> None:
         self.spec = spec
         self.num_envs = num_envs
@@ -86,9 +90,19 @@ class VectorEnvs:
         self._last: TimeStep | None = None
         self._busy = False
         makers = [
-            partial(open_stream, config, seed=seed, purpose=purpose, index=index, start=start, main_process=os.getpid())
+            partial(
+                open_stream,
+                config,
+                seed=seed,
+                purpose=purpose,
+                index=index,
+                start=start,
+                main_process=os.getpid(),
+                render=render,
+            )
             for index, start in enumerate(starts)
         ]
+        self._task = config.task
         self._envs: SyncVectorEnv | AsyncVectorEnv
         with self._failing_in_one_line():
             if vectorization == "sync":
@@ -128,6 +142,22 @@ class VectorEnvs:
             else:
                 self._actions[index].append({name: array[index].copy() for name, array in action.items()})
         return last
+
+    def render(self) -> np.ndarray:
+        """A picture of environment 0 as it is now, [height, width, 3] uint8.
+
+        Raises:
+          ConfigError: it draws none.
+        """
+        try:
+            picture = (self._envs.render() or (None,))[0]
+        except ConfigError:
+            raise
+        except Exception as error:  # whatever a simulator does without a display
+            raise ConfigError(f"--video: {self._task!r} can't be drawn: {' '.join(str(error).split())}") from error
+        if not isinstance(picture, np.ndarray) or picture.ndim != 3:
+            raise ConfigError(f"--video: {self._task!r} draws no pictures")
+        return picture
 
     def state(self) -> dict[str, np.ndarray]:
         """Arrays that bring back the last records: episode numbers, actions since, and the records.

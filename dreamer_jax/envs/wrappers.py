@@ -107,6 +107,9 @@ class Stream(gymnasium.Env):
         record = self._begin() if self._ended else self._advance(action)
         return record, 0.0, False, False, {}
 
+    def render(self) -> Any:
+        return self._env.render()
+
     def close(self) -> None:
         self._env.close()
 
@@ -166,6 +169,7 @@ def open_stream(
     index: int,
     start: EpisodeStart | None = None,
     main_process: int | None = None,
+    render: bool = False,
 ) -> Stream:
     """Open environment ``index``; in a process of its own Ctrl-C is left to ``main_process``.
 
@@ -173,7 +177,7 @@ def open_stream(
     """
     if main_process is not None and main_process != os.getpid():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return Stream(make_env(config), config, seed=seed, purpose=purpose, index=index, start=start)
+    return Stream(make_env(config, render=render), config, seed=seed, purpose=purpose, index=index, start=start)
 
 
 def _box(spec: ArraySpec) -> spaces.Space:

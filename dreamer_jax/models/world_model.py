@@ -165,6 +165,7 @@ def make_world_model(config: Config, spec: EnvSpec, *, dtype: Any = jnp.float32)
         action_vector,
         latent_noise,
         prior_stats,
+        rssm.distribution,
         imagine_step,
         predict,
         decode,

@@ -46,9 +46,9 @@ def export_episodes(replay: Replay, directory: Path | str) -> int:
     """Write ``env003-episode000012.npz`` for every stored episode, and return how many.
 
     Keys: ``observation/<name>``, ``action/<name>``, ``reward``, ``is_first``, ``is_last``, ``is_terminal`` and, where
-    episodes are held out, ``held_out``, one row a record (the action is the one taken after the observation of its row; bfloat16 becomes float32); ``env`` and
-    ``episode`` numbers; ``start_missing`` and ``end_missing``: the ring no longer holds the start, or the episode was
-    abandoned or goes on.
+    episodes are held out, ``held_out``, one row a record (the action is the one taken after the observation of its
+    row; bfloat16 becomes float32); ``env`` and ``episode`` numbers; ``start_missing`` and ``end_missing``: the ring
+    no longer holds the start, or the episode was abandoned or goes on.
 
     Raises:
       FileExistsError: one of the files exists; none is written then.

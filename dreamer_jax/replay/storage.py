@@ -34,9 +34,7 @@ HELD_OUT = {"held_out": ArraySpec((), "bool")}
 """Only where episodes are held out: that training does not see this one."""
 
 
-def record_fields(
-    spec: EnvSpec, latent_spec: dict[str, ArraySpec], *, held_out: bool = False
-) -> dict[str, ArraySpec]:
+def record_fields(spec: EnvSpec, latent_spec: dict[str, ArraySpec], *, held_out: bool = False) -> dict[str, ArraySpec]:
     """Everything that a record holds, by the names ``observation/<key>``, ``action/<key>``, ..."""
     parts = {"observation": spec.observation, "action": spec.action, "latents": latent_spec}
     named = {f"{part}/{name}": field for part, fields in parts.items() for name, field in fields.items()}

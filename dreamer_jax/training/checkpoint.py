@@ -14,6 +14,8 @@ from dreamer_jax.agent import make_agent
 from dreamer_jax.config.loading import load as load_config
 from dreamer_jax.config.schema import Config, ConfigError
 from dreamer_jax.interfaces import Agent
+from dreamer_jax.replay.export import open_read_only
+from dreamer_jax.replay.host import Replay
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.types import TrainState
 
@@ -126,6 +128,24 @@ def read_run(run_dir: str | Path) -> tuple[Config, EnvSpec]:
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{run_dir / 'env.json'}: damaged ({error!r})") from error
     return load_config(files=[run_dir / "config.yaml"]), spec
+
+
+def read_replay(run_dir: Path, batch_length: int = 1) -> Replay:
+    """A run's replay as of its newest checkpoint, for reading; no process may be training there.
+
+    Raises:
+      ConfigError: there is no complete checkpoint, or no such replay.
+    """
+    checkpoints = Checkpoints(run_dir)
+    try:
+        latest = checkpoints.latest()
+        if latest is None:
+            raise ConfigError(f"{run_dir}: no complete checkpoint")
+        arrays = checkpoints.restore_arrays(latest)
+    finally:
+        checkpoints.close()
+    state = {name.removeprefix("replay/"): x for name, x in arrays.items() if name.startswith("replay/")}
+    return open_read_only(run_dir / "replay", state, latest, batch_length)
 
 
 def load(run_dir: str | Path, step: int | None = None) -> tuple[Agent, TrainState]:

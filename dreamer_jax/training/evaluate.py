@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -13,9 +14,12 @@ from dreamer_jax.envs.vector import make_envs
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.training.acting import Act
 from dreamer_jax.training.metrics import EpisodeStats
+from dreamer_jax.training.pictures import film_frame
 
-PURPOSE = 1
-"""Separates the episodes of evaluation from those of training (0) under the same seed."""
+PURPOSE, FILM = 1, 2
+"""Separate the episodes of evaluation and of films from those of training (0) under the same seed."""
+FILM_FRAMES = 500
+"""Longer episodes are filmed less often."""
 
 
 def evaluate(
@@ -42,12 +46,40 @@ def evaluate(
         scores: list[list[float]] = [[] for _ in range(count)]
         step = 0
         while True:
-            for env, score, _ in stats.update(timestep):
-                if len(scores[env]) < shares[env]:
-                    scores[env].append(score)
-                    after_episode(sum(map(len, scores)), score)
+            for episode in stats.update(timestep):
+                if len(scores[episode.env]) < shares[episode.env]:
+                    scores[episode.env].append(episode.score)
+                    after_episode(sum(map(len, scores)), episode.score)
             if all(len(mine) == share for mine, share in zip(scores, shares, strict=True)):
                 return [score for mine in scores for score in mine]
+            carry, action, _ = act(params, root, step, carry, timestep)
+            timestep = envs.step(action)
+            step += 1
+    finally:
+        envs.close()
+
+
+def film_episode(agent: Agent, act: Act, params: Any, config: EnvConfig, *, seed: int) -> tuple[np.ndarray, float]:
+    """Pictures [frames, height, width, 3] of one episode and how many of them are a second.
+
+    They are the agent's own image if it sees one, else what the environment draws.
+
+    Raises:
+      ConfigError: it draws nothing.
+    """
+    envs = make_envs(replace(config, vectorization="sync"), seed=seed, purpose=FILM, num_envs=1, render=True)
+    try:
+        images = [name for name, leaf in envs.spec.observation.items() if leaf.image]
+        root = jax.random.key(seed)
+        carry, timestep = agent.reset(params, 1), envs.reset()
+        frames, score, step = [], 0.0, 0
+        while True:
+            score += float(timestep.reward[0])
+            picture = timestep.observation[images[0]][0] if images else envs.render()
+            frames.append(film_frame(picture, score))
+            if timestep.is_last[0]:
+                every = -(-len(frames) // FILM_FRAMES)
+                return np.stack(frames[::every]), min(30.0, 60 / config.action_repeat)
             carry, action, _ = act(params, root, step, carry, timestep)
             timestep = envs.step(action)
             step += 1

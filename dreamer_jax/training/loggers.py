@@ -11,7 +11,10 @@ from pathlib import Path
 from dreamer_jax.config.schema import ConfigError
 
 Logger = Callable[[dict[str, int], dict[str, float]], None]
-"""Called with the three counters and the metrics; ``close()`` is called at the end where there is one."""
+"""Called with the three counters and the metrics.
+
+Where there is one, ``picture(counters, name, path)`` is called with a PNG or GIF, and ``close()`` at the end.
+"""
 
 NAMES = ("tensorboard", "wandb")
 WANDB_MISSING = "logger wandb: package not found; pip install 'dreamer-jax[wandb]'"
@@ -55,6 +58,17 @@ class TensorBoardLogger:
             if math.isfinite(value):
                 self._writer.add_scalar(name, float(value), step["env_frames"])
 
+    def picture(self, step: dict[str, int], name: str, path: Path) -> None:
+        from PIL import Image
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        # As it is: the writer's own way would need another package to make a film of pictures.
+        with Image.open(path) as image:
+            width, height = image.size
+        shown = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=path.read_bytes())
+        summary = Summary(value=[Summary.Value(tag=f"predictions/{name}", image=shown)])
+        self._writer.file_writer.add_summary(summary, step["env_frames"])
+
     def close(self) -> None:
         self._writer.close()
 
@@ -86,6 +100,12 @@ class WandbLogger:
 
     def __call__(self, step: dict[str, int], metrics: dict[str, float]) -> None:
         self._run.log({**step, **metrics})
+
+    def picture(self, step: dict[str, int], name: str, path: Path) -> None:
+        import wandb
+
+        shown = wandb.Video(str(path), format="gif") if path.suffix == ".gif" else wandb.Image(str(path))
+        self._run.log({**step, f"predictions/{name}": shown})
 
     def close(self) -> None:
         self._run.finish()

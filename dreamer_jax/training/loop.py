@@ -31,12 +31,13 @@ from dreamer_jax.training.learner import Learner, part
 from dreamer_jax.training.loggers import Logger, check_loggers
 from dreamer_jax.training.metrics import EpisodeStats, MetricBuffer, RunLog
 from dreamer_jax.training.parallel import AXIS, check_devices
+from dreamer_jax.training.predictions import Reports
 from dreamer_jax.training.preflight import env_spec, example_batch, in_words, ring_plan
 from dreamer_jax.training.progress import Progress
 from dreamer_jax.training.run_directory import check_run, open_run
 from dreamer_jax.types import TrainState
 
-INIT, UPDATE, ACT = range(3)
+INIT, UPDATE, ACT, REPORT = range(4)
 """What the keys folded from the run's seed are for."""
 
 
@@ -145,7 +146,7 @@ class _Run:
         self.config, self.run_dir, self.agent, self.spec = config, run_dir, agent, spec
         self.checkpoints, self.progress = checkpoints, progress
         seed, num_envs = jax.random.key(config.seed), config.env.num_envs
-        self.keys = [jax.random.fold_in(seed, purpose) for purpose in (INIT, UPDATE, ACT)]
+        self.keys = [jax.random.fold_in(seed, purpose) for purpose in (INIT, UPDATE, ACT, REPORT)]
         latest = checkpoints.latest()
 
         arrays: dict[str, np.ndarray] = {}
@@ -172,6 +173,7 @@ class _Run:
         identity = dict(method=config.preset, task=config.env.task)
         self.log = RunLog(run_dir, **identity, seed=config.seed, loggers=loggers, resume=resume)
         self.act, self.act_in_evaluation = make_act(self.agent, "train"), make_act(self.agent, "sample")
+        self.reports = Reports(config, self.agent, spec, self.keys[REPORT], run_dir / "reports")
         self._introduce(resumed=latest is not None)
         self._logged = self._saved = time.monotonic()
         self._logged_steps = self.counters()
@@ -202,12 +204,13 @@ class _Run:
             self.carry, action, latents = self.act(params, self.keys[ACT], step, self.carry, self.timestep)
             self.replay.append(self.timestep, action, latents)
             self.agent_steps += envs.num_envs
-            self.log.episodes(self.counters(), self.stats.update(self.timestep))
+            self.log.episodes(self.counters(), self.stats.update(self.timestep, self.envs.log))
             self.learner.catch_up(self.agent_steps, interrupt.requested, self._after_dispatch)
             self.timestep = envs.step(action)  # while the device updates
 
             self.progress.update(self.counters(), self.stats.recent())
             self._evaluate_if_due(frames)
+            self._report_if_due(frames)
             if time.monotonic() - self._logged >= config.train.log_seconds:
                 self._write_metrics(leave=1)
         self.learner.check()
@@ -251,6 +254,20 @@ class _Run:
             seed=self.config.seed,
         )
         self.log(self.counters(), {"eval/score": float(np.mean(scores)), "eval/episodes": len(scores)})
+        self.progress.state("")
+
+    def _report_if_due(self, before: int) -> None:
+        every, frames = self.config.train.report_frames, self.counters()["env_frames"]
+        if not every or frames // every == before // every or not self.learner.grad_steps:
+            return
+        self.progress.state("looking at what the model predicts …")
+        found = self.reports(self.learner.state, self.replay, frames)
+        if found is not None:
+            metrics, pictures, warning = found
+            self.log(self.counters(), metrics)
+            self.log.pictures(self.counters(), pictures)
+            if warning:
+                self.progress.note(warning)
         self.progress.state("")
 
     # Saving and restoring.

@@ -15,16 +15,18 @@ import jax
 import numpy as np
 
 from dreamer_jax.config.schema import ConfigError
+from dreamer_jax.envs.crafter import crafter_score
 from dreamer_jax.training.loggers import COUNTERS, Logger, make_logger
 from dreamer_jax.types import Array, TimeStep
 
 
 class Episode(NamedTuple):
-    """A finished episode; ``length`` counts the records after the first."""
+    """A finished episode; ``length`` counts the records after the first, ``log`` is what the environment says of it."""
 
     env: int
     score: float
     length: int
+    log: Mapping[str, float] = {}
 
 
 class EpisodeStats:
@@ -35,13 +37,21 @@ class EpisodeStats:
         self._length = np.zeros(num_envs, np.int64)
         self._recent = np.full(window, np.nan)  # newest last; a fixed shape so that checkpoints restore it
 
-    def update(self, timestep: TimeStep) -> list[Episode]:
-        """Take one record of every environment; return the episodes that it ends."""
+    def update(self, timestep: TimeStep, log: Mapping[str, np.ndarray] | None = None) -> list[Episode]:
+        """Take one record of every environment, and its numbers [E] for the log; return the episodes that it ends."""
         first = np.asarray(timestep.is_first)
         self._score = np.where(first, 0.0, self._score) + np.asarray(timestep.reward, np.float64)
         self._length = np.where(first, 0, self._length + 1)
         ended = np.flatnonzero(timestep.is_last)
-        finished = [Episode(int(env), float(self._score[env]), int(self._length[env])) for env in ended]
+        finished = [
+            Episode(
+                int(env),
+                float(self._score[env]),
+                int(self._length[env]),
+                {name: float(values[env]) for name, values in (log or {}).items()},
+            )
+            for env in ended
+        ]
         for episode in finished:
             self._recent = np.append(self._recent[1:], episode.score)
         return finished
@@ -94,8 +104,9 @@ class RunLog:
     """Everything a run writes about itself; itself a logger: ``log(step, metrics)``.
 
     ``metrics.jsonl`` has one object per call. ``scores.jsonl`` has one per finished training episode, numbered
-    from 0 over all environments; the means of those since the last call join the metrics as ``episode/score``
-    and ``episode/length``.
+    from 0 over all environments, with the numbers that the environment gave for the log; the means of those since
+    the last call join the metrics as ``episode/score``, ``episode/length`` and so on. Achievements make a
+    ``episode/crafter_score`` over all episodes since the run began.
 
     ``loggers`` are names (``tensorboard``, ``wandb``) or callables. ``resume`` are the counters of the checkpoint
     that the run goes on from, with its ``seconds``; without it the run starts anew. Lines beyond that point move
@@ -121,6 +132,7 @@ class RunLog:
         limit = int(resume["agent_steps"]) if resume else -1
         rewind_jsonl(run_dir / "metrics.jsonl", limit)
         self._episode = rewind_jsonl(run_dir / "scores.jsonl", limit)
+        self._achieved = [_achievements(line) for line in read_jsonl(run_dir / "scores.jsonl")] if self._episode else []
         self._start = time.monotonic() - (_resume_seconds(run_dir, resume) if resume else 0.0)
         self._metrics = _open_for_lines(run_dir / "metrics.jsonl")
         self._scores = _open_for_lines(run_dir / "scores.jsonl")
@@ -138,11 +150,13 @@ class RunLog:
         when = {name: int(step[name]) for name in ("agent_steps", "env_frames")}
         lines = [
             {**self._identity, "env": env, "episode": self._episode + index, **when, "score": score, "length": length}
-            for index, (env, score, length) in enumerate(finished)
+            | dict(log)
+            for index, (env, score, length, log) in enumerate(finished)
         ]
         _write_lines(self._scores, lines)
         self._episode += len(lines)
         self._finished.extend(finished)
+        self._achieved.extend(_achievements(line) for line in lines)
 
     def __call__(self, step: Mapping[str, int], metrics: Mapping[str, float]) -> None:
         counters = {name: int(step[name]) for name in COUNTERS}
@@ -150,11 +164,23 @@ class RunLog:
         if self._finished:
             metrics["episode/score"] = float(np.mean([episode.score for episode in self._finished]))
             metrics["episode/length"] = float(np.mean([episode.length for episode in self._finished]))
+            for name in self._finished[0].log:
+                metrics[f"episode/{name}"] = float(np.mean([episode.log[name] for episode in self._finished]))
+            if self._achieved[0]:
+                rates = np.mean([list(achieved.values()) for achieved in self._achieved], 0)
+                metrics["episode/crafter_score"] = crafter_score(rates)
             self._finished.clear()
         metrics = dict(sorted(metrics.items()))
         _write_lines(self._metrics, [{**counters, "seconds": round(self.seconds, 3), **metrics}])
         for logger in self._loggers:
             logger(counters, metrics)
+
+    def pictures(self, step: Mapping[str, int], files: Mapping[str, Path]) -> None:
+        """Show pictures that have been written, by name, wherever a logger can."""
+        for logger in self._loggers:
+            if show := getattr(logger, "picture", None):
+                for name, path in files.items():
+                    show({counter: int(step[counter]) for counter in COUNTERS}, name, path)
 
     def close(self) -> None:
         """Finish the files and the loggers."""
@@ -169,6 +195,10 @@ class RunLog:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _achievements(line: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in line.items() if name.startswith("achievement_")}
 
 
 def read_jsonl(path: str | Path) -> list[dict]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 
 from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.training.metrics import read_jsonl
+from dreamer_jax.training.run_directory import replace_file
 
 # Okabe and Ito's colours, told apart by colour-blind readers too; the line styles help in print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -215,9 +215,7 @@ def save_picture(figure: Any, path: str | Path) -> Path:
     drawn = io.BytesIO()
     figure.savefig(drawn, format=path.suffix[1:], dpi=150)
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f"{path.name}.tmp")
-    scratch.write_bytes(drawn.getvalue())
-    os.replace(scratch, path)
+    replace_file(path, drawn.getvalue())
     return path
 
 

@@ -109,8 +109,8 @@ def machine() -> dict[str, Any]:
     return {"device": device.device_kind, "backend": jax.default_backend(), "cores": os.cpu_count()}
 
 
-def replace_file(path: Path, text: str) -> None:
+def replace_file(path: Path, content: str | bytes) -> None:
     """Write a file whole or not at all."""
     scratch = path.with_name(f"{path.name}.tmp")
-    scratch.write_text(text)
+    scratch.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(scratch, path)

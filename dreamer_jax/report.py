@@ -1,0 +1,148 @@
+"""What a world model predicts, and how well: dreams from a context, and numbers about latents and errors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dreamer_jax.config.schema import Config
+from dreamer_jax.distributions import active_variables, sample, variable_kl
+from dreamer_jax.interfaces import Behavior, WorldModel
+from dreamer_jax.models.decoder import decoder_target, reconstruction_loss
+from dreamer_jax.models.world_model import features
+from dreamer_jax.ops.sequence import scan_time
+from dreamer_jax.specs import ArraySpec, EnvSpec
+from dreamer_jax.types import Array, ArrayDict, Dream, Mode, RSSMState, TrainState, TrajectoryBatch
+
+HORIZONS = (1, 5, 15)
+"""Steps after which an open-loop prediction is measured; the last is also that of the returns."""
+
+
+def dream(
+    model: WorldModel,
+    behavior: Behavior,
+    params: Any,
+    key: Array,
+    seen: TrajectoryBatch,
+    actions: ArrayDict | None,
+    length: int,
+    mode: Mode = "sample",
+) -> Dream:
+    """Watch ``seen`` [B, C], then imagine ``length`` = H steps: by ``actions`` [B, H, ...], or by the policy's own."""
+    rows = jnp.arange(seen.reward.shape[0])
+    posterior = model.observe(params["model"], key, rows, seen)
+    start = jax.tree.map(lambda x: x[:, -1], posterior.without_stats())
+    noise = model.latent_noise(jax.random.fold_in(key, 1), rows, (length,))
+    steps = jnp.broadcast_to(jnp.arange(length), (len(rows), length))
+    given = None if actions is None else model.action_vector(actions)
+
+    def step(latent: RSSMState, inputs: tuple[Any, ...]) -> tuple[RSSMState, Any]:
+        noise, number, action = inputs
+        if action is None:
+            act_key = jax.random.fold_in(jax.random.fold_in(key, 2), number[0])
+            action = model.action_vector(behavior.act(params, act_key, rows, latent, mode))
+        latent = model.imagine_step(params["model"], noise, latent, action).without_stats()
+        return latent, features(latent)
+
+    _, ahead = scan_time(step, start, (noise, steps, given))
+    feat = jax.tree.map(lambda *parts: jnp.concatenate(parts, 1), features(posterior), ahead)
+    return Dream(model.decode(params["model"], feat), *model.predict(params["model"], feat))
+
+
+def report(
+    config: Config,
+    spec: EnvSpec,
+    model: WorldModel,
+    behavior: Behavior,
+    state: TrainState,
+    key: Array,
+    batch: TrajectoryBatch,
+) -> tuple[dict[str, jax.Array], Dream]:
+    """Numbers about windows [B, T], and their dream: the first half seen, the second by recorded actions.
+
+    Errors of numbers are mean squares, in symlog space or of images in [0, 1]; of classes cross entropies.
+    Metrics are means over all records, those ahead only over records without a reset before them:
+
+    - ``kl`` raw, ``kl_latent/i`` of each latent, ``kl_below_free_nats`` the share of records below free nats;
+    - ``active_latents``, whose distribution says something about the record (``active_variables``);
+    - ``elbo`` in nats a record: log-likelihoods of observation, reward and continuation, less the KL (a squared
+      error is the likelihood of a normal with variance 1/2);
+    - ``posterior_error``, ``prior_error`` (the latent drawn one step ahead), ``permuted_error`` (the latent of
+      another window) of each observation;
+    - ``openloop_error/<key>/<h>`` h steps ahead, ``repeat_error`` of the last record seen, ``mean_error`` of
+      the mean of all records seen;
+    - ``return_imagined`` and ``return_realised`` over the longest horizon, ``return_error`` their mean square.
+    """
+    params, rows = state.params["model"], jnp.arange(batch.reward.shape[0])
+    losses, posterior, aux = model.loss(params, key, rows, batch)
+    before = model.distribution(model.prior_stats(params, posterior.deter))
+    after = model.distribution(posterior.stats)
+    kl = variable_kl(after, before)
+    metrics = {
+        "kl": kl.sum(-1).mean(),
+        "kl_below_free_nats": (kl.sum(-1) < config.kl.free_nats).mean(),
+        **{f"kl_latent/{i:02d}": x for i, x in enumerate(kl.mean((0, 1)))},
+        "active_latents": active_variables(after).sum(),
+        "elbo": -(aux["kl"] + losses["rew"] + losses["con"] + sum(_nats(losses, spec).values())).mean(),
+    }
+
+    prior_noise = model.latent_noise(jax.random.fold_in(key, 3), rows, batch.reward.shape[1:])
+    stochs = {"prior": sample(before, prior_noise), "permuted": jnp.roll(posterior.stoch, 1, 0)}
+    outputs = {"posterior": aux["reconstruction"]}
+    for label, stoch in stochs.items():
+        outputs[label] = model.decode(params, features(replace(posterior, stoch=stoch)))
+    for name, leaf in spec.observation.items():
+        target = jnp.asarray(batch.observation[name])
+        for label, output in outputs.items():
+            metrics[f"{label}_error/{name}"] = _error(output[name], target, leaf).mean()
+
+    context = batch.reward.shape[1] // 2
+    seen = replace(jax.tree.map(lambda x: x[:, :context], replace(batch, context=None)), context=batch.context)
+    ahead = jax.tree.map(lambda x: jnp.asarray(x[:, context:]), replace(batch, context=None))
+    length = ahead.reward.shape[1]
+    dreamt = dream(model, behavior, state.params, key, seen, ahead.prev_action, length)
+    # Nothing can be predicted across a reset.
+    valid = (jnp.cumsum(ahead.is_first, 1) == 0).astype(jnp.float32)
+
+    def mean(x: jax.Array, weight: jax.Array) -> jax.Array:
+        return (x * weight).sum() / jnp.maximum(1, weight.sum())
+
+    for name, leaf in spec.observation.items():
+        if leaf.discrete:
+            continue
+        target = decoder_target(jnp.asarray(batch.observation[name]), leaf)
+        guesses = {
+            "openloop": dreamt.observation[name][:, context:],
+            "repeat": target[:, context - 1 : context],
+            "mean": target[:, :context].mean((0, 1), keepdims=True),
+        }
+        for label, guess in guesses.items():
+            square = jnp.square(guess - target[:, context:]).reshape(*valid.shape, -1).mean(-1)
+            for h in HORIZONS:
+                if h <= length:
+                    metrics[f"{label}_error/{name}/{h}"] = mean(square[:, h - 1], valid[:, h - 1])
+
+    weight = valid[:, : HORIZONS[-1]]
+    imagined, realised = (
+        (reward[:, : HORIZONS[-1]] * weight).sum(1) for reward in (dreamt.reward[:, context:], ahead.reward)
+    )
+    metrics |= {"return_imagined": imagined.mean(), "return_realised": realised.mean()}
+    metrics["return_error"] = jnp.square(imagined - realised).mean()
+    return metrics, dreamt
+
+
+def _error(output: jax.Array, target: jax.Array, leaf: ArraySpec) -> jax.Array:
+    """Of one key, [B, T], a mean over its elements."""
+    return reconstruction_loss(output, target, leaf) / leaf.size
+
+
+def _nats(losses: ArrayDict, spec: EnvSpec) -> ArrayDict:
+    """Negative log-likelihoods of the observations."""
+    return {
+        name: losses[name] + (0 if leaf.discrete else leaf.size / 2 * math.log(math.pi))
+        for name, leaf in spec.observation.items()
+    }

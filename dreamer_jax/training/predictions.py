@@ -1,0 +1,223 @@
+"""Looking at the world model of a run: reports while it trains, and dreams from a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dreamer_jax.config.schema import Config, ConfigError
+from dreamer_jax.interfaces import Agent
+from dreamer_jax.models.decoder import decoder_target
+from dreamer_jax.replay.host import Replay
+from dreamer_jax.report import HORIZONS
+from dreamer_jax.specs import EnvSpec
+from dreamer_jax.training import pictures
+from dreamer_jax.training.checkpoint import load, read_replay, read_run
+from dreamer_jax.types import Array, Dream, TrainState, TrajectoryBatch
+
+SHOWN = 6
+"""Windows side by side in a film."""
+SIGNALS = 15
+"""At most so many numbers are drawn, and the reward."""
+COLLAPSED = (0.1, 0.01)
+"""Latents have collapsed with a smaller share active, if no error changes by a larger share without them."""
+
+
+class Reports:
+    """Measures the world model now and then, on held-out windows if there are any to be, and draws what it predicts."""
+
+    def __init__(self, config: Config, agent: Agent, spec: EnvSpec, root: Array, folder: Path) -> None:
+        self._config, self._spec, self._root, self._folder = config, spec, root, folder
+        self._report = jax.jit(agent.report)
+        self._held_out = config.replay.validation_fraction > 0
+
+    def __call__(
+        self, state: TrainState, replay: Replay, frames: int
+    ) -> tuple[dict[str, float], dict[str, Path], str] | None:
+        """Metrics, pictures by name, and a warning (or nothing) at so many frames; None without a window yet."""
+        batch = windows(replay, self._config.train.batch_size, frames, held_out=self._held_out)
+        if batch is None:
+            return None
+        metrics, dream = self._report(state, jax.random.fold_in(self._root, frames), batch)
+        metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        label = "held_out" if self._held_out else "replayed"
+        stem = str(self._folder / f"{frames:09d}")
+        drawn = draw(dream, batch, self._spec, batch.reward.shape[1] // 2, stem, title=f"{frames:,} frames")
+        warning = collapse(metrics, self._config.rssm.stoch)
+        return {f"{label}/{name}": value for name, value in metrics.items()}, drawn, warning
+
+
+def windows(replay: Replay, count: int, counter: int, *, held_out: bool) -> TrajectoryBatch | None:
+    """Windows of held-out episodes, or any; None if there is none yet."""
+    try:
+        return replay.sample(count, counter, online=False, held_out=held_out)[0]
+    except ValueError:
+        return None
+
+
+def collapse(metrics: Mapping[str, float], latents: int) -> str:
+    """One line if the decoder does well without the latents, else nothing.
+
+    Few are active, and the latents of another window or of the prior decode as well as its own. A small KL
+    alone says nothing: a world that can be predicted needs no more.
+    """
+    active, changed = metrics["active_latents"] / latents, []
+    for name, error in metrics.items():
+        part, _, key = name.partition("/")
+        if part == "posterior_error":
+            changed += [metrics[f"{other}_error/{key}"] / max(error, 1e-12) - 1 for other in ("prior", "permuted")]
+    share, change = COLLAPSED
+    if active >= share or max(changed) >= change:
+        return ""
+    return (
+        f"warning: the latents have collapsed: {metrics['active_latents']:.0f} of {latents} are active, and without "
+        f"them no error grows by more than {100 * change:.0f} %"
+    )
+
+
+def draw(
+    dream: Dream,
+    batch: TrajectoryBatch,
+    spec: EnvSpec,
+    context: int,
+    stem: str,
+    *,
+    title: str,
+    truth_ahead: bool = True,
+) -> dict[str, Path]:
+    """A film and a strip of each image, curves of the numbers of one window. Files begin with ``stem``.
+
+    Windows without a reset after the context go first. Without ``truth_ahead`` what was recorded there has
+    nothing to do with the dream and is left out.
+    """
+    order = np.argsort(np.asarray(batch.is_first)[:, context:].any(1), kind="stable")[:SHOWN]
+    dream = jax.tree.map(lambda x: np.asarray(x)[order], dream)
+    drawn: dict[str, Path] = {}
+    signals: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for name, leaf in spec.observation.items():
+        if leaf.discrete:
+            continue
+        target = np.asarray(decoder_target(jax.numpy.asarray(batch.observation[name])[order], leaf))
+        file = name.replace("/", "_")
+        if leaf.image:
+            frames = pictures.compare_images(target if truth_ahead else None, dream.observation[name], context)
+            drawn[name] = pictures.save_film(frames, Path(f"{stem}-{file}.gif"))
+            first = pictures.compare_images(target[:1] if truth_ahead else None, dream.observation[name][:1], context)
+            drawn[f"{name} strip"] = pictures.save_image(pictures.strip(first, context), Path(f"{stem}-{file}.png"))
+        else:
+            model = dream.observation[name][0].reshape(len(dream.reward[0]), -1)
+            target = target[0].reshape(len(target[0]), -1)
+            labels = [name] if leaf.size == 1 else [f"{name}[{i}]" for i in range(leaf.size)]
+            signals |= {label: (target[:, i], model[:, i]) for i, label in enumerate(labels)}
+    signals = dict(list(signals.items())[:SIGNALS])
+    signals["reward"] = np.asarray(batch.reward)[order[0]], dream.reward[0]
+    model = np.stack([line for _, line in signals.values()], 1)
+    truth = np.stack([line for line, _ in signals.values()], 1) if truth_ahead else None
+    drawn["signals"] = pictures.draw_signals(truth, model, context, list(signals), Path(f"{stem}-signals.png"), title)
+    return drawn
+
+
+def dream_run(
+    run_dir: Path,
+    output: Path,
+    *,
+    actions: str = "recorded",
+    context: int = 5,
+    length: int = 45,
+    checkpoint: int | None = None,
+    seed: int = 0,
+) -> tuple[dict[str, float], dict[str, Path]]:
+    """Dream from windows of a run's replay, held-out ones if it has any, and draw the result into ``output``.
+
+    Args:
+      actions: ``recorded``, ``policy`` (its own, sampled) or a file of arrays ``[length, ...]`` by action's name,
+        as the policy gives them (class indices; numbers in [-1, 1]).
+
+    Returns:
+      The metrics of the report on these windows, empty unless the actions are recorded, and the pictures.
+
+    Raises:
+      ConfigError: there is no such run, checkpoint, window or file of actions.
+      FileExistsError: a picture is there already; none is written then.
+    """
+    config, spec = read_run(run_dir)
+    given = None if actions in ("recorded", "policy") else read_actions(Path(actions), spec)
+    if given is not None:
+        length = len(next(iter(given.values())))
+    stem = output / (actions if given is None else Path(actions).stem)
+    if taken := sorted(output.glob(f"{stem.name}-*")):
+        raise FileExistsError(f"{taken[0]}: exists already; choose another --output")
+    agent, state = load(run_dir, checkpoint)
+    replay = read_replay(run_dir, context + length)
+    held_out = config.replay.validation_fraction > 0
+    batch = windows(replay, SHOWN, seed, held_out=held_out)
+    if batch is None:
+        which = "held-out " if held_out else ""
+        raise ConfigError(f"{run_dir}: no {which}window of {context + length} records in its replay")
+    seen = replace(jax.tree.map(lambda x: x[:, :context], replace(batch, context=None)), context=batch.context)
+    ahead: Any = {name: x[:, context:] for name, x in batch.prev_action.items()} if actions == "recorded" else None
+    if given is not None:
+        ahead = {name: np.broadcast_to(x, (SHOWN, *x.shape)) for name, x in given.items()}
+    key = jax.random.key(seed)
+    dream = jax.jit(partial(agent.dream, length=length))(state.params, key, seen, ahead)
+    recorded = actions == "recorded"
+    title = f"{config.env.task}, {actions if given is None else stem.name} actions"
+    drawn = draw(dream, batch, spec, context, str(stem), title=title, truth_ahead=recorded)
+    metrics = jax.device_get(jax.jit(agent.report)(state, key, batch)[0]) if recorded else {}
+    return {name: float(value) for name, value in metrics.items()}, drawn
+
+
+def read_actions(path: Path, spec: EnvSpec) -> dict[str, np.ndarray]:
+    """Arrays ``[length, ...]`` of a .npz file, checked against the environment's actions. Nothing is unpickled.
+
+    Raises:
+      ConfigError: the file can't be read, or an action is missing, unknown, misshapen or out of range.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise ConfigError(f"--actions {path}: expected recorded, policy or a readable .npz file ({error})") from error
+    if arrays.keys() != spec.action.keys():
+        raise ConfigError(f"--actions {path}: holds {_names(arrays)}, expected {_names(spec.action)}")
+    lengths = {len(x) if x.ndim else 0 for x in arrays.values()}
+    if len(lengths) > 1 or lengths == {0}:
+        raise ConfigError(f"--actions {path}: expected the same number of rows, at least 1, for every action")
+    for name, leaf in spec.action.items():
+        array = arrays[name]
+        if array.shape[1:] != leaf.shape or array.dtype.kind not in ("iu" if leaf.discrete else "iuf"):
+            raise ConfigError(
+                f"--actions {path}: {name} is {array.dtype}{list(array.shape)}, expected {leaf.dtype} of shape "
+                f"{[array.shape[0] if array.ndim else 'rows', *leaf.shape]}"
+            )
+        low, high = (0, leaf.classes - 1) if leaf.classes else (-1, 1)
+        if not ((array >= low) & (array <= high)).all():
+            raise ConfigError(f"--actions {path}: {name} goes from {array.min()} to {array.max()}, not {low} to {high}")
+        arrays[name] = array.astype(leaf.dtype)
+    return arrays
+
+
+def describe(metrics: Mapping[str, float], latents: int) -> str:
+    """The numbers of a report that a person wants first, a line each."""
+    lines = [
+        f"KL {metrics['kl']:.2f} nats, below free nats in {100 * metrics['kl_below_free_nats']:.0f} % of records; "
+        f"{metrics['active_latents']:.0f} of {latents} latents active; ELBO {metrics['elbo']:.1f} nats a record"
+    ]
+    for key in [name.partition("/")[2] for name in metrics if name.startswith("posterior_error/")]:
+        for h in HORIZONS:
+            if (name := f"{key}/{h}") and f"openloop_error/{name}" in metrics:
+                model, repeat, mean = (metrics[f"{kind}_error/{name}"] for kind in ("openloop", "repeat", "mean"))
+                lines.append(f"{key} after {h:2}: error {model:.4g}, repeating {repeat:.4g}, the mean {mean:.4g}")
+    imagined, realised = metrics["return_imagined"], metrics["return_realised"]
+    lines.append(f"return over {HORIZONS[-1]} records: imagined {imagined:.3g}, realised {realised:.3g}")
+    return "\n".join([*lines, *filter(None, [collapse(metrics, latents)])])
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "nothing"
