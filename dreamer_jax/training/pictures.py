@@ -20,6 +20,8 @@ SIDE = 96
 SEEN, IMAGINED = (90, 90, 90), (214, 90, 20)
 """Colours of the bars above: the model was shown this record, or made it up."""
 ROWS = ("truth", "model", "error")
+BAR, HEAD = 6, 13
+"""Heights of the coloured bar and of a line of text."""
 FRAMES_PER_SECOND = 10.0
 
 
@@ -39,17 +41,34 @@ def compare_images(truth: np.ndarray | None, model: np.ndarray, context: int) ->
     windows = np.concatenate(tiles, 2)  # [B, T, rows * height, width, 3]
     frames = np.concatenate(list(windows), 2)
     bar = np.array([SEEN] * context + [IMAGINED] * (len(frames) - context), np.float32) / 255
-    bars = np.broadcast_to(bar[:, None, None], (len(frames), 6, frames.shape[2], 3))
+    bars = np.broadcast_to(bar[:, None, None], (len(frames), BAR, frames.shape[2], 3))
     return _bytes(np.concatenate([bars, frames], 1))
 
 
-def strip(frames: np.ndarray, context: int, columns: int = 12) -> np.ndarray:
+def strip(frames: np.ndarray, context: int, rows: int, columns: int = 12) -> np.ndarray:
     """Some of the frames of ``compare_images`` beside each other, the last one seen among them, [height, width, 3]."""
     before = max(1, min(context, columns // 3))
     ahead = len(frames) - context
     times = [*range(context - before, context)]
     times += [context + i * ahead // max(1, min(ahead, columns - before)) for i in range(min(ahead, columns - before))]
-    return np.concatenate([frames[time] for time in times], 1)
+    picture = np.concatenate([frames[time] for time in times], 1)
+    return label_rows(_label_columns(picture, [f"{time - context + 1:+d}" for time in times]), rows)
+
+
+def _label_columns(picture: np.ndarray, labels: Sequence[str]) -> np.ndarray:
+    head = Image.new("RGB", (picture.shape[1], HEAD), "white")
+    for i, label in enumerate(labels):
+        ImageDraw.Draw(head).text((i * picture.shape[1] // len(labels) + 3, 1), label, fill="black")
+    return np.concatenate([np.asarray(head), picture])
+
+
+def label_rows(picture: np.ndarray, rows: int) -> np.ndarray:
+    """What is truth, model and error, written to the left; a single row is the model's."""
+    side = Image.new("RGB", (40, len(picture)), "white")
+    names = ROWS if rows == len(ROWS) else ROWS[1:2]
+    for i, name in enumerate(names):
+        ImageDraw.Draw(side).text((3, len(picture) * (2 * i + 1) // (2 * len(names))), name, fill="black")
+    return np.concatenate([np.asarray(side), picture], 1)
 
 
 def save_film(frames: np.ndarray, path: Path, frames_per_second: float = FRAMES_PER_SECOND) -> Path:
@@ -113,6 +132,7 @@ def draw_signals(
         ax.remove()
     for ax in axes[max(0, count - columns) : count]:
         ax.set_xlabel("steps ahead (dashed: seen, then imagined)", fontsize=7)
+        ax.tick_params(labelbottom=True)  # a shared axis shows it in the last row alone
     figure.suptitle(title, fontsize=10)
     figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     return save_picture(figure, path)

@@ -107,9 +107,12 @@ def draw(
         file = name.replace("/", "_")
         if leaf.image:
             frames = pictures.compare_images(target if truth_ahead else None, dream.observation[name], context)
+            frames = np.stack([pictures.label_rows(frame, 3 if truth_ahead else 1) for frame in frames])
             drawn[name] = pictures.save_film(frames, Path(f"{stem}-{file}.gif"))
             first = pictures.compare_images(target[:1] if truth_ahead else None, dream.observation[name][:1], context)
-            drawn[f"{name} strip"] = pictures.save_image(pictures.strip(first, context), Path(f"{stem}-{file}.png"))
+            drawn[f"{name} strip"] = pictures.save_image(
+                pictures.strip(first, context, 3 if truth_ahead else 1), Path(f"{stem}-{file}.png")
+            )
         else:
             model = dream.observation[name][0].reshape(len(dream.reward[0]), -1)
             target = target[0].reshape(len(target[0]), -1)
