@@ -20,11 +20,17 @@ from measure import machine, median_ms, peak_rss_mb, seconds
 from dreamer_jax.agent import make_agent
 from dreamer_jax.config.loading import load
 from dreamer_jax.config.presets import PRESETS, SIZES
+from dreamer_jax.replay import record_bytes
 from dreamer_jax.specs import ArraySpec, EnvSpec
 from dreamer_jax.types import RSSMState, TrajectoryBatch
 
-OBSERVATIONS = {"proprio": {"state": ArraySpec((24,), "float32")}}
-ACTION = {"action": ArraySpec((6,), "float32")}
+MOTORS, BUTTONS = {"action": ArraySpec((6,), "float32")}, {"action": ArraySpec((), "int32", 18)}
+SPECS = {
+    "proprio": EnvSpec({"state": ArraySpec((24,), "float32")}, MOTORS),
+    "vision": EnvSpec({"image": ArraySpec((64, 64, 3), "uint8")}, MOTORS),
+    "atari": EnvSpec({"image": ArraySpec((64, 64, 3), "uint8")}, BUTTONS),
+}
+"""Walker's states, its pictures, and a game of Atari100k."""
 
 
 def random_windows(spec: EnvSpec, latents: dict[str, ArraySpec], size: int, length: int) -> TrajectoryBatch:
@@ -34,7 +40,7 @@ def random_windows(spec: EnvSpec, latents: dict[str, ArraySpec], size: int, leng
     def draw(leaf: ArraySpec, *axes: int) -> np.ndarray:
         dtype = ml_dtypes.bfloat16 if leaf.dtype == "bfloat16" else leaf.dtype
         if np.issubdtype(dtype, np.integer):
-            return rng.integers(leaf.classes or 4, size=(*axes, *leaf.shape)).astype(dtype)
+            return rng.integers(leaf.classes or (256 if leaf.image else 4), size=(*axes, *leaf.shape)).astype(dtype)
         return rng.uniform(-1, 1, (*axes, *leaf.shape)).astype(dtype)
 
     steps = np.arange(length)
@@ -52,8 +58,9 @@ def random_windows(spec: EnvSpec, latents: dict[str, ArraySpec], size: int, leng
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    config = load(options.preset, options.size, overrides=[("dtype", options.dtype)])
-    spec = EnvSpec(OBSERVATIONS[options.observation], ACTION)
+    remat = str(options.rematerialize).lower()
+    config = load(options.preset, options.size, overrides=[("dtype", options.dtype), ("rematerialize", remat)])
+    spec = SPECS[options.observation]
     agent = make_agent(config, spec)
     key = jax.random.PRNGKey(0)
     init_s, state = seconds(lambda: jax.jit(agent.init)(key))
@@ -80,6 +87,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "trace_s": round(trace_s, 2),
         "compile_s": round(compile_s, 2),
         "parameters": parameters,
+        "replay_bytes_per_step": record_bytes(spec, agent.latent_spec),
         "peak_rss_mb": peak_rss_mb(),
         "compiled_memory_mb": round((held - memory.alias_size_in_bytes) / 1e6, 1),
     }
@@ -89,10 +97,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=PRESETS, default="dreamer_v3")
     parser.add_argument("--size", choices=SIZES, default="1m")
-    parser.add_argument("--observation", choices=OBSERVATIONS, default="proprio")
+    parser.add_argument("--observation", choices=SPECS, default="proprio")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--batch-length", type=int, default=64)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--rematerialize", action="store_true", help="less memory, more time")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     jax.config.update("jax_enable_compilation_cache", False)

@@ -139,7 +139,7 @@ def make_agent(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -
 
 def follow(config: ValueConfig, step: jax.Array, critic: Any, slow: Any) -> Any:
     """The slow critic after update number ``step``, a moving average of the critic."""
-    rate = jnp.where(step % config.slow_every == 0, config.slow_rate, 0.0)
+    rate = jnp.where(step % config.slow_every == 0, jnp.float32(config.slow_rate), 0.0)
     return optax.incremental_update(critic, slow, rate)
 
 

@@ -20,7 +20,7 @@ Kind = Literal["uniform", "normal"]
 def draw_noise(key: Array, rows: Array, shape: tuple[int, ...], kind: Kind) -> jax.Array:
     """Noise [rows, *shape]; row ``i`` depends on ``key`` and ``rows[i]``, its index in the global batch."""
     draw = {"uniform": jax.random.uniform, "normal": jax.random.normal}[kind]
-    return jax.vmap(lambda row: draw(jax.random.fold_in(key, row), shape))(rows)
+    return jax.vmap(lambda row: draw(jax.random.fold_in(key, row), shape, jnp.float32))(rows)
 
 
 def categorical(logits: jax.Array, unimix: float = 0.0) -> distrax.Distribution:

@@ -57,6 +57,8 @@ def tiny_config(**changes: Any) -> Config:
 
 def random_leaf(rng: np.random.Generator, spec: ArraySpec, *axes: int) -> np.ndarray:
     shape = (*axes, *spec.shape)
+    if spec.image:
+        return rng.integers(256, size=shape).astype(np.uint8)
     if spec.discrete:
         return rng.integers(spec.classes, size=shape).astype(spec.dtype)
     return rng.normal(size=shape).astype(spec.dtype)

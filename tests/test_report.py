@@ -80,7 +80,9 @@ def test_errors_of_one_step(reported, latents):
     others = replace(posterior, stoch=posterior.stoch[np.roll(np.arange(B), 1)])
     for label, state in {"posterior": posterior, "permuted": others}.items():
         output = TINY.model.decode(TINY.state.params["model"], features(state))
-        assert metrics[f"{label}_error/speed"] == pytest.approx(float(((output["speed"] - target) ** 2).mean()), rel=1e-4)
+        assert metrics[f"{label}_error/speed"] == pytest.approx(
+            float(((output["speed"] - target) ** 2).mean()), rel=1e-4
+        )
         chosen = np.take_along_axis(np.asarray(output["cells"]), BATCH.observation["cells"][..., None], -1)[..., 0]
         entropy = np.log(np.exp(np.asarray(output["cells"])).sum(-1)) - chosen
         assert metrics[f"{label}_error/cells"] == pytest.approx(entropy.mean(), rel=1e-4)

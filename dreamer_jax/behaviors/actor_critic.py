@@ -20,6 +20,7 @@ from dreamer_jax.models.heads import Head
 from dreamer_jax.models.world_model import Features, features
 from dreamer_jax.ops.moments import range_scale, update_range
 from dreamer_jax.ops.returns import lambda_return, replay_return
+from dreamer_jax.ops.sequence import rematerialized
 from dreamer_jax.ops.transforms import symexp_bins, twohot_loss, twohot_mean
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.types import (
@@ -59,7 +60,7 @@ def make_actor_critic(
         return policy.for_environment(policy.draw(stats, noise))
 
     def value_logits(params: Any, feat: Features) -> jax.Array:
-        return critic.apply({"params": params}, *feat)
+        return rematerialized(critic.apply, config.rematerialize)({"params": params}, *feat)
 
     def value_loss(logits: jax.Array, target: jax.Array, slow: jax.Array) -> jax.Array:
         """Towards the return, and towards the slow critic's prediction."""
@@ -100,7 +101,8 @@ def make_actor_critic(
         advantage = stop((returns - value[:, :-1]) / scale)
 
         before_last = jax.tree.map(lambda x: x[:, :-1], (path.features, path.action))
-        stats = policy.apply({"params": params["actor"]}, *before_last[0])
+        apply = rematerialized(policy.apply, config.rematerialize)
+        stats = apply({"params": params["actor"]}, *before_last[0])
         parts = policy.distributions(stats)
         log_prob = {name: part.log_prob(stop(before_last[1][name])) for name, part in parts.items()}
         entropy = {name: part.entropy() for name, part in parts.items()}

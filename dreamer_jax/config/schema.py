@@ -188,6 +188,9 @@ class Config:
     dtype: Literal["auto", "float32", "bfloat16"] = option(
         "auto", "of activations; auto: bfloat16 on accelerators, float32 on CPU"
     )
+    rematerialize: bool = option(
+        False, "compute the networks' inner values again for gradients instead of keeping them: less memory, more time"
+    )
     env: EnvConfig = EnvConfig()
     replay: ReplayConfig = ReplayConfig()
     encoder: EncoderConfig = EncoderConfig()

@@ -67,8 +67,8 @@ class ImageDecoder(nn.Module):
         self.grid = (height, width, channels[-1])
         size = height * width * channels[-1]
         shape = (c.blocks, deter // c.blocks, size // c.blocks)
-        self.deter_kernel = self.param("deter_kernel", truncated_normal(deter), shape)
-        self.deter_bias = self.param("deter_bias", nn.initializers.zeros, (size,))
+        self.deter_kernel = self.param("deter_kernel", truncated_normal(deter), shape, jnp.float32)
+        self.deter_bias = self.param("deter_bias", nn.initializers.zeros, (size,), jnp.float32)
         self.stoch_in = Layer((stoch,), 2 * c.units, self.dtype)
         self.stoch_out = Dense((2 * c.units,), size, dtype=self.dtype)
         self.norm = RMSNorm((channels[-1],))

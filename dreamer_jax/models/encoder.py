@@ -65,7 +65,7 @@ def flatten_leaf(x: jax.Array, spec: ArraySpec) -> jax.Array:
     A class of -1 marks a missing value and becomes zeros.
     """
     if spec.classes is not None:
-        x = jax.nn.one_hot(x.astype(jnp.int32), spec.classes)
+        x = jax.nn.one_hot(x.astype(jnp.int32), spec.classes, dtype=jnp.float32)
         return x.reshape(*x.shape[: x.ndim - 1 - len(spec.shape)], spec.width)
     return x.astype(jnp.float32).reshape(*x.shape[: x.ndim - len(spec.shape)], spec.width)
 

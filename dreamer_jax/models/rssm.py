@@ -17,7 +17,7 @@ from dreamer_jax.config.schema import RSSMConfig
 from dreamer_jax.interfaces import RSSM
 from dreamer_jax.nets.layers import MLP, Dense, Layer
 from dreamer_jax.nets.recurrent import BlockGRU
-from dreamer_jax.ops.sequence import scan_time
+from dreamer_jax.ops.sequence import rematerialized, scan_time
 from dreamer_jax.types import Array, RSSMState
 
 
@@ -64,7 +64,9 @@ class _Cells(nn.Module):
         return self.prior_logits(deter), self.posterior_logits(deter, self.token_share(tokens))
 
 
-def make_rssm(config: RSSMConfig, *, tokens: int, action: int, dtype: Any = jnp.float32) -> RSSM:
+def make_rssm(
+    config: RSSMConfig, *, tokens: int, action: int, dtype: Any = jnp.float32, rematerialize: bool = False
+) -> RSSM:
     """RSSM over ``tokens``-wide tokens and ``action``-wide action vectors; noise is uniform [..., S]."""
     cells = _Cells(config, tokens, action, dtype)
 
@@ -74,7 +76,7 @@ def make_rssm(config: RSSMConfig, *, tokens: int, action: int, dtype: Any = jnp.
 
     def init(key: Array) -> Any:
         state = initial(1)
-        inputs = state.deter, state.stoch, jnp.zeros((1, action)), jnp.zeros((1, tokens))
+        inputs = state.deter, state.stoch, *(jnp.zeros((1, width), jnp.float32) for width in (action, tokens))
         return cells.init(key, *inputs, method="everything")["params"]
 
     def call(params: Any, method: str, *inputs: jax.Array) -> jax.Array:
@@ -120,7 +122,7 @@ def make_rssm(config: RSSMConfig, *, tokens: int, action: int, dtype: Any = jnp.
             return after.without_stats(), after
 
         inputs = *shares(params, prev_action, tokens, is_first), is_first, noise
-        return scan_time(step, state.without_stats(), inputs)[1]
+        return scan_time(rematerialized(step, rematerialize), state.without_stats(), inputs)[1]
 
     return RSSM(init, initial, prior, posterior, observe, prior_stats, distribution)
 

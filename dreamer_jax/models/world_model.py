@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -15,6 +17,7 @@ from dreamer_jax.models.encoder import Encoder, flatten_leaves
 from dreamer_jax.models.heads import Head
 from dreamer_jax.models.losses import kl_losses
 from dreamer_jax.models.rssm import make_rssm
+from dreamer_jax.ops.sequence import rematerialized
 from dreamer_jax.ops.transforms import symexp_bins, twohot_loss, twohot_mean
 from dreamer_jax.specs import ArraySpec, EnvSpec
 from dreamer_jax.types import Array, ArrayDict, RSSMState, TrajectoryBatch
@@ -33,7 +36,8 @@ def make_world_model(config: Config, spec: EnvSpec, *, dtype: Any = jnp.float32)
     inputs = (config.rssm.deter, latent)
     encoder = Encoder(spec.observation, config.encoder, dtype)
     action_width = sum(leaf.width for leaf in spec.action.values())
-    rssm = make_rssm(config.rssm, tokens=encoder.width, action=action_width, dtype=dtype)
+    sizes = {"tokens": encoder.width, "action": action_width}
+    rssm = make_rssm(config.rssm, **sizes, dtype=dtype, rematerialize=config.rematerialize)
     decoder = Decoder(spec.observation, inputs[::-1], config.decoder, dtype)
     reward = Head(inputs, config.reward.layers, config.reward.units, config.reward.bins, 0.0, dtype)
     cont = Head(inputs, config.cont.layers, config.cont.units, 1, 1.0, dtype)
@@ -52,17 +56,20 @@ def make_world_model(config: Config, spec: EnvSpec, *, dtype: Any = jnp.float32)
             "cont": cont.init(keys["cont"], *feat)["params"],
         }
 
+    def apply(module: nn.Module) -> Callable[..., Any]:
+        return rematerialized(module.apply, config.rematerialize)
+
     def encode(params: Any, observation: ArrayDict) -> jax.Array:
-        return encoder.apply({"params": params["encoder"]}, observation)
+        return apply(encoder)({"params": params["encoder"]}, observation)
 
     def decode(params: Any, feat: Features) -> ArrayDict:
-        return decoder.apply({"params": params["decoder"]}, *feat[::-1])
+        return apply(decoder)({"params": params["decoder"]}, *feat[::-1])
 
     def reward_logits(params: Any, feat: Features) -> jax.Array:
-        return reward.apply({"params": params["reward"]}, *feat)
+        return apply(reward)({"params": params["reward"]}, *feat)
 
     def cont_logit(params: Any, feat: Features) -> jax.Array:
-        return cont.apply({"params": params["cont"]}, *feat)[..., 0]
+        return apply(cont)({"params": params["cont"]}, *feat)[..., 0]
 
     def action_vector(action: ArrayDict) -> jax.Array:
         return flatten_leaves(action, spec.action)
@@ -146,7 +153,7 @@ def make_world_model(config: Config, spec: EnvSpec, *, dtype: Any = jnp.float32)
     def expand(state: RSSMState) -> RSSMState:
         stoch = jnp.asarray(state.stoch)
         if jnp.issubdtype(stoch.dtype, jnp.integer):
-            stoch = jax.nn.one_hot(stoch, config.rssm.classes)
+            stoch = jax.nn.one_hot(stoch, config.rssm.classes, dtype=jnp.float32)
         return RSSMState(jnp.asarray(state.deter).astype(jnp.float32), stoch)
 
     latent_spec = {

@@ -32,8 +32,8 @@ class Conv(nn.Module):
     def setup(self) -> None:
         size, fan_in = self.kernel_size, self.kernel_size**2 * self.inputs
         shape = (size, size, self.inputs, self.features)
-        self.kernel = self.param("kernel", truncated_normal(fan_in, self.scale), shape)
-        self.bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        self.kernel = self.param("kernel", truncated_normal(fan_in, self.scale), shape, jnp.float32)
+        self.bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x, kernel = x.astype(self.dtype), self.kernel.astype(self.dtype)
@@ -81,10 +81,10 @@ def pool_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     half, features = (height // 2, width // 2), kernel.shape[-1]
     if channels > FEW_CHANNELS:
         return convolve(x, kernel).reshape(rows, half[0], 2, half[1], 2, features).max((2, 4))
-    taps = _taps(kernel.shape[0])
+    taps = _taps(kernel.shape[0]).astype(kernel.dtype)
     wide = jnp.einsum("apsd,bqte,decf->abstcpqf", taps, taps, kernel)
     x = x.reshape(rows, half[0], 2, half[1], 2, channels).swapaxes(2, 3).reshape(rows, *half, 4 * channels)
-    x = convolve(x, wide.reshape(len(taps), len(taps), 4 * channels, 4 * features).astype(x.dtype))
+    x = convolve(x, wide.reshape(len(taps), len(taps), 4 * channels, 4 * features))
     return x.reshape(rows, *half, 4, features).max(3)
 
 
@@ -95,9 +95,9 @@ def repeat_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     phases of the output is then a channel of a convolution with a kernel of about half the size.
     """
     rows, height, width, channels = x.shape
-    taps, features = _taps(kernel.shape[0]).sum(2), kernel.shape[-1]
+    taps, features = _taps(kernel.shape[0]).sum(2).astype(kernel.dtype), kernel.shape[-1]
     small = jnp.einsum("apd,bqe,decf->abcpqf", taps, taps, kernel)
-    x = convolve(x, small.reshape(len(taps), len(taps), channels, 4 * features).astype(x.dtype))
+    x = convolve(x, small.reshape(len(taps), len(taps), channels, 4 * features))
     return x.reshape(rows, height, width, 2, 2, features).swapaxes(2, 3).reshape(rows, 2 * height, 2 * width, features)
 
 

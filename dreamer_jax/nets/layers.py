@@ -27,8 +27,8 @@ class Dense(nn.Module):
 
     def setup(self) -> None:
         width = sum(self.inputs)
-        self.kernel = self.param("kernel", truncated_normal(width, self.scale), (width, self.features))
-        self.bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        self.kernel = self.param("kernel", truncated_normal(width, self.scale), (width, self.features), jnp.float32)
+        self.bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
 
     def share(self, index: int, x: jax.Array) -> jax.Array:
         """What input ``index`` adds to the output, without bias."""
@@ -49,7 +49,7 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        scale = self.param("scale", nn.initializers.ones, self.shape)
+        scale = self.param("scale", nn.initializers.ones, self.shape, jnp.float32)
         wide = x.astype(jnp.float32)
         norm = jax.lax.rsqrt(jnp.square(wide).mean(self.axes, keepdims=True) + 1e-4)
         return (wide * norm * scale).astype(x.dtype)

@@ -36,13 +36,17 @@ class BlockGRU(nn.Module):
             # The variance follows the width of all blocks together, as in the reference.
             fan_in = self.deter + blocks * shared
             kernels.append(
-                self.param(f"hidden{index}_kernel", truncated_normal(fan_in), (blocks, block + shared, block))
+                self.param(
+                    f"hidden{index}_kernel", truncated_normal(fan_in), (blocks, block + shared, block), jnp.float32
+                )
             )
-            biases.append(self.param(f"hidden{index}_bias", nn.initializers.zeros, (self.deter,)))
+            biases.append(self.param(f"hidden{index}_bias", nn.initializers.zeros, (self.deter,), jnp.float32))
             norms.append(RMSNorm((blocks, 1, block), axes=(0, 2)))
         self.kernels, self.biases, self.norms = kernels, biases, norms
-        self.gates_kernel = self.param("gates_kernel", truncated_normal(self.deter), (blocks, block, 3 * block))
-        self.gates_bias = self.param("gates_bias", nn.initializers.zeros, (3 * self.deter,))
+        self.gates_kernel = self.param(
+            "gates_kernel", truncated_normal(self.deter), (blocks, block, 3 * block), jnp.float32
+        )
+        self.gates_bias = self.param("gates_bias", nn.initializers.zeros, (3 * self.deter,), jnp.float32)
 
     def action_share(self, action: jax.Array) -> jax.Array:
         """What the action adds to the first block layer, [..., D]; independent of the state."""

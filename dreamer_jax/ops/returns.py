@@ -19,7 +19,7 @@ def lambda_return(reward: jax.Array, discount: jax.Array, trace: jax.Array | flo
       [..., H] float32.
     """
     chex.assert_equal_shape([reward, discount, value])
-    trace = jnp.broadcast_to(trace, value.shape)
+    trace = jnp.broadcast_to(jnp.asarray(trace, value.dtype), value.shape)
     interim = reward + discount * (1 - trace) * value
     decay = discount * trace
 

@@ -14,6 +14,11 @@ def swap_time(tree: Any) -> Any:
     return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), tree)
 
 
+def rematerialized(function: Callable[..., Any], wanted: bool) -> Callable[..., Any]:
+    """If ``wanted``, only the inputs of ``function`` are kept for its gradient, and the rest is computed again."""
+    return jax.checkpoint(function) if wanted else function
+
+
 def scan_time(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, inputs: Any) -> tuple[Any, Any]:
     """``lax.scan`` over the second axis: inputs and outputs are [B, T, ...], the carry [B, ...]."""
     carry, outputs = jax.lax.scan(step, carry, swap_time(inputs))
