@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 from trainer import flags, tiny_run, trainer
 
@@ -130,7 +131,7 @@ def test_an_environment_of_another_shape(tmp_path, capsys, monkeypatch):
     assert {path: text for path, text in files(tmp_path).items() if path.name != "lock"} == before
 
 
-@pytest.mark.parametrize("command", ["evaluate", "plot", "export"])
+@pytest.mark.parametrize("command", ["evaluate", "plot", "export", "dream"])
 def test_what_is_no_run(tmp_path, capsys, command):
     (tmp_path / "empty").mkdir()
     before = files(tmp_path)
@@ -257,7 +258,10 @@ def run(process, tmp_path_factory):
 
 def test_what_a_run_writes(run):
     names = {path.name for path in run.iterdir() if "tfevents" not in path.name}
-    assert names == {"config.yaml", "env.json", "lock", "metrics.jsonl", "scores.jsonl", "checkpoints", "replay"}
+    assert names == {"config.yaml", "env.json", "lock", "metrics.jsonl", "scores.jsonl", "checkpoints", "replay"} | {
+        "reports"
+    }
+    assert {path.name for path in (run / "reports").iterdir()} == {"000000500-signals.png", "000001000-signals.png"}
     assert load_config(files=[run / "config.yaml"]).train.frames == 1000
     facts = json.loads((run / "env.json").read_text())
     assert facts.keys() == {"versions", "device", "backend", "cores", "spec"}
@@ -277,6 +281,7 @@ def test_what_a_run_writes(run):
         "eval/episodes", "fps/policy", "fps/train", "updates_per_second", "replay/ratio", "replay/windows",
         "train/loss/rew", "train/loss/con", "train/loss/dyn", "train/loss/rep", "train/loss/policy",
         "train/loss/value", "train/loss/repval", "train/loss/total", "train/kl", "train/opt/grad_norm",
+        "held_out/kl", "held_out/active_latents", "held_out/elbo", "held_out/openloop_error/position/5",
     } <= seen  # fmt: skip
     assert all(isinstance(value, int | float) for line in lines for value in line.values())
     last = lines[-1]
@@ -315,6 +320,31 @@ def test_evaluate(run, capsys):
     assert files(run) == before
     line = refusal(capsys, "evaluate", run, "--checkpoint", "7")
     assert line == f"{run}: no complete checkpoint 7"
+
+
+def test_a_film_of_an_agent_that_sees_states(run, tmp_path, capsys):
+    film = tmp_path / "films" / "agent.gif"
+    assert main(["evaluate", str(run), "--episodes", "1", "--video", str(film)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(film)
+    with Image.open(film) as image:
+        assert image.n_frames == 101 and image.size == (192, 192 + 14)
+        first = np.asarray(image.convert("RGB"), int)
+        image.seek(60)
+        moved = np.abs(np.asarray(image.convert("RGB"), int) - first)[:192].max(-1) > 30
+    assert 20 < moved.sum() < 10_000  # the cart and the pole, not the room
+    assert "expected a file that ends in .gif" in refusal(capsys, "evaluate", run, "--video", tmp_path / "agent.mp4")
+
+
+def test_dream_of_states(run, tmp_path, capsys):
+    before = files(run)
+    command = ["dream", run, "--output", tmp_path, "--context", "3", "--length", "16"]
+    assert main([str(word) for word in command]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("KL ") and "of 4 latents active" in lines[0]
+    assert lines[1].startswith("position after  1: error ") and lines[-1] == str(tmp_path / "recorded-signals.png")
+    assert files(run) == before
+    assert "recorded-signals.png: exists already" in refusal(capsys, *command)
+    assert "no held-out window of 4000 records" in refusal(capsys, *command, "--length", "3997", "--actions", "policy")
 
 
 def test_plot(run, tmp_path, capsys):

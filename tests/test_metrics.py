@@ -139,6 +139,30 @@ def test_metric_lines(tmp_path):
     ]
 
 
+def test_numbers_of_the_environment_join_the_episodes(tmp_path):
+    stats = EpisodeStats(2)
+    finished = stats.update(record([1, 2], last=[0, 1]), {"achievement_a": np.array([9.0, 1.0]), "speed": np.ones(2)})
+    assert finished == [Episode(1, 2.0, 1, {"achievement_a": 1.0, "speed": 1.0})]
+
+    def achieved(a, b):
+        return {"achievement_a": float(a), "achievement_b": float(b)}
+
+    with open_log(tmp_path) as log:
+        log.episodes(counters(4), [Episode(0, 1.0, 4, achieved(1, 0)), Episode(1, 0.0, 4, achieved(1, 1))])
+        log(counters(4), {})
+        log.episodes(counters(8), [Episode(0, 1.0, 4, achieved(0, 0))])
+        log(counters(8), {})
+    with open_log(tmp_path, resume=counters(4)) as log:  # the third episode is lived again
+        log.episodes(counters(8), [Episode(0, 1.0, 4, achieved(1, 1))])
+        log(counters(8), {})
+    lines, scores = read_jsonl(tmp_path / "metrics.jsonl"), read_jsonl(tmp_path / "scores.jsonl")
+    assert [line["achievement_b"] for line in scores] == [0.0, 1.0, 1.0]
+    assert (lines[0]["episode/achievement_a"], lines[0]["episode/achievement_b"]) == (1.0, 0.5)
+    # Over all episodes since the run began, those before the resume included: rates 1 and 2/3.
+    for line, second in zip(lines, (50, 200 / 3), strict=True):
+        assert line["episode/crafter_score"] == pytest.approx(np.sqrt(101 * (1 + second)) - 1)
+
+
 def test_lines_are_on_disk_at_once(tmp_path):
     log = open_log(tmp_path)
     log(counters(8), {"loss": 1.0})
