@@ -226,6 +226,9 @@ def _evaluate(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
             print(f"\repisode {count}/{options.episodes}: {score:.1f}   ", end="", file=sys.stderr, flush=True)
 
     act = make_act(agent, options.mode)
+    if options.video is not None:  # first, because not everything can be filmed
+        frames, rate = film_episode(agent, act, state.params, config.env, seed=seed)
+        save_film(frames, options.video, rate)
     scores = evaluate(agent, act, state.params, config.env, episodes=options.episodes, seed=seed, after_episode=report)
     if sys.stderr.isatty():
         print(file=sys.stderr)
@@ -240,8 +243,7 @@ def _evaluate(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
         "scores": scores,
     }
     if options.video is not None:
-        frames, rate = film_episode(agent, act, state.params, config.env, seed=seed)
-        result["video"] = str(save_film(frames, options.video, rate))
+        result["video"] = str(options.video)
     if options.json:
         print(json.dumps(result))
     else:

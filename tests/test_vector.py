@@ -280,3 +280,21 @@ def test_auto_prefers_one_process_for_quick_environments():
     assert not processes_are_faster(1e-3, num_envs=16, cores=2)
     assert processes_are_faster(1e-3, num_envs=16, cores=16)
     assert not processes_are_faster(1e-3, num_envs=1, cores=16)
+
+
+def test_what_draws_nothing_says_so():
+    envs = make_envs(EnvConfig("worlds:World", vectorization="sync"), seed=0, num_envs=1, render=True)
+    envs.reset()
+    with pytest.raises(
+        ConfigError, match="--video: 'worlds:World' can't be drawn, render.. failed with NotImplemented"
+    ):
+        envs.render()
+    envs.close()
+
+
+def test_a_gymnasium_environment_that_was_not_asked_beforehand_draws_nothing():
+    envs = make_envs(EnvConfig("gym/CartPole-v1", vectorization="sync"), seed=0, num_envs=1)
+    envs.reset()
+    with pytest.raises(ConfigError, match="draws no pictures"):
+        envs.render()
+    envs.close()

@@ -154,7 +154,8 @@ class VectorEnvs:
         except ConfigError:
             raise
         except Exception as error:  # whatever a simulator does without a display
-            raise ConfigError(f"--video: {self._task!r} can't be drawn: {' '.join(str(error).split())}") from error
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ConfigError(f"--video: {self._task!r} can't be drawn, render() failed with {reason}") from error
         if not isinstance(picture, np.ndarray) or picture.ndim != 3:
             raise ConfigError(f"--video: {self._task!r} draws no pictures")
         return picture

@@ -156,13 +156,16 @@ def dream_run(
     stem = output / (actions if given is None else Path(actions).stem)
     if taken := sorted(output.glob(f"{stem.name}-*")):
         raise FileExistsError(f"{taken[0]}: exists already; choose another --output")
+    wanted = context + length
+    kept = len(read_replay(run_dir).rows)
+    if wanted + 1 > kept:
+        raise ConfigError(f"--length {length}: windows of {wanted} records and one before, but its replay holds {kept}")
     agent, state = load(run_dir, checkpoint)
-    replay = read_replay(run_dir, context + length)
+    replay = read_replay(run_dir, wanted)
     held_out = config.replay.validation_fraction > 0
     batch = windows(replay, SHOWN, seed, held_out=held_out)
     if batch is None:
-        which = "held-out " if held_out else ""
-        raise ConfigError(f"{run_dir}: no {which}window of {context + length} records in its replay")
+        raise ConfigError(f"--length {length}: no window of {wanted} records in the held-out episodes of {run_dir}")
     seen = replace(jax.tree.map(lambda x: x[:, :context], replace(batch, context=None)), context=batch.context)
     ahead: Any = {name: x[:, context:] for name, x in batch.prev_action.items()} if actions == "recorded" else None
     if given is not None:
