@@ -2,9 +2,12 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
+import test_held_out
 from PIL import Image
 from trainer import tiny_run
 
@@ -74,6 +77,24 @@ def test_reports_are_logged_and_drawn(run):
     assert told[0]["held_out/openloop_error/observation/1"] > 0
     events = b"".join(path.read_bytes() for path in folder.glob("events*"))
     assert events.count(b"predictions/observation strip") == 2 and events.count(b"GIF89a") == 2
+
+
+@pytest.mark.parametrize("fraction", [0.25, 0.0])
+def test_numbers_are_of_held_out_windows_where_there_are_any(tmp_path, monkeypatch, fraction):
+    replay = test_held_out.make(tmp_path, fraction=fraction)
+    test_held_out.fill(replay, 300)
+    config = tiny_run(replay__validation_fraction=fraction, train__batch_size=5)
+    names = ("posterior_error/x", "prior_error/x", "permuted_error/x", "active_latents")
+
+    def report(state, key, batch):
+        return {"clock": batch.observation["clock"][..., 1].sum(), **dict.fromkeys(names, jax.numpy.ones(()))}, None
+
+    monkeypatch.setattr(predictions, "draw", lambda *_, **__: {})
+    agent = SimpleNamespace(report=report)
+    reports = predictions.Reports(config, agent, test_held_out.SPEC, jax.random.key(0), tmp_path)
+    metrics, _, _ = reports(None, replay, 7)
+    expected = replay.sample(5, 7, online=False, held_out=fraction > 0)[0].observation["clock"][..., 1].sum()
+    assert metrics["held_out/clock" if fraction else "replayed/clock"] == expected
 
 
 def test_a_dream_of_recorded_actions_shows_the_truth(run, tmp_path):

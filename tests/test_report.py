@@ -10,6 +10,7 @@ from agents import KEY, MIXED, B, K, S, T, quick_jit, random_batch, random_leaf,
 from dreamer_jax import distributions
 from dreamer_jax.agent import make_agent
 from dreamer_jax.models.world_model import features
+from dreamer_jax.report import dream
 
 TINY = tiny()
 LONG = 34
@@ -22,8 +23,8 @@ symlog = lambda x: np.sign(x) * np.log1p(np.abs(x))  # noqa: E731
 
 @pytest.fixture(scope="module")
 def reported():
-    metrics, dream = quick_jit(TINY.agent.report)(TINY.state, KEY, BATCH)
-    return {name: float(value) for name, value in metrics.items()}, dream
+    metrics, dreamt = quick_jit(TINY.agent.report)(TINY.state, KEY, BATCH)
+    return {name: float(value) for name, value in metrics.items()}, dreamt
 
 
 @pytest.fixture(scope="module")
@@ -91,13 +92,13 @@ def test_errors_of_one_step(reported, latents):
 
 
 def test_baselines_and_horizons(reported):
-    metrics, dream = reported
+    metrics, dreamt = reported
     assert not VALID.all() and VALID[:, 14].any()
     place = symlog(BATCH.observation["place"])
     guesses = {
         "repeat": place[:, CONTEXT - 1 : CONTEXT],
         "mean": place[:, :CONTEXT].mean((0, 1), keepdims=True),
-        "openloop": np.asarray(dream.observation["place"])[:, CONTEXT:],
+        "openloop": np.asarray(dreamt.observation["place"])[:, CONTEXT:],
     }
     for label, guess in guesses.items():
         square = ((place[:, CONTEXT:] - guess) ** 2).mean((-1, -2))
@@ -108,9 +109,9 @@ def test_baselines_and_horizons(reported):
 
 
 def test_returns(reported):
-    metrics, dream = reported
+    metrics, dreamt = reported
     imagined, realised = (
-        (np.asarray(x)[:, CONTEXT:][:, :15] * VALID[:, :15]).sum(1) for x in (dream.reward, BATCH.reward)
+        (np.asarray(x)[:, CONTEXT:][:, :15] * VALID[:, :15]).sum(1) for x in (dreamt.reward, BATCH.reward)
     )
     assert metrics["return_imagined"] == pytest.approx(imagined.mean(), rel=1e-4)
     assert metrics["return_realised"] == pytest.approx(realised.mean(), rel=1e-4)
@@ -131,9 +132,9 @@ def windows(batch, start, stop):
 
 def test_a_dream_of_recorded_actions_is_the_reported_one(reported):
     ahead = {name: x[:, CONTEXT:] for name, x in BATCH.prev_action.items()}
-    dream = TINY.agent.dream(TINY.state.params, KEY, windows(BATCH, 0, CONTEXT), ahead, LONG - CONTEXT)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), dream, reported[1])
-    assert dream.observation["cells"].shape == (B, LONG, 4, 3) and dream.reward.shape == (B, LONG)
+    dreamt = TINY.agent.dream(TINY.state.params, KEY, windows(BATCH, 0, CONTEXT), ahead, LONG - CONTEXT)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), dreamt, reported[1])
+    assert dreamt.observation["cells"].shape == (B, LONG, 4, 3) and dreamt.reward.shape == (B, LONG)
 
 
 def test_actions_change_what_follows_and_nothing_before():
@@ -164,3 +165,21 @@ def test_the_policy_dreams_what_it_would_do():
     still = {"motors": np.zeros((B, 3, 2), np.float32), "choice": np.zeros((B, 3), np.int32)}
     given = agent.dream(state.params, KEY, seen, still, 3)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), own, given)
+
+
+def test_the_policy_draws_anew_at_every_step():
+    """Step t acts with a key of its own, folded from the dream's."""
+
+    def act(params, key, rows, state, mode):
+        draw = jax.random.randint(key, (B,), 0, 6)
+        return {"motors": np.zeros((B, 2), np.float32), "choice": draw}
+
+    seen, acting_key = windows(BATCH, 0, 6), jax.random.fold_in(KEY, 2)
+    drawn = np.stack([jax.random.randint(jax.random.fold_in(acting_key, t), (B,), 0, 6) for t in range(4)], 1)
+    assert (drawn != drawn[:, :1]).any()
+    given = {"motors": np.zeros((B, 4, 2), np.float32), "choice": drawn}
+    own, same = (
+        dream(TINY.model, TINY.behavior._replace(act=act), TINY.state.params, KEY, seen, actions, 4)
+        for actions in (None, given)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), own, same)
