@@ -1,7 +1,7 @@
 """A Markdown table from JSON lines of the other programs, one row a line.
 
-    python benchmarks/train_step.py >> steps.jsonl
-    python benchmarks/report.py steps.jsonl --columns size update_ms compiled_memory_mb
+python benchmarks/train_step.py >> steps.jsonl
+python benchmarks/report.py steps.jsonl --columns size update_ms compiled_memory_mb
 """
 
 from __future__ import annotations
