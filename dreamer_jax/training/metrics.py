@@ -15,7 +15,6 @@ import jax
 import numpy as np
 
 from dreamer_jax.config.schema import ConfigError
-from dreamer_jax.envs.crafter import crafter_score
 from dreamer_jax.training.loggers import COUNTERS, Logger, make_logger
 from dreamer_jax.types import Array, TimeStep
 
@@ -167,6 +166,8 @@ class RunLog:
             for name in self._finished[0].log:
                 metrics[f"episode/{name}"] = float(np.mean([episode.log[name] for episode in self._finished]))
             if self._achieved[0]:
+                from dreamer_jax.envs.crafter import crafter_score  # late: it loads Gymnasium
+
                 rates = np.mean([list(achieved.values()) for achieved in self._achieved], 0)
                 metrics["episode/crafter_score"] = crafter_score(rates)
             self._finished.clear()
