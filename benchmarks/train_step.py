@@ -58,8 +58,12 @@ def random_windows(spec: EnvSpec, latents: dict[str, ArraySpec], size: int, leng
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    remat = str(options.rematerialize).lower()
-    config = load(options.preset, options.size, overrides=[("dtype", options.dtype), ("rematerialize", remat)])
+    named = {
+        "dtype": options.dtype,
+        "rematerialize": str(options.rematerialize).lower(),
+        "behavior.imagination_length": str(options.imagination_length),
+    }
+    config = load(options.preset, options.size, overrides=named.items())
     spec = SPECS[options.observation]
     agent = make_agent(config, spec)
     key = jax.random.PRNGKey(0)
@@ -100,6 +104,7 @@ def main() -> None:
     parser.add_argument("--observation", choices=SPECS, default="proprio")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--batch-length", type=int, default=64)
+    parser.add_argument("--imagination-length", type=int, default=15)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--rematerialize", action="store_true", help="less memory, more time")
     parser.add_argument("--repeats", type=int, default=5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -20,7 +21,6 @@ from dreamer_jax.specs import EnvSpec
 from dreamer_jax.types import (
     Array,
     ArrayDict,
-    Dream,
     Mode,
     PolicyCarry,
     RSSMState,
@@ -119,21 +119,8 @@ def make_agent(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -
         state = TrainState(step, params, slow, opt_state, aux["behavior"]["moments"])
         return state, metrics, model.compress(aux["model"]["posterior"])
 
-    def report(state: TrainState, key: Array, batch: TrajectoryBatch) -> tuple[dict[str, jax.Array], Dream]:
-        """Numbers about the world model on windows [B, T], and what it predicts there."""
-        return reports.report(config, spec, model, behavior, state, key, batch)
-
-    def dream(
-        params: Any,
-        key: Array,
-        seen: TrajectoryBatch,
-        actions: ArrayDict | None,
-        length: int,
-        mode: Mode = "sample",
-    ) -> Dream:
-        """What follows after records [B, C]: by actions [B, length, ...], or by the policy's own."""
-        return reports.dream(model, behavior, params, key, seen, actions, length, mode)
-
+    report = partial(reports.report, config, spec, model, behavior)
+    dream = partial(reports.dream, model, behavior)
     return Agent(init, reset, policy, loss, update, report, dream, model.latent_spec)
 
 

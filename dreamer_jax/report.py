@@ -101,8 +101,7 @@ def report(
             metrics[f"{label}_error/{name}"] = _error(output[name], target, leaf).mean()
 
     context = batch.reward.shape[1] // 2
-    seen = replace(jax.tree.map(lambda x: x[:, :context], replace(batch, context=None)), context=batch.context)
-    ahead = jax.tree.map(lambda x: jnp.asarray(x[:, context:]), replace(batch, context=None))
+    seen, ahead = split_window(jax.tree.map(jnp.asarray, batch), context)
     length = ahead.reward.shape[1]
     dreamt = dream(model, behavior, state.params, key, seen, ahead.prev_action, length)
     # Nothing can be predicted across a reset.
@@ -133,6 +132,13 @@ def report(
     metrics |= {"return_imagined": imagined.mean(), "return_realised": realised.mean()}
     metrics["return_error"] = jnp.square(imagined - realised).mean()
     return metrics, dreamt
+
+
+def split_window(batch: TrajectoryBatch, context: int) -> tuple[TrajectoryBatch, TrajectoryBatch]:
+    """The first ``context`` records of windows, with the latents before them, and the records after."""
+    records = replace(batch, context=None)
+    seen = jax.tree.map(lambda x: x[:, :context], records)
+    return replace(seen, context=batch.context), jax.tree.map(lambda x: x[:, context:], records)
 
 
 def _error(output: jax.Array, target: jax.Array, leaf: ArraySpec) -> jax.Array:

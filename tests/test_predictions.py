@@ -180,6 +180,16 @@ def test_the_warning_needs_all_signs_together():
     assert predictions.collapse(collapsed | more, 32) == ""
 
 
+def test_an_agent_from_elsewhere_may_report_what_it_likes(tmp_path):
+    replay = test_held_out.make(tmp_path)
+    test_held_out.fill(replay, 300)
+    agent = SimpleNamespace(report=lambda state, key, batch: ({"own": batch.reward.sum()}, None))
+    config = tiny_run(replay__validation_fraction=0.25)
+    reports = predictions.Reports(config, agent, test_held_out.SPEC, jax.random.key(0), tmp_path)
+    metrics, drawn, warning = reports(None, replay, 7)
+    assert metrics.keys() == {"held_out/own"} and not drawn and not warning
+
+
 def test_a_strip_shows_the_last_record_seen_and_the_future():
     shown = np.zeros((20, 6, 4, 3), np.uint8) + np.arange(20, dtype=np.uint8)[:, None, None, None]
     picture = pictures.strip(shown, context=8, rows=1, columns=6)

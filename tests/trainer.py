@@ -133,7 +133,7 @@ def make_toy(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -> 
         state = TrainState(state.step + 1, params, mix(state.slow, change), (change,), moments)
         return state, metrics, compress(deter)
 
-    return Agent(init, reset, policy, lambda *_: None, update, lambda *_: {}, lambda *_: None, latent_spec)
+    return Agent(init, reset, policy, lambda *_: None, update, lambda *_: ({}, None), lambda *_: None, latent_spec)
 
 
 class Trainer:

@@ -53,8 +53,9 @@ def make_envs(
             kind = "async" if faster else "sync"
     finally:
         first.close()
-    purposes = {"seed": seed, "purpose": purpose, "num_envs": count}
-    return VectorEnvs(config, spec, kind, log_names, **purposes, state=state, render=render)
+    return VectorEnvs(
+        config, spec, kind, log_names, seed=seed, purpose=purpose, num_envs=count, state=state, render=render
+    )
 
 
 class VectorEnvs:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -15,7 +13,8 @@ from dreamer_jax.config.schema import Config, ConfigError
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.models.decoder import decoder_target
 from dreamer_jax.replay.host import Replay
-from dreamer_jax.report import HORIZONS
+from dreamer_jax.replay.storage import Layout
+from dreamer_jax.report import HORIZONS, split_window
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.training import pictures
 from dreamer_jax.training.checkpoint import load, read_replay, read_run
@@ -48,7 +47,9 @@ class Reports:
         metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
         label = "held_out" if self._held_out else "replayed"
         stem = str(self._folder / f"{frames:09d}")
-        drawn = draw(dream, batch, self._spec, batch.reward.shape[1] // 2, stem, title=f"{frames:,} frames")
+        drawn = {}
+        if dream is not None:  # an agent from elsewhere may have none
+            drawn = draw(dream, batch, self._spec, batch.reward.shape[1] // 2, stem, title=f"{frames:,} frames")
         warning = collapse(metrics, self._config.rssm.stoch)
         return {f"{label}/{name}": value for name, value in metrics.items()}, drawn, warning
 
@@ -67,13 +68,13 @@ def collapse(metrics: Mapping[str, float], latents: int) -> str:
     Few are active, and the latents of another window or of the prior decode as well as its own. A small KL
     alone says nothing: a world that can be predicted needs no more.
     """
-    active, changed = metrics["active_latents"] / latents, []
+    active, changed = metrics.get("active_latents", latents) / latents, []
     for name, error in metrics.items():
         part, _, key = name.partition("/")
         if part == "posterior_error":
             changed += [metrics[f"{other}_error/{key}"] / max(error, 1e-12) - 1 for other in ("prior", "permuted")]
     share, change = COLLAPSED
-    if active >= share or max(changed) >= change:
+    if active >= share or max(changed, default=change) >= change:
         return ""
     return (
         f"warning: the latents have collapsed: {metrics['active_latents']:.0f} of {latents} are active, and without "
@@ -156,23 +157,26 @@ def dream_run(
     stem = output / (actions if given is None else Path(actions).stem)
     if taken := sorted(output.glob(f"{stem.name}-*")):
         raise FileExistsError(f"{taken[0]}: exists already; choose another --output")
-    wanted = context + length
-    kept = len(read_replay(run_dir).rows)
-    if wanted + 1 > kept:
-        raise ConfigError(f"--length {length}: windows of {wanted} records and one before, but its replay holds {kept}")
+    wanted, layout = context + length, Layout.read(run_dir / "replay")
+    if layout and wanted + 1 > layout.rows:
+        raise ConfigError(
+            f"--length {length}: windows of {wanted} records and one before, but its replay holds {layout.rows}"
+        )
     agent, state = load(run_dir, checkpoint)
     replay = read_replay(run_dir, wanted)
     held_out = config.replay.validation_fraction > 0
     batch = windows(replay, SHOWN, seed, held_out=held_out)
     if batch is None:
-        raise ConfigError(f"--length {length}: no window of {wanted} records in the held-out episodes of {run_dir}")
-    seen = replace(jax.tree.map(lambda x: x[:, :context], replace(batch, context=None)), context=batch.context)
-    ahead: Any = {name: x[:, context:] for name, x in batch.prev_action.items()} if actions == "recorded" else None
-    if given is not None:
+        place = "held-out episodes" if held_out else "replay"
+        raise ConfigError(f"--length {length}: no window of {wanted} records in the {place} of {run_dir}")
+    seen, after = split_window(batch, context)
+    recorded, ahead = actions == "recorded", None
+    if recorded:
+        ahead = after.prev_action
+    elif given is not None:
         ahead = {name: np.broadcast_to(x, (SHOWN, *x.shape)) for name, x in given.items()}
     key = jax.random.key(seed)
     dream = jax.jit(partial(agent.dream, length=length))(state.params, key, seen, ahead)
-    recorded = actions == "recorded"
     title = f"{config.env.task}, {actions if given is None else stem.name} actions"
     drawn = draw(dream, batch, spec, context, str(stem), title=title, truth_ahead=recorded)
     metrics = jax.device_get(jax.jit(agent.report)(state, key, batch)[0]) if recorded else {}
