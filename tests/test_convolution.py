@@ -85,7 +85,7 @@ def test_the_quick_form_of_a_convolution_equals_the_plain_one(quick, plain, chan
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize(("size", "chunk", "products"), [(3, 48, 3), (5, 24, 6), (5, 1, 6)])
+@pytest.mark.parametrize(("size", "chunk", "products"), [(3, 48, 3), (4, 48, 3), (5, 24, 6), (5, 1, 6)])
 def test_a_kernel_gradient_is_summed_over_chunks_of_images(size, chunk, products, monkeypatch):
     monkeypatch.setattr(convolution, "CHUNK_PIXELS", chunk)
     rng = np.random.default_rng(size)

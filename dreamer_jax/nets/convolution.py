@@ -106,15 +106,16 @@ def kernel_gradient(x: jax.Array, cotangent: jax.Array, *, size: int) -> jax.Arr
     A product of images shifted by every row of the kernel with gradients shifted by every column of it, summed over
     pixels; a few images at a time, because all the shifted copies at once would not fit into any cache.
     """
-    reach, (rows, height, width, channels), features = size // 2, x.shape, cotangent.shape[-1]
+    before, after = (size - 1) // 2, size // 2  # what SAME padding adds
+    (rows, height, width, channels), features = x.shape, cotangent.shape[-1]
     count = max(
         n for n in range(1, rows + 1) if rows % n == 0 and n * height * width <= max(CHUNK_PIXELS, height * width)
     )
 
     def add(total: jax.Array, images: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         x, cotangent = images
-        x = jnp.pad(x, ((0, 0), (reach, reach), (0, 0), (0, 0)))
-        cotangent = jnp.pad(cotangent, ((0, 0), (0, 0), (reach, reach), (0, 0)))
+        x = jnp.pad(x, ((0, 0), (before, after), (0, 0), (0, 0)))
+        cotangent = jnp.pad(cotangent, ((0, 0), (0, 0), (after, before), (0, 0)))
         down = jnp.concatenate([x[:, i : i + height] for i in range(size)], -1)
         right = jnp.concatenate([cotangent[:, :, i : i + width] for i in reversed(range(size))], -1)
         flat = down.reshape(-1, size * channels), right.reshape(-1, size * features)
