@@ -16,7 +16,7 @@ Resample = Literal["none", "pool", "stride", "repeat", "transpose"]
 """How a layer changes height and width: it halves them by ``pool`` or ``stride``, doubles them by ``repeat``
 (nearest neighbours, then the convolution) or ``transpose`` (zeros in between, then the convolution)."""
 
-FEW_CHANNELS = 16
+FEW_CHANNELS = 4
 """Of inputs or outputs: up to so many, ``pool_convolve`` works on pairs of pixels."""
 CHUNK_PIXELS = 2048
 """Of the sum over pixels in ``kernel_gradient``: what stays in a core's cache with its shifted copies."""
