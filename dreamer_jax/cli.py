@@ -27,6 +27,7 @@ Every setting can be a flag, such as --env.num_envs 4 or --train.train_ratio 512
 `dreamer-jax config` prints them all with their meanings and what your flags make of them.
 Later wins: preset, benchmark, size, YAML files from left to right, flags.
 """
+CACHE_HELP = "where compiled programs are kept (default ~/.cache/dreamer_jax/compiled); none: nowhere"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,7 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, run: Any, meaning: str, *, settings: bool = False) -> argparse.ArgumentParser:
+    def command(
+        name: str, run: Any, meaning: str, *, settings: bool = False, compiles: bool = False
+    ) -> argparse.ArgumentParser:
         sub = commands.add_parser(
             name,
             help=meaning,
@@ -95,9 +98,11 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--preset", metavar="NAME", help=f"named settings (default {Config.preset})")
             sub.add_argument("--benchmark", metavar="NAME", help="named settings of a benchmark")
             sub.add_argument("--size", metavar="SIZE", help="model size (default: the preset's)")
+        if compiles:
+            sub.add_argument("--cache", metavar="DIR", help=CACHE_HELP)
         return sub
 
-    sub = command("train", _train, "train an agent, or go on with a run", settings=True)
+    sub = command("train", _train, "train an agent, or go on with a run", settings=True, compiles=True)
     sub.add_argument("--run-dir", type=Path, help="where everything is written (default runs/TASK-PRESET-SIZE-SEED)")
     sub.add_argument("--seed", metavar="N", help=f"the run's one seed (default {Config.seed})")
     sub.add_argument("--env.task", metavar="TASK", dest="task", help=f"{FIELDS['env.task'].meaning}")
@@ -109,14 +114,18 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     sub = command(
-        "import-reference", _import_reference, "begin a run with parameters of the reference code", settings=True
+        "import-reference",
+        _import_reference,
+        "begin a run with parameters of the reference code",
+        settings=True,
+        compiles=True,
     )
     sub.add_argument("params", type=Path, metavar="PARAMS.npz", help="its tensors under their own names")
     sub.add_argument("--out", type=Path, required=True, metavar="RUN_DIR", help="the run's directory")
     sub.add_argument("--seed", metavar="N", help=f"the run's one seed (default {Config.seed})")
     sub.add_argument("--env.task", metavar="TASK", dest="task", help=f"{FIELDS['env.task'].meaning}")
 
-    sub = command("evaluate", _evaluate, "play a trained agent in fresh environments")
+    sub = command("evaluate", _evaluate, "play a trained agent in fresh environments", compiles=True)
     sub.add_argument("run_dir", type=Path)
     sub.add_argument("--episodes", type=_positive, default=20, help="default 20")
     sub.add_argument(
@@ -148,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("run_dir", type=Path)
     sub.add_argument("--output", type=Path, help="folder (default RUN_DIR/episodes)")
 
-    sub = command("dream", _dream, "draw what a run's world model predicts from a few recorded steps")
+    sub = command("dream", _dream, "draw what a run's world model predicts from a few recorded steps", compiles=True)
     sub.add_argument("run_dir", type=Path)
     sub.add_argument(
         "--actions", default="recorded", metavar="WHAT", help="recorded (default), policy, or FILE.npz with your own"
@@ -176,9 +185,21 @@ def _settings(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> Conf
     return load_config(files=options.config, overrides=given + pairs)
 
 
+def _keep_programs(options: argparse.Namespace) -> None:
+    """What a command compiles is there when it is called again."""
+    if options.cache == "none":
+        return
+    from dreamer_jax.training.program_cache import default_folder, keep_programs
+
+    problem = keep_programs(Path(options.cache) if options.cache else default_folder())
+    if problem:
+        print(f"dreamer-jax: {problem}", file=sys.stderr)
+
+
 def _train(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
     config = _settings(options, pairs)
     run_dir = options.run_dir or Path("runs", _run_name(config))
+    _keep_programs(options)
     from dreamer_jax.training.loop import train
 
     loggers = [name for name in options.logger or ["tensorboard"] if name != "none"]
@@ -187,6 +208,7 @@ def _train(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
 
 def _import_reference(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
     config = _settings(options, pairs)
+    _keep_programs(options)
     from dreamer_jax.reference import from_reference, read_reference
     from dreamer_jax.training.loop import begin
     from dreamer_jax.training.preflight import env_spec
@@ -206,6 +228,7 @@ def _run_name(config: Config) -> str:
 
 
 def _evaluate(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
+    _keep_programs(options)
     from dreamer_jax.training.acting import make_act
     from dreamer_jax.training.checkpoint import Checkpoints, load, read_run
     from dreamer_jax.training.evaluate import evaluate, film_episode
@@ -287,6 +310,7 @@ def _export(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
 
 
 def _dream(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
+    _keep_programs(options)
     from dreamer_jax.training.checkpoint import read_run
     from dreamer_jax.training.predictions import describe, dream_run
 
