@@ -1,5 +1,6 @@
 """The second start of the same program compiles nothing, and a folder that can't be used ends no run."""
 
+import collections
 import json
 import os
 import subprocess
@@ -21,6 +22,9 @@ SETTINGS = [
     "jax_persistent_cache_min_compile_time_secs",
     "jax_persistent_cache_min_entry_size_bytes",
 ]
+
+KEY = {"stage", "_threefry_seed"}
+"""What ``jax.random.key`` of a number compiles; evaluation has one."""
 
 START = """
 import json, sys
@@ -70,6 +74,14 @@ def test_a_second_start_compiles_nothing(starts):
     assert second["cache_misses"] == 0
     # Everything was loaded: nothing was compiled past the cache either.
     assert second["cache_hits"] == len(second["programs"]) == len(first["programs"])
+
+
+def test_a_start_compiles_nothing_in_small_pieces(starts):
+    """Sums and copies of their own, each compiled for each shape, would add up."""
+    _, ((first, _), _) = starts
+    count = collections.Counter(name.removeprefix("jit(").removesuffix(")") for name in first["programs"])
+    assert set(count) == {"_keys", "init", "reset", "updates", "copied", "policy", "report", "decoder_target"} | KEY
+    assert count["init"] == count["_keys"] == 1 and count["copied"] == count["updates"] == 2  # a run, and once more
 
 
 def test_a_folder_that_cannot_be_used_ends_no_run(starts):

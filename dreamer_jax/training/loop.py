@@ -35,7 +35,7 @@ from dreamer_jax.training.predictions import Reports
 from dreamer_jax.training.preflight import env_spec, example_batch, in_words, ring_plan
 from dreamer_jax.training.progress import Progress
 from dreamer_jax.training.run_directory import check_run, open_run
-from dreamer_jax.types import TrainState
+from dreamer_jax.types import Array, TrainState
 
 INIT, UPDATE, ACT, REPORT = range(4)
 """What the keys folded from the run's seed are for."""
@@ -128,6 +128,12 @@ def _open(
         lock.close()
 
 
+@jax.jit
+def _keys(seed: Array) -> list[Array]:
+    """A key for each purpose, in one program instead of several small ones."""
+    return [jax.random.fold_in(jax.random.key(seed), purpose) for purpose in (INIT, UPDATE, ACT, REPORT)]
+
+
 class _Run:
     """All that lives as long as a run; ``loop`` is the algorithm, the rest sets it up and saves it."""
 
@@ -145,8 +151,8 @@ class _Run:
     ) -> None:
         self.config, self.run_dir, self.agent, self.spec = config, run_dir, agent, spec
         self.checkpoints, self.progress = checkpoints, progress
-        seed, num_envs = jax.random.key(config.seed), config.env.num_envs
-        self.keys = [jax.random.fold_in(seed, purpose) for purpose in (INIT, UPDATE, ACT, REPORT)]
+        num_envs = config.env.num_envs
+        self.keys = _keys(np.uint32(config.seed % 2**32))
         latest = checkpoints.latest()
 
         arrays: dict[str, np.ndarray] = {}
@@ -155,7 +161,7 @@ class _Run:
         if latest is None:
             progress.state("initialising …")
             state = jax.jit(self.agent.init)(self.keys[INIT]) if state is None else state
-            self.carry = self.agent.reset(state.params, num_envs)
+            self.carry = jax.jit(self.agent.reset, static_argnums=1)(state.params, num_envs)
         else:
             carry = jax.eval_shape(lambda params: self.agent.reset(params, num_envs), shapes.params)
             state, self.carry, arrays, facts = checkpoints.restore(latest, shapes, carry)
