@@ -120,6 +120,15 @@ def test_output_layers_of_reward_and_value_start_at_zero():
     assert_trees_equal(critic, slow)
 
 
+def test_one_draw_initialises_everything():
+    """A compiler takes seconds for a draw of each kernel."""
+    jaxpr = jax.make_jaxpr(AGENT.init)(KEY)
+    draws = [eqn.outvars[0].aval.shape for eqn in equations(jaxpr.jaxpr) if eqn.primitive.name == "erf_inv"]
+    params = jax.tree_util.tree_leaves_with_path(jax.eval_shape(AGENT.init, KEY).params)
+    kernels = [leaf.size for path, leaf in params if "kernel" in path[-1].key]
+    assert draws == [(sum(kernels),)] and len(kernels) > 20
+
+
 # --- one update
 
 

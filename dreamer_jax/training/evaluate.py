@@ -42,7 +42,8 @@ def evaluate(
     envs = make_envs(config, seed=seed, purpose=PURPOSE, num_envs=count)
     try:
         root = jax.random.key(seed)
-        stats, carry, timestep = EpisodeStats(count), jax.jit(agent.reset, static_argnums=1)(params, count), envs.reset()
+        carry = jax.jit(agent.reset, static_argnums=1)(params, count)
+        stats, timestep = EpisodeStats(count), envs.reset()
         scores: list[list[float]] = [[] for _ in range(count)]
         step = 0
         while True:
