@@ -2,14 +2,16 @@
 
     python benchmarks/train_step.py --preset dreamer_v3 --size 1m --batch-size 16 --batch-length 64
 
-Random windows as replay gives them, state given away as in training, compilation apart. The kept
-program cache is off, so that compile times are those of a first run.
+Random windows as replay gives them, state given away as in training, compilation apart. Compile
+times are those of a first run, unless ``--cache DIR`` keeps compiled programs there: with an empty
+folder it then measures a cold start, and when called again a warm one.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,6 +24,7 @@ from dreamer_jax.config.loading import load
 from dreamer_jax.config.presets import PRESETS, SIZES
 from dreamer_jax.replay import record_bytes
 from dreamer_jax.specs import ArraySpec, EnvSpec
+from dreamer_jax.training.program_cache import keep_programs
 from dreamer_jax.types import RSSMState, TrajectoryBatch
 
 MOTORS, BUTTONS = {"action": ArraySpec((6,), "float32")}, {"action": ArraySpec((), "int32", 18)}
@@ -108,8 +111,12 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--rematerialize", action="store_true", help="less memory, more time")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--cache", metavar="DIR", help="keep compiled programs there")
     options = parser.parse_args()
-    jax.config.update("jax_enable_compilation_cache", False)
+    if options.cache is None:
+        jax.config.update("jax_enable_compilation_cache", False)
+    elif problem := keep_programs(Path(options.cache)):
+        parser.error(problem)
     before = machine()
     print(json.dumps({"benchmark": "train_step", **vars(options), **measure(options), **before}))
 
