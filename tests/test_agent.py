@@ -20,6 +20,7 @@ from agents import (
     S,
     T,
     assert_trees_equal,
+    equations,
     quick_jit,
     random_batch,
     random_timestep,
@@ -192,13 +193,6 @@ def test_products_are_of_the_low_precision():
     assert len(dots) > 50
     # running sums of class probabilities, from which latents and choices are drawn
     assert {eqn.invars[1].aval.shape for eqn in wide} == {(6, 6)}
-
-
-def equations(jaxpr):
-    for eqn in jaxpr.eqns:
-        yield eqn
-        for inner in jax.core.jaxprs_in_params(eqn.params):
-            yield from equations(inner)
 
 
 # --- several seeds, several devices
