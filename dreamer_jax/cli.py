@@ -112,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=["tensorboard", "wandb", "none"],
         help="besides the JSON files (default tensorboard)",
     )
+    sub.add_argument("--profile", action="store_true", help="trace a few updates into the run's folder profile/")
 
     sub = command(
         "import-reference",
@@ -203,7 +204,7 @@ def _train(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
     from dreamer_jax.training.loop import train
 
     loggers = [name for name in options.logger or ["tensorboard"] if name != "none"]
-    train(config, run_dir, loggers=loggers)
+    train(config, run_dir, loggers=loggers, profile=options.profile)
 
 
 def _import_reference(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:

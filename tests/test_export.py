@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from agents import equations
+from jax import export
 from train_step import SPECS, random_windows
 
 from dreamer_jax.agent import make_agent
@@ -19,7 +20,7 @@ from dreamer_jax.types import TimeStep
 PLATFORMS = ("cuda", "tpu")
 ALLOWED: frozenset[str] = frozenset()
 """Custom calls that all platforms have; so far no program needs one."""
-REFUSED_BY_EXPORT = [jax.export.DisabledSafetyCheck.custom_call(name) for name in ("Eigh", "cusolver_syevd_ffi")]
+REFUSED_BY_EXPORT = [export.DisabledSafetyCheck.custom_call(name) for name in ("Eigh", "cusolver_syevd_ffi")]
 """Calls of the programs below that break the rules, so that it is we who find them."""
 ENVS, B, T = 16, 16, 64
 
@@ -39,7 +40,7 @@ def problems(function, *arguments):
     if host := sorted(name for name in names if "callback" in name or "debug" in name):
         return [f"calls the host: {name}" for name in host]
     assert not jaxpr.effects
-    exported = jax.export.export(program, platforms=PLATFORMS, disabled_checks=REFUSED_BY_EXPORT)(*shapes)
+    exported = export.export(program, platforms=PLATFORMS, disabled_checks=REFUSED_BY_EXPORT)(*shapes)
     assert exported.platforms == PLATFORMS
     module = exported.mlir_module()
     assert "stablehlo." in module
