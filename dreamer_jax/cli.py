@@ -170,6 +170,19 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--checkpoint", type=int, help="agent steps of the checkpoint (default: the newest)")
     sub.add_argument("--json", action="store_true", help="print one JSON object")
 
+    sub = command("bench", _bench, "measure how fast updates and decisions are on this machine", compiles=True)
+    sub.add_argument("--preset", default=Config.preset, metavar="NAME", help=f"default {Config.preset}")
+    sub.add_argument("--size", metavar="SIZE", help="model size (default: the preset's)")
+    sub.add_argument(
+        "--observation", nargs="+", choices=["proprio", "vision", "atari"], default=["proprio"], help="default proprio"
+    )
+    sub.add_argument("--batch-size", default="16", metavar="N", help="default 16")
+    sub.add_argument("--batch-length", default="64", metavar="N", help="default 64")
+    sub.add_argument("--dtype", default="auto", metavar="TYPE", help="float32, bfloat16 or auto (default)")
+    sub.add_argument("--num-envs", nargs="+", type=_positive, default=[1, 16], metavar="N", help="default 1 16")
+    sub.add_argument("--repeats", type=_positive, default=5, help="updates; 100 decisions for each (default 5)")
+    sub.add_argument("--json", action="store_true", help="print a JSON object for each measurement")
+
     command("config", _config, "print all settings, as preset, files and flags make them", settings=True)
     return parser
 
@@ -329,6 +342,29 @@ def _dream(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
         print(json.dumps({"metrics": metrics, "pictures": {name: str(path) for name, path in drawn.items()}}))
     else:
         print("\n".join([*([describe(metrics, latents)] if metrics else []), *map(str, drawn.values())]))
+
+
+def _bench(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
+    _keep_programs(options)
+    from dreamer_jax.training.bench import bench, in_words
+
+    settings = {
+        "preset": options.preset,
+        "size": options.size,
+        "dtype": options.dtype,
+        "train.batch_size": options.batch_size,
+        "train.batch_length": options.batch_length,
+    }
+    given = {name: value for name, value in settings.items() if value is not None}
+    records = []
+    for record in bench(
+        options.observation, options.num_envs, options.repeats, given, lambda text: print(text, file=sys.stderr)
+    ):
+        records.append(record)
+        if options.json:
+            print(json.dumps(record), flush=True)
+    if not options.json:
+        print(in_words(records))
 
 
 def _config(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:

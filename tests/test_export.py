@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import pytest
 from agents import equations
 from jax import export
-from train_step import SPECS, random_windows
 
 from dreamer_jax.agent import make_agent
 from dreamer_jax.config.loading import load
+from dreamer_jax.training.speed import SPECS, random_windows
 from dreamer_jax.types import TimeStep
 
 PLATFORMS = ("cuda", "tpu")
