@@ -5,7 +5,10 @@ import os
 import subprocess
 import sys
 
+import acting
+import jax
 import pytest
+import train_step
 
 from dreamer_jax.cli import main
 from dreamer_jax.config.schema import ConfigError
@@ -114,3 +117,30 @@ def test_flags_reach_the_benchmarks(monkeypatch, capsys):
 def test_every_kind_of_observation_can_be_asked_for(name, monkeypatch):
     monkeypatch.setattr(module, "bench", lambda *given: iter(()))
     assert main(["bench", "--json", "--observation", name]) == 0
+
+
+def test_the_benchmark_programs_keep_their_flags(monkeypatch, capsys, tmp_path):
+    asked = []
+    monkeypatch.setattr(train_step, "update_speed", lambda *given: asked.append(given) or {"update_ms": 1.0})
+    command = "train_step.py --size 12m --observation vision --batch-size 4 --batch-length 9 --imagination-length 3"
+    command += f" --dtype bfloat16 --rematerialize --repeats 2 --cache {tmp_path}"
+    monkeypatch.setattr(sys, "argv", command.split())
+    train_step.main()
+    record = json.loads(capsys.readouterr().out)
+    ((config, spec, repeats),) = asked
+    assert (config.size, config.dtype, config.rematerialize) == ("12m", "bfloat16", True)
+    assert (spec, repeats) == (SPECS["vision"], 2)
+    assert (config.train.batch_size, config.train.batch_length, config.behavior.imagination_length) == (4, 9, 3)
+    named = "benchmark preset size observation batch_size batch_length imagination_length dtype rematerialize repeats"
+    assert record.keys() == {*named.split(), "cache", "update_ms", *MACHINE}
+
+    monkeypatch.setattr(acting, "acting_speed", lambda config, count, repeats: {"num_envs": count, "of": repeats})
+    monkeypatch.setattr(sys, "argv", "acting.py --num-envs 1 2 --repeats 3 --task probe/echo".split())
+    kept = jax.config.jax_enable_compilation_cache
+    acting.main()
+    assert not jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", kept)
+    record = json.loads(capsys.readouterr().out)
+    assert record["results"] == [{"num_envs": 1, "of": 3}, {"num_envs": 2, "of": 3}]
+    named = "benchmark preset size task dtype repeats results peak_rss_mb"
+    assert record.keys() == {*named.split(), *MACHINE}
