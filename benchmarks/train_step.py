@@ -10,6 +10,7 @@ when called again a warm one.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def main() -> None:
         "train.batch_length": str(options.batch_length),
     }
     config = load(options.preset, options.size, overrides=settings.items())
+    gc.freeze()  # as the command line does
     before = machine()
     found = update_speed(config, SPECS[options.observation], options.repeats)
     print(json.dumps({"benchmark": "train_step", **vars(options), **found, **before}))

@@ -27,7 +27,7 @@ KEY = {"stage", "_threefry_seed"}
 """What ``jax.random.key`` of a number compiles; evaluation has one."""
 
 START = """
-import json, sys
+import gc, json, sys
 import jax
 programs, events = [], []
 jax.monitoring.register_event_listener(lambda event, **_: events.append(event.removeprefix("/jax/compilation_cache/")))
@@ -37,7 +37,7 @@ jax.monitoring.register_event_duration_secs_listener(
 from dreamer_jax.cli import main
 statuses = [main(arguments) for arguments in json.loads(sys.argv[1])]
 counts = {name: events.count(name) for name in ("cache_misses", "cache_hits")}
-print(json.dumps({"statuses": statuses, "programs": programs, **counts}))
+print(json.dumps({"statuses": statuses, "programs": programs, "frozen": gc.get_freeze_count(), **counts}))
 """
 
 
@@ -82,6 +82,10 @@ def test_a_start_compiles_nothing_in_small_pieces(starts):
     count = collections.Counter(name.removeprefix("jit(").removesuffix(")") for name in first["programs"])
     assert set(count) == {"_keys", "init", "reset", "updates", "copied", "policy", "report", "decoder_target"} | KEY
     assert count["init"] == count["_keys"] == 1 and count["copied"] == count["updates"] == 2  # a run, and once more
+
+
+def test_imports_are_not_collected_again_and_again(starts):
+    assert all(found["frozen"] > 100_000 for found, _ in starts[1])
 
 
 def test_a_folder_that_cannot_be_used_ends_no_run(starts):
