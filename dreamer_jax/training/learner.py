@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dreamer_jax.config.schema import Config
@@ -74,10 +75,13 @@ class Learner:
         if self._devices == 1:
             self._update = self._update.lower(self._state, self._root, batches).compile()  # type: ignore[attr-defined]
 
+        @jax.jit
+        def copied(state: TrainState) -> TrainState:
+            return jax.tree.map(jnp.copy, state)
+
         def trial() -> None:
             # The update gives its input state away.
-            copy = jax.tree.map(lambda x: x.copy(), self._state)
-            jax.block_until_ready(self._update(copy, self._root, batches))
+            jax.block_until_ready(self._update(copied(self._state), self._root, batches))
 
         return trial
 
