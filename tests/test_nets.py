@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamer_jax.nets.layers import MLP, Dense, Layer, RMSNorm, drawn_at_once, truncated_normal
+from dreamer_jax.nets.layers import MLP, Dense, Layer, RMSNorm, drawn_at_once, product, truncated_normal
 
 KEY = jax.random.PRNGKey(0)
 RNG = np.random.default_rng(0)
@@ -37,6 +37,20 @@ def test_several_inputs_equal_their_concatenation(params):
     )
     together = Dense((9,), 6).apply({"params": params["dense"]}, joined)
     np.testing.assert_allclose(apart, together, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(7, 3, 5), (4, 6, 2, 3)])
+def test_a_product_and_its_gradients_are_those_of_a_matrix_product(shape):
+    *batch, inputs, features = shape
+    x, kernel = RNG.normal(size=(*batch, inputs)), RNG.normal(size=(inputs, features))
+    weight = RNG.normal(size=(*batch, features))
+
+    def both(multiply):
+        return jax.value_and_grad(lambda x, kernel: (jnp.tanh(multiply(x, kernel)) * weight).sum(), (0, 1))(
+            jnp.float32(x), jnp.float32(kernel)
+        )
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *map(both, (product, jnp.matmul)))
 
 
 def test_order_is_linear_norm_silu(params):

@@ -144,12 +144,12 @@ def make_actor_critic(
                 if leaf.classes
             },
         }
+        states, actions = jax.tree.map(by_start, (feat, path.action), (last, path.last_action))
+        imagined = ImaginedTrajectory(states, actions, reward, discount)
         aux = {
             "moments": moments,
             "metrics": metrics,
-            "imagined": ImaginedTrajectory(
-                *jax.tree.map(by_start, (feat, path.action), (last, path.last_action)), reward, discount
-            ),
+            "imagined": imagined,
             "policy": swap_time(stats),
             "value": value,
             "slow_value": slow,

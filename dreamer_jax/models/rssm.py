@@ -115,7 +115,7 @@ def make_rssm(
         action_share, token_share, is_first, noise = inputs
         before = RSSMState(mask(state.deter, is_first), mask(state.stoch, is_first))
         if state.cell is not None:
-            before = before.replace(cell=jnp.where(is_first[:, None], 0, state.cell))
+            before = replace(before, cell=jnp.where(is_first[:, None], 0, state.cell))
         return step(
             params, before, action_share, noise, lambda deter: call(params, "posterior_logits", deter, token_share)
         )
