@@ -88,7 +88,7 @@ def make_rssm(
         """What a scan starts from."""
         return replace(state.without_stats(), cell=enter_blocks(state.deter, config.blocks))
 
-    def call(params: Any, method: str, *inputs: jax.Array) -> Any:
+    def call(params: Any, method: str, *inputs: Any) -> Any:
         return cells.apply({"params": params}, *inputs, method=method)
 
     def distribution(stats: dict[str, jax.Array]) -> Any:
