@@ -14,6 +14,7 @@ import jax
 
 from dreamer_jax.config.loading import load
 from dreamer_jax.config.presets import PRESETS, SIZES
+from dreamer_jax.training.huge_pages import restart_with_huge_pages
 from dreamer_jax.training.speed import acting_speed, machine, peak_rss_mb
 
 
@@ -35,4 +36,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()  # as the command line does
     main()

@@ -18,6 +18,7 @@ import jax
 
 from dreamer_jax.config.loading import load
 from dreamer_jax.config.presets import PRESETS, SIZES
+from dreamer_jax.training.huge_pages import restart_with_huge_pages
 from dreamer_jax.training.program_cache import keep_programs
 from dreamer_jax.training.speed import SPECS, machine, update_speed
 
@@ -54,4 +55,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()  # as the command line does
     main()
