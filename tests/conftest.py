@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 # Set before JAX is imported, and in the environment so that subprocesses of tests inherit it.
@@ -15,3 +16,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own notes
 # A first example may compile; and the same examples every time, so that a red run can be repeated.
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="module", params=[1, 3, 256], ids="blocks of {}".format)
+def blocks(request):
+    """Rings whose files have blocks of so many rows: smaller than a window, and as always."""
+    from dreamer_jax.replay import storage
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage, "BLOCK", request.param)
+        yield request.param

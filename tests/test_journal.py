@@ -15,10 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dreamer_jax.config.schema import ConfigError
-from dreamer_jax.replay import Replay, clear, open_read_only
+from dreamer_jax.replay import Replay, clear, open_read_only, storage
+from dreamer_jax.replay.journal import _after, _Marks
 from dreamer_jax.specs import ArraySpec, EnvSpec
 from dreamer_jax.types import TimeStep
 
+pytestmark = pytest.mark.usefixtures("blocks")
 ROOT = Path(__file__).parents[1]
 ENVS, ROWS, LENGTH = 2, 7, 3
 SPEC = EnvSpec({"x": ArraySpec((2,), "float32"), "id": ArraySpec((), "int32")}, {"a": ArraySpec((1,), "float32")})
@@ -272,16 +274,15 @@ def test_a_log_on_a_full_disk_leaves_ring_and_log_usable(tmp_path, monkeypatch):
     for _ in range(ROWS):
         replay.append(*new_record(rng))
     state, before = replay.snapshot(1), content(replay)
-    write = os.write
     calls = iter([7])
 
-    def full(descriptor, data):
+    def full(descriptor, parts):
         for size in calls:
-            return write(descriptor, data[:size])
+            return os.write(descriptor, b"".join(parts)[:size])
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", full)
+        patch.setattr(os, "writev", full)
         with pytest.raises(OSError, match="No space"):
             replay.append(*new_record(rng))
     assert content(replay) == before and segment_sizes(tmp_path) == {"undo-1.bin": 0}
@@ -290,6 +291,29 @@ def test_a_log_on_a_full_disk_leaves_ring_and_log_usable(tmp_path, monkeypatch):
     replay = make(tmp_path)
     replay.restore(state, 1)
     assert content(replay) == before
+
+
+@given(st.integers(1, 40), st.data())
+def test_marks_are_a_set_of_slots(count, data):
+    marks, clear_ones = _Marks(count), set()
+    slots = st.lists(st.integers(0, count - 1), max_size=9).map(lambda numbers: np.array(numbers, np.int64))
+    for _ in range(4):
+        if data.draw(st.booleans()):
+            first = data.draw(st.integers(0, count))
+            marks.clear_first(first)
+            clear_ones = set(range(first))
+        marks.set(changed := data.draw(slots))
+        clear_ones -= set(changed.tolist())
+        asked = data.draw(slots)
+        assert marks.unset(asked).tolist() == sorted(clear_ones & set(asked.tolist()))
+    assert marks.unset(np.arange(count)).tolist() == sorted(clear_ones)
+
+
+@given(st.lists(st.binary(max_size=5)), st.integers(0, 30))
+def test_what_is_left_to_write(parts, count):
+    left = _after([memoryview(part) for part in parts], count)
+    assert b"".join(left) == b"".join(parts)[count:]
+    assert left or count >= sum(map(len, parts))
 
 
 def step(target, number):
@@ -365,4 +389,5 @@ def test_killed_writers_leave_the_newest_checkpoint_intact(tmp_path):
 
 
 if __name__ == "__main__":
+    storage.BLOCK = 3
     write_and_be_killed(Path(sys.argv[1]))

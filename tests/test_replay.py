@@ -22,6 +22,7 @@ SPEC = EnvSpec(
     {"move": ArraySpec((3,), "float32"), "press": ArraySpec((), "int32", classes=5)},
 )
 LATENTS = {"deter": ArraySpec((4,), "bfloat16"), "stoch": ArraySpec((3,), "uint8")}
+pytestmark = pytest.mark.usefixtures("blocks")
 
 
 def make(directory, *, num_envs=2, rows=10, length=3, latents=LATENTS, online=False, seed=0):
@@ -275,6 +276,7 @@ def test_another_layout_is_refused_with_what_differs(tmp_path):
 
 def test_a_full_disk_is_an_error_before_anything_changes(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "RESERVE_BYTES", 1)
+    monkeypatch.setattr(storage, "BLOCK", 2)
     replay = make(tmp_path)
     fill(replay, 2)
 
@@ -310,12 +312,12 @@ def test_plan_takes_the_smallest_limit(tmp_path, monkeypatch):
             planned(tmp_path, **refused)
 
 
-def test_plan_refuses_what_the_disk_cannot_hold_and_counts_what_is_there(tmp_path, monkeypatch):
+def test_plan_refuses_what_the_disk_cannot_hold_and_counts_what_is_there(tmp_path, monkeypatch, blocks):
     replay = make(tmp_path, num_envs=4, rows=5000, length=7)
-    fill(replay, 1, 4)  # reserves all: 62 bytes x 20,000
+    fill(replay, 1, 4)  # reserves all: 62 bytes x 20,000, and the rest of the last block
     monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=1, f_frsize=200_000))
-    assert planned(tmp_path, capacity=20_000).total_bytes == 1_240_000
-    with pytest.raises(ConfigError, match=r"62 B .* 20,000 records = 1.24 MB on disk, but 200 kB free there"):
+    assert planned(tmp_path, capacity=20_000).total_bytes == {1: 1_240_000, 3: 1_240_248, 256: 1_269_760}[blocks]
+    with pytest.raises(ConfigError, match=r"62 B .* 20,000 records = 1.2[47] MB on disk, but 200 kB free there"):
         planned(tmp_path / "other", capacity=20_000)
 
 

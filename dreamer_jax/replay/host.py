@@ -8,8 +8,9 @@ latents that the policy computed there.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,35 +18,12 @@ from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.replay.held_out import HeldOut
 from dreamer_jax.replay.journal import Group, Journal
 from dreamer_jax.replay.storage import Layout, Store, part_of, record_fields
+from dreamer_jax.replay.windows import align, gather
 from dreamer_jax.specs import ArraySpec, EnvSpec
-from dreamer_jax.types import ArrayDict, RSSMState, TimeStep, TrajectoryBatch
+from dreamer_jax.types import ArrayDict, TimeStep, TrajectoryBatch
 
 _ROWS, _LATENTS = 0, 1  # the journal's groups
 _TRIES, _CANDIDATES = 100, 1024  # windows are drawn again until they are as wanted
-
-
-def align(window: dict) -> TrajectoryBatch:
-    """Turn ``T+1`` consecutive stored records into ``T`` training rows. The only place that shifts actions.
-
-    Args:
-      window: ``observation``, ``action`` ({name: [B, T+1, ...]}), ``reward``, ``is_first``, ``is_last``,
-        ``is_terminal`` ([B, T+1]) and ``latents`` ({name: [B, 1 or more, ...]}, maybe empty).
-
-    Record 0 gives only its latents, as context, and its action, as what led to record 1. A record
-    whose successor in the window starts an episode is marked ``is_last`` (abandoned episodes).
-    """
-    is_first, is_last = window["is_first"][:, 1:], np.array(window["is_last"][:, 1:])
-    is_last[:, :-1] |= is_first[:, 1:]
-    latents = window["latents"]
-    return TrajectoryBatch(
-        observation={name: value[:, 1:] for name, value in window["observation"].items()},
-        prev_action={name: value[:, :-1] for name, value in window["action"].items()},
-        reward=window["reward"][:, 1:],
-        is_first=is_first,
-        is_last=is_last,
-        is_terminal=window["is_terminal"][:, 1:],
-        context=RSSMState(latents["deter"][:, 0], latents["stoch"][:, 0]) if latents else None,
-    )
 
 
 class Replay:
@@ -106,12 +84,17 @@ class Replay:
         self._attach()
 
     def _attach(self) -> None:
-        layout, arrays = self._store.layout, self._store.arrays
-        cells = layout.rows * layout.num_envs
-        self._flat = {name: array.reshape(cells, *array.shape[2:]) for name, array in arrays.items()}
-        latents = [self._flat[f"latents/{name}"] for name in self._latent_names]
-        groups = [Group(layout.rows, list(arrays.values())), Group(cells, latents)]
-        self._journal = Journal(self._store.directory, groups)
+        layout, self._flat = self._store.layout, self._store.flat
+        envs = np.arange(layout.num_envs)
+
+        # Slots are numbered as they are first filled: by row, and for the latents by row and environment.
+        def group(slots: int, names: Sequence[str], cells: Callable[[np.ndarray], np.ndarray]) -> Group:
+            return Group(slots, [self._flat[name] for name in names], cells, partial(self._store.expect, names=names))
+
+        rows = group(layout.rows, tuple(self._flat), lambda slot: layout.cells(envs, slot[:, None]))
+        latents = [f"latents/{name}" for name in self._latent_names]
+        pairs = group(layout.rows * len(envs), latents, lambda slot: layout.cells(slot % len(envs), slot // len(envs)))
+        self._journal = Journal(self._store.directory, [rows, pairs])
 
     @property
     def num_envs(self) -> int:
@@ -155,13 +138,17 @@ class Replay:
         record |= {"is_terminal": timestep.is_terminal, "episode": episode, "episode_step": step}
         if self._held_out is not None:
             record["held_out"] = self._held_out.step(first)
-        checked = self._store.layout.checked(record)
-        slot = self._rows % self._store.layout.rows
+        layout = self._store.layout
+        checked = layout.checked(record)
+        slot = self._rows % layout.rows
         self._store.reserve(slot)
+        if self._rows >= layout.rows:
+            self._store.expect_next_block(slot)
         self._journal.preserve(_ROWS, np.array([slot]))
-        self._journal.exempt(_LATENTS, slice(slot * self.num_envs, (slot + 1) * self.num_envs))
+        self._journal.exempt(_LATENTS, np.arange(slot * self.num_envs, (slot + 1) * self.num_envs))
+        block, offset = divmod(slot, layout.block)
         for name, value in checked.items():
-            self._store.arrays[name][slot] = value
+            self._store.arrays[name][block, :, offset] = value
         self._episode[:], self._episode_step[:] = episode, step
         self._rows += 1
 
@@ -189,7 +176,7 @@ class Replay:
             queued = queued[self._is(queued, held_out)]
             index[: len(queued)] = queued
             self._taken = max(self._taken, queue.stop)
-        return align(self._window(index)), index
+        return align(gather(self._store, self._window_cells(index))), index
 
     def _draw(self, rng: np.random.Generator, count: int, held_out: bool) -> np.ndarray:
         """Uniform over all windows, or over those that are held out."""
@@ -210,7 +197,7 @@ class Replay:
         return (self._flat["held_out"][self._window_cells(index)] == held_out).all(1)
 
     def _window_cells(self, index: np.ndarray) -> np.ndarray:
-        return self._cells(index[:, :1], index[:, 1:] + np.arange(self._length + 1))
+        return self._store.layout.cells(index[:, :1], index[:, 1:] + np.arange(self._length + 1))
 
     def write_back(self, index: np.ndarray, latents: ArrayDict) -> None:
         """Replace the latents of rows 1..T of each window by ``{name: [B, T, ...]}``; evicted rows are skipped.
@@ -223,9 +210,11 @@ class Replay:
             return
         env, row = index[:, :1], index[:, 1:] + np.arange(1, self._length + 1)
         kept = (row >= self.rows.start) & (row < self.rows.stop)
-        cells = self._cells(env, row)[kept]
-        values = {f"latents/{name}": np.asarray(latents[name])[kept] for name in self._latent_names}
-        self._journal.preserve(_LATENTS, cells)
+        some = slice(None) if kept.all() else kept  # a slice copies nothing
+        layout = self._store.layout
+        slots, cells = (row % layout.rows * self.num_envs + env)[some], layout.cells(env, row)[some]
+        values = {f"latents/{name}": np.asarray(latents[name])[some] for name in self._latent_names}
+        self._journal.preserve(_LATENTS, slots.reshape(-1))
         for name, value in values.items():
             self._flat[name][cells] = value
 
@@ -280,7 +269,9 @@ class Replay:
 
     def column(self, name: str, env: int, rows: range) -> np.ndarray:
         """A copy of one field, by its name in the layout, for consecutive rows of one stream."""
-        return np.take(self._flat[name], self._cells(env, np.asarray(rows, np.int64)), axis=0)
+        cells = self._store.layout.cells(env, np.asarray(rows, np.int64))
+        self._store.expect(cells, [name])
+        return np.take(self._flat[name], cells, axis=0)
 
     @property
     def fields(self) -> dict[str, ArraySpec]:
@@ -303,20 +294,6 @@ class Replay:
         oldest = -(-self.rows.start // length) * self.num_envs
         newest = self._rows // length * self.num_envs if self._online else 0
         return range(max(self._taken, oldest), max(self._taken, oldest, newest))
-
-    def _cells(self, env: np.ndarray | int, row: np.ndarray) -> np.ndarray:
-        return row % self._store.layout.rows * self.num_envs + env
-
-    def _window(self, index: np.ndarray) -> dict:
-        cells = self._window_cells(index)
-        window: dict[str, Any] = {"observation": {}, "action": {}, "latents": {}}
-        for name, flat in self._flat.items():
-            part, _, key = name.partition("/")
-            if key:
-                window[part][key] = np.take(flat, cells[:, :1] if part == "latents" else cells, axis=0)
-            elif name not in ("episode", "episode_step", "held_out"):
-                window[name] = np.take(flat, cells, axis=0)
-        return window
 
     def _check_ready(self, *, writing: bool = True) -> None:
         if not self._ready:

@@ -16,7 +16,7 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -30,10 +30,34 @@ _SEGMENT = re.compile(r"undo-(\d+)\.bin")
 
 
 class Group(NamedTuple):
-    """Arrays ``[slots, ...]`` of which one slot is always overwritten in all at once."""
+    """Arrays ``[cells, ...]`` in which a slot is always overwritten in all of them at once."""
 
     slots: int
     arrays: Sequence[np.ndarray]
+    cells: Callable[[np.ndarray], np.ndarray]  # of slots [n]: [n], or [n, k] where a slot has several
+    expect: Callable[[np.ndarray], None]  # told which cells [n] are about to be read
+
+
+class _Marks:
+    """A bit for each of ``count`` slots; all are set at first."""
+
+    def __init__(self, count: int) -> None:
+        self._bits = np.full(-(-count // 8), 255, np.uint8)
+
+    def clear_first(self, count: int) -> None:
+        """Exactly these are not set."""
+        self._bits[:] = 255
+        whole, rest = divmod(count, 8)
+        self._bits[:whole] = 0
+        if rest:
+            self._bits[whole] = 255 << rest & 255
+
+    def unset(self, slots: np.ndarray) -> np.ndarray:
+        """Which of ``slots`` are not set, each once and in order."""
+        return np.unique(slots[self._bits[slots >> 3] >> (slots & 7).astype(np.uint8) & 1 == 0])
+
+    def set(self, slots: np.ndarray) -> None:
+        np.bitwise_or.at(self._bits, slots >> 3, np.uint8(1) << (slots & 7).astype(np.uint8))
 
 
 class Journal:
@@ -41,7 +65,7 @@ class Journal:
 
     def __init__(self, directory: Path, groups: Sequence[Group]) -> None:
         self._directory, self._groups = directory, groups
-        self._preserved = [np.ones(group.slots, bool) for group in groups]
+        self._preserved = [_Marks(group.slots) for group in groups]
         self._file: int | None = None
 
     def begin(self, name: int, valid: Sequence[int]) -> None:
@@ -57,16 +81,16 @@ class Journal:
 
     def preserve(self, group: int, slots: np.ndarray) -> None:
         """Log the old content of ``slots``, as far as needed; to be called before they are changed."""
-        preserved = self._preserved[group]
-        slots = np.unique(slots[~preserved[slots]])
-        if self._file is None or not len(slots):
+        if self._file is None:
             return
-        self._write(self._file, group, slots)
-        preserved[slots] = True
+        slots = self._preserved[group].unset(slots)
+        if len(slots):
+            self._write(self._file, group, slots)
+            self._preserved[group].set(slots)
 
-    def exempt(self, group: int, slots: slice) -> None:
+    def exempt(self, group: int, slots: np.ndarray) -> None:
         """These slots hold nothing any more that the checkpoint knows."""
-        self._preserved[group][slots] = True
+        self._preserved[group].set(slots)
 
     def committed(self, name: int) -> None:
         """Checkpoint ``name`` is complete: what leads to older ones is no longer needed."""
@@ -126,31 +150,46 @@ class Journal:
         self.close()
         self._file = os.open(self._path(name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
         for preserved, count in zip(self._preserved, valid, strict=True):
-            preserved[:count], preserved[count:] = False, True
+            preserved.clear_first(count)
 
     def _write(self, file: int, group: int, slots: np.ndarray) -> None:
-        body = b"".join([slots.astype("<i8").tobytes(), *(a[slots].tobytes() for a in self._groups[group].arrays)])
-        head = (_MAGIC, group, len(slots), len(body))
-        entry = memoryview(_HEADER.pack(*head, _checksum(head, body)) + body)
+        cells = self._groups[group].cells(slots)
+        old = [np.take(array, cells, axis=0).view(np.uint8) for array in self._groups[group].arrays]
+        body = [part.reshape(-1).data for part in (slots.astype("<i8").view(np.uint8), *old)]
+        head = (_MAGIC, group, len(slots), sum(map(len, body)))
+        entry = [memoryview(_HEADER.pack(*head, _checksum(head, body))), *body]
         start = os.fstat(file).st_size
         try:
-            while entry:  # one write unless the kernel takes less, as it does above 2 GB
-                entry = entry[os.write(file, entry) :]
+            while entry:  # one call unless the kernel takes less, as it does above 2 GB
+                entry = _after(entry, os.writev(file, entry))
         except OSError:
             os.ftruncate(file, start)  # entries after half an entry would be lost
             raise
 
     def _apply(self, group: int, count: int, body: bytes) -> None:
         slots, offset = np.frombuffer(body, "<i8", count), 8 * count
+        cells = self._groups[group].cells(slots)
+        self._groups[group].expect(cells.reshape(-1))
         for array in self._groups[group].arrays:
-            rows = array.shape[1:]
-            size = count * int(np.prod(rows, dtype=np.int64))
-            array[slots] = np.frombuffer(body, array.dtype, size, offset).reshape(count, *rows)
+            shape = *cells.shape, *array.shape[1:]
+            size = int(np.prod(shape, dtype=np.int64))
+            array[cells] = np.frombuffer(body, array.dtype, size, offset).reshape(shape)
             offset += size * array.dtype.itemsize
 
 
-def _checksum(head: tuple, body: bytes) -> int:
-    return zlib.crc32(body, zlib.crc32(_HEADER.pack(*head, 0)))
+def _after(parts: list[memoryview], count: int) -> list[memoryview]:
+    """What is left of ``parts`` after their first ``count`` bytes."""
+    while parts and count >= len(parts[0]):
+        count -= len(parts[0])
+        parts = parts[1:]
+    return [parts[0][count:], *parts[1:]] if parts else []
+
+
+def _checksum(head: tuple, body: Sequence[bytes | memoryview]) -> int:
+    checksum = zlib.crc32(_HEADER.pack(*head, 0))
+    for part in body:
+        checksum = zlib.crc32(part, checksum)
+    return checksum
 
 
 def _scan(file: BinaryIO) -> tuple[list[tuple[int, int, int, int]], bool]:
@@ -163,6 +202,6 @@ def _scan(file: BinaryIO) -> tuple[list[tuple[int, int, int, int]], bool]:
         *head, checksum = _HEADER.unpack(header)
         magic, group, count, length = head
         offset, remaining = file.tell(), os.fstat(file.fileno()).st_size - file.tell()
-        if magic != _MAGIC or length > remaining or _checksum(tuple(head), file.read(length)) != checksum:
+        if magic != _MAGIC or length > remaining or _checksum(tuple(head), [file.read(length)]) != checksum:
             return entries, True
         entries.append((group, count, offset, length))

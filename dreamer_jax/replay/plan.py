@@ -63,8 +63,8 @@ def plan(
         )
     collected = max(-(-total_records // num_envs), batch_length + 1)
     rows = min(allowed, collected)
-    total = rows * num_envs * size
     layout = Layout(rows, num_envs, record_fields(spec, latent_spec, held_out=held_out))
+    total = layout.total_bytes
     disk = os.statvfs(next(path for path in (directory, *directory.absolute().parents) if path.exists()))
     free = disk.f_bavail * disk.f_frsize
     line = f"replay: {_units(size)} a record x {rows * num_envs:,} records = {_units(total)} on disk"

@@ -1,14 +1,20 @@
-"""The files of a ring: one memory-mapped array a field, and ``layout.json`` saying what they hold."""
+"""The files of a ring: one memory-mapped array a field, and ``layout.json`` saying what they hold.
+
+A field's file is a sequence of blocks, in each of which a stream's records lie one after the other, so that
+a window is one piece of the file or two. Files grow by whole blocks; the last one may not be used up.
+"""
 
 from __future__ import annotations
 
 import errno
 import json
+import mmap
 import os
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Literal
 from urllib.parse import quote
 
 import ml_dtypes
@@ -18,7 +24,8 @@ from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.specs import ArraySpec, EnvSpec
 from dreamer_jax.types import ArrayDict
 
-FORMAT = 1
+FORMAT = 2
+BLOCK = 256  # a window rarely lies in two, and the last block, which may be used in part, is small
 LAYOUT_FILE = "layout.json"
 RESERVE_BYTES = 64 << 20
 _OWN_FILE = re.compile(r"(undo-|observation%|action%|latents%|reward\b|is_|episode|held_out\b)")
@@ -62,9 +69,25 @@ class Layout:
     rows: int
     num_envs: int
     fields: dict[str, ArraySpec]
+    block: int = field(default_factory=lambda: BLOCK)  # rows
 
-    def row_bytes(self, name: str) -> int:
-        return self.num_envs * self.fields[name].nbytes
+    @property
+    def blocks(self) -> int:
+        return -(-self.rows // self.block)
+
+    def file_bytes(self, name: str, blocks: int | None = None) -> int:
+        """Of the whole file of a field, or of its first ``blocks``."""
+        blocks = self.blocks if blocks is None else blocks
+        return blocks * self.block * self.num_envs * self.fields[name].nbytes
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(self.file_bytes(name) for name in self.fields)
+
+    def cells(self, env: np.ndarray | int, row: np.ndarray) -> np.ndarray:
+        """Where in its file the record of row ``row`` of the run, in stream ``env``, lies."""
+        block, offset = np.divmod(row % self.rows, self.block)
+        return (block * self.num_envs + env) * self.block + offset
 
     def difference(self, other: Layout) -> str:
         """What another layout has otherwise, rows apart, in a line; empty if nothing."""
@@ -96,7 +119,8 @@ class Layout:
     def write(self, directory: Path) -> None:
         """Replace ``layout.json`` at once, so that it is whole at any instant."""
         fields = {name: {"file": file_name(name)} | spec.as_json() for name, spec in self.fields.items()}
-        data = {"format": FORMAT, "rows": self.rows, "num_envs": self.num_envs, "fields": fields}
+        sizes = {"rows": self.rows, "num_envs": self.num_envs, "block": self.block}
+        data = {"format": FORMAT} | sizes | {"fields": fields}
         temporary = directory / f"{LAYOUT_FILE}.new"
         temporary.write_text(json.dumps(data, indent=1) + "\n")
         os.replace(temporary, directory / LAYOUT_FILE)
@@ -114,7 +138,7 @@ class Layout:
             if data["format"] != FORMAT:
                 raise ConfigError(f"{path}: replay of format {data['format']}, this version reads format {FORMAT}")
             fields = {name: ArraySpec.from_json(spec) for name, spec in data["fields"].items()}
-            return cls(data["rows"], data["num_envs"], fields)
+            return cls(data["rows"], data["num_envs"], fields, data["block"])
         except FileNotFoundError:
             return None
         except (KeyError, TypeError, json.JSONDecodeError) as error:
@@ -122,11 +146,14 @@ class Layout:
 
 
 class Store:
-    """The arrays ``[C, E, ...]`` of a ring by field name, shared with files (a private copy if not ``writable``)."""
+    """The arrays of a ring by field name, shared with files (a private copy if not ``writable``).
+
+    ``flat`` has them as ``[cells, ...]`` (see ``Layout.cells``), ``arrays`` as ``[blocks, E, rows of a block, ...]``.
+    """
 
     def __init__(self, directory: Path, layout: Layout, *, writable: bool = True) -> None:
         self.directory, self.layout, self.writable = directory, layout, writable
-        self._reserved = 0
+        self._reserved = 0  # blocks
         self._map()
 
     @classmethod
@@ -136,34 +163,65 @@ class Store:
         clear(directory)
         for name in layout.fields:
             with open(directory / file_name(name), "wb") as file:
-                file.truncate(layout.rows * layout.row_bytes(name))
+                file.truncate(layout.file_bytes(name))
         layout.write(directory)  # last: with it the ring exists
         return cls(directory, layout)
 
     def _map(self) -> None:
-        self._maps, layout = {}, self.layout
+        layout = self.layout
+        shape = layout.blocks, layout.num_envs, layout.block
+        self._maps: dict[str, mmap.mmap] = {}
+        self.flat: dict[str, np.ndarray] = {}
         for name, spec in layout.fields.items():
-            path, shape = self.directory / file_name(name), (layout.rows, layout.num_envs, *spec.shape)
-            expected = layout.rows * layout.row_bytes(name)
-            size = path.stat().st_size if path.exists() else 0
-            if size < expected:  # longer is fine: a growth that was cut off
-                raise ConfigError(f"{path}: damaged replay, {size} bytes where {expected} are needed")
-            mode: Literal["r+", "c"] = "r+" if self.writable else "c"
-            self._maps[name] = np.memmap(path, numpy_dtype(spec.dtype), mode, shape=shape)
-        # Plain arrays index faster than np.memmap; they keep the mapping alive.
-        self.arrays = {name: np.asarray(array) for name, array in self._maps.items()}
+            path, expected = self.directory / file_name(name), layout.file_bytes(name)
+            with open(path, "r+b" if self.writable else "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if size < expected:  # longer is fine: a growth that was cut off
+                    raise ConfigError(f"{path}: damaged replay, {size} bytes where {expected} are needed")
+                access = mmap.ACCESS_WRITE if self.writable else mmap.ACCESS_COPY
+                self._maps[name] = mmap.mmap(file.fileno(), expected, access=access)
+            if hasattr(mmap, "MADV_RANDOM"):
+                # Else a fault fills the cache in pieces of megabytes, each of which is later written to the
+                # disk as a whole when one record in it changes. What is wanted soon is said with ``expect``.
+                self._maps[name].madvise(mmap.MADV_RANDOM)
+            array = np.frombuffer(self._maps[name], numpy_dtype(spec.dtype))
+            self.flat[name] = array.reshape(-1, *spec.shape)
+        self.arrays = {name: array.reshape(*shape, *array.shape[1:]) for name, array in self.flat.items()}
 
     def grow(self, rows: int) -> None:
-        """Extend the files to ``rows``. ``arrays`` are new afterwards; the old ones must be let go."""
-        for name in self.layout.fields:
-            os.truncate(self.directory / file_name(name), rows * self.layout.row_bytes(name))
-        self.layout = replace(self.layout, rows=rows)
+        """Extend the files to ``rows``. ``flat`` and ``arrays`` are new afterwards; the old ones must be let go."""
+        layout = replace(self.layout, rows=rows)
+        for name in layout.fields:
+            os.truncate(self.directory / file_name(name), layout.file_bytes(name))
+        self.layout = layout
         self.layout.write(self.directory)
         self._map()
 
+    def expect(self, cells: np.ndarray, names: Iterable[str] = ()) -> None:
+        """Have the disk read these cells, of all fields or some, at once rather than one after the other.
+
+        Does not wait for it, and costs little where they are in memory already.
+        """
+        if not hasattr(mmap, "MADV_WILLNEED"):
+            return
+        pieces = [(int(cells[start]), int(cells[stop - 1]) + 1) for start, stop in runs(cells)]
+        for name in names or self._maps:
+            advise, size = self._maps[name].madvise, self.layout.fields[name].nbytes
+            for start, stop in pieces:
+                page = start * size & -mmap.PAGESIZE
+                advise(mmap.MADV_WILLNEED, page, stop * size - page)
+
+    def expect_next_block(self, slot: int) -> None:
+        """As ``expect``, for what rows in slots after ``slot`` are about to replace; does something now and then."""
+        layout = self.layout
+        block, offset = divmod(slot, layout.block)
+        if offset == 0:
+            size, block = layout.num_envs * layout.block, (block + 1) % layout.blocks
+            self.expect(np.arange(block * size, (block + 1) * size))
+
     def assume_reserved(self, rows: int) -> None:
         """Rows before ``rows`` were written by an earlier process and have their disk space."""
-        self._reserved = rows
+        self._reserved = -(-rows // self.layout.block)
 
     def reserve(self, row: int) -> None:
         """Give the rows up to and including ``row`` disk space: without, a full disk is a SIGBUS later.
@@ -171,21 +229,28 @@ class Store:
         Raises:
           OSError: the disk is full.
         """
-        if row < self._reserved:
-            return
         layout, start = self.layout, self._reserved
-        row_bytes = sum(layout.row_bytes(name) for name in layout.fields)
-        end = min(layout.rows, max(row + 1, start + RESERVE_BYTES // row_bytes))
+        block = row // layout.block
+        if block < start:
+            return
+        size = layout.total_bytes // layout.blocks
+        end = min(layout.blocks, max(block + 1, start + RESERVE_BYTES // size))
         for name in layout.fields:
-            size, path = layout.row_bytes(name), self.directory / file_name(name)
-            _allocate(path, start * size, (end - start) * size)
+            begin = layout.file_bytes(name, start)
+            _allocate(self.directory / file_name(name), begin, layout.file_bytes(name, end) - begin)
         self._reserved = end
 
     def flush(self) -> None:
         """Wait until the disk has everything (msync)."""
         if self.writable:
-            for array in self._maps.values():
-                array.flush()
+            for mapped in self._maps.values():
+                mapped.flush()
+
+
+def runs(cells: np.ndarray) -> list[tuple[int, int]]:
+    """Where in ``cells`` numbers that follow upon each other begin and end."""
+    breaks = np.flatnonzero(np.diff(cells) != 1) + 1
+    return list(pairwise([0, *breaks.tolist(), len(cells)])) if len(cells) else []
 
 
 def clear(directory: Path | str) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 from dreamer_jax.config.schema import Config
 from dreamer_jax.envs.wrappers import open_stream
 from dreamer_jax.interfaces import Agent
-from dreamer_jax.replay.host import align
 from dreamer_jax.replay.plan import Plan, plan
+from dreamer_jax.replay.windows import align
 from dreamer_jax.specs import ArraySpec, EnvSpec
 from dreamer_jax.types import TrajectoryBatch
 
