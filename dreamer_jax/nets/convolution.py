@@ -17,7 +17,7 @@ Resample = Literal["none", "pool", "stride", "repeat", "transpose"]
 (nearest neighbours, then the convolution) or ``transpose`` (zeros in between, then the convolution)."""
 
 FEW_CHANNELS = 4
-"""Of inputs or outputs: up to so many, ``pool_convolve`` works on pairs of pixels."""
+"""Up to so many channels ``pool_convolve`` works on pairs of pixels."""
 CHUNK_PIXELS = 2048
 """Of the sum over pixels in ``kernel_gradient``: what stays in a core's cache with its shifted copies."""
 
@@ -130,11 +130,11 @@ def kernel_gradient(x: jax.Array, cotangent: jax.Array, *, size: int) -> jax.Arr
 def pool_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """The largest of every 2 x 2 pixels of ``convolve``, [N, height / 2, width / 2, F].
 
-    For few channels, 2 x 2 pixels become one with four times as many channels, in and out: such products are faster.
+    Of few channels, 2 x 2 pixels become one with four times as many, in and out: such products are faster.
     """
     rows, height, width, channels = x.shape
     half, features = (height // 2, width // 2), kernel.shape[-1]
-    if min(channels, features) > FEW_CHANNELS:
+    if channels > FEW_CHANNELS:
         return convolve_same(x, kernel).reshape(rows, half[0], 2, half[1], 2, features).max((2, 4))
     taps = _taps(kernel.shape[0]).astype(kernel.dtype)
     wide = jnp.einsum("apsd,bqte,decf->abstcpqf", taps, taps, kernel)

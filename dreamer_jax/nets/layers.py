@@ -73,10 +73,10 @@ _noise: ContextVar[Callable[[Sequence[int]], jax.Array] | None] = ContextVar("no
 
 @jax.custom_vjp
 def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """``x @ kernel`` of [..., in] and [in, out]. Its weight gradient is a product of a transposed *copy*.
+    """``x @ kernel`` of [..., in] and [in, out]; on the CPU its weight gradient is a product of a transposed *copy*.
 
-    Where both factors run along the summed axis, as ``x.T @ cotangent`` has it, products of many rows take twice the
-    time on a CPU; the cotangent is the smaller one to copy.
+    Where both factors run along the summed axis, as ``x.T @ cotangent`` has it, products of many rows take up to twice
+    the time there; the cotangent is the smaller one to copy.
     """
     return x @ kernel
 
@@ -87,10 +87,14 @@ def _product_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[
 
 def _product_backward(inputs: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = inputs
-    rows = cotangent.reshape(-1, cotangent.shape[-1])
+    rows = x.reshape(-1, x.shape[-1]), cotangent.reshape(-1, cotangent.shape[-1])
+    weights = jax.lax.platform_dependent(*rows, cpu=_weights_by_a_copy, default=lambda x, cotangent: x.T @ cotangent)
+    return cotangent @ kernel.T, weights
+
+
+def _weights_by_a_copy(x: jax.Array, cotangent: jax.Array) -> jax.Array:
     # Barriers, or the compiler would fold both transpositions into the product that is to be avoided.
-    weights = jax.lax.optimization_barrier(rows.T) @ x.reshape(-1, x.shape[-1])
-    return cotangent @ kernel.T, jax.lax.optimization_barrier(weights).T
+    return jax.lax.optimization_barrier(jax.lax.optimization_barrier(cotangent.T) @ x).T
 
 
 product.defvjp(_product_forward, _product_backward)
