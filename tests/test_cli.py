@@ -358,11 +358,11 @@ def test_plot(run, tmp_path, capsys):
 def test_export(run, tmp_path, capsys):
     assert main(["export", str(run), "--output", str(tmp_path / "episodes")]) == 0
     layout = Layout.read(run / "replay")
-    stored = {}
+    stored, cells = {}, layout.cells(np.arange(layout.num_envs), np.arange(layout.rows)[:, None])
     for name, field in layout.fields.items():
         if not name.startswith("latents/"):
             values = np.fromfile(run / "replay" / file_name(name), field.dtype)
-            stored[name] = values.reshape(layout.rows, layout.num_envs, *field.shape)
+            stored[name] = values.reshape(-1, *field.shape)[cells]
     paths = sorted((tmp_path / "episodes").iterdir())
     assert f"{len(paths)} episodes in" in capsys.readouterr().out
     records = 0

@@ -50,7 +50,7 @@ def stored(run, row):
     layout, found = Layout.read(run / "replay"), {}
     for name, field in layout.fields.items():
         values = np.fromfile(run / "replay" / file_name(name), numpy_dtype(field.dtype))
-        found[name] = values.reshape(layout.rows, E, *field.shape)[row % layout.rows]
+        found[name] = values.reshape(-1, *field.shape)[layout.cells(np.arange(E), row)]
     return found
 
 
