@@ -2,99 +2,25 @@
 
     python benchmarks/train_step.py --preset dreamer_v3 --size 1m --batch-size 16 --batch-length 64
 
-Random windows as replay gives them, state given away as in training, compilation apart. The kept
-program cache is off, so that compile times are those of a first run.
+``dreamer_jax/training/speed.py`` says what is measured. Compile times are those of a first run, unless
+``--cache DIR`` keeps compiled programs there: with an empty folder it then measures a cold start, and
+when called again a warm one.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
-from typing import Any
+from pathlib import Path
 
 import jax
-import ml_dtypes
-import numpy as np
-from measure import machine, median_ms, peak_rss_mb, seconds
 
-from dreamer_jax.agent import make_agent
 from dreamer_jax.config.loading import load
 from dreamer_jax.config.presets import PRESETS, SIZES
-from dreamer_jax.replay import record_bytes
-from dreamer_jax.specs import ArraySpec, EnvSpec
-from dreamer_jax.types import RSSMState, TrajectoryBatch
-
-MOTORS, BUTTONS = {"action": ArraySpec((6,), "float32")}, {"action": ArraySpec((), "int32", 18)}
-SPECS = {
-    "proprio": EnvSpec({"state": ArraySpec((24,), "float32")}, MOTORS),
-    "vision": EnvSpec({"image": ArraySpec((64, 64, 3), "uint8")}, MOTORS),
-    "atari": EnvSpec({"image": ArraySpec((64, 64, 3), "uint8")}, BUTTONS),
-}
-"""Walker's states, its pictures, and a game of Atari100k."""
-
-
-def random_windows(spec: EnvSpec, latents: dict[str, ArraySpec], size: int, length: int) -> TrajectoryBatch:
-    """Windows [size, length] of normal numbers, one start of an episode in each."""
-    rng = np.random.default_rng(0)
-
-    def draw(leaf: ArraySpec, *axes: int) -> np.ndarray:
-        dtype = ml_dtypes.bfloat16 if leaf.dtype == "bfloat16" else leaf.dtype
-        if np.issubdtype(dtype, np.integer):
-            return rng.integers(leaf.classes or (256 if leaf.image else 4), size=(*axes, *leaf.shape)).astype(dtype)
-        return rng.uniform(-1, 1, (*axes, *leaf.shape)).astype(dtype)
-
-    steps = np.arange(length)
-    starts = rng.integers(1, length, (size, 1))
-    is_first, is_last = steps == starts, steps == starts - 1
-    return TrajectoryBatch(
-        {name: draw(leaf, size, length) for name, leaf in spec.observation.items()},
-        {name: draw(leaf, size, length) for name, leaf in spec.action.items()},
-        rng.uniform(size=(size, length)).astype(np.float32),
-        is_first,
-        is_last,
-        is_last & False,
-        RSSMState(*(draw(latents[name], size) for name in ("deter", "stoch"))),
-    )
-
-
-def measure(options: argparse.Namespace) -> dict[str, Any]:
-    named = {
-        "dtype": options.dtype,
-        "rematerialize": str(options.rematerialize).lower(),
-        "behavior.imagination_length": str(options.imagination_length),
-    }
-    config = load(options.preset, options.size, overrides=named.items())
-    spec = SPECS[options.observation]
-    agent = make_agent(config, spec)
-    key = jax.random.PRNGKey(0)
-    init_s, state = seconds(lambda: jax.jit(agent.init)(key))
-    parameters = sum(x.size for x in jax.tree.leaves(state.params))
-    batch = jax.device_put(random_windows(spec, agent.latent_spec, options.batch_size, options.batch_length))
-
-    trace_s, lowered = seconds(lambda: jax.jit(agent.update, donate_argnums=0).trace(state, key, batch).lower())
-    compile_s, compiled = seconds(lowered.compile)
-    memory = compiled.memory_analysis()
-    held = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
-
-    def update() -> Any:
-        nonlocal state
-        state, metrics, latents = compiled(state, key, batch)
-        return state, metrics, latents
-
-    first_s, _ = seconds(update)
-    update_ms = median_ms(update, options.repeats)
-    return {
-        "update_ms": update_ms,
-        "transitions_per_s": round(1e3 * options.batch_size * options.batch_length / update_ms, 1),
-        "first_update_ms": round(1e3 * first_s, 3),
-        "init_s": round(init_s, 2),
-        "trace_s": round(trace_s, 2),
-        "compile_s": round(compile_s, 2),
-        "parameters": parameters,
-        "replay_bytes_per_step": record_bytes(spec, agent.latent_spec),
-        "peak_rss_mb": peak_rss_mb(),
-        "compiled_memory_mb": round((held - memory.alias_size_in_bytes) / 1e6, 1),
-    }
+from dreamer_jax.training.huge_pages import restart_with_huge_pages
+from dreamer_jax.training.program_cache import keep_programs
+from dreamer_jax.training.speed import SPECS, machine, update_speed
 
 
 def main() -> None:
@@ -108,11 +34,26 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--rematerialize", action="store_true", help="less memory, more time")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--cache", metavar="DIR", help="keep compiled programs there")
     options = parser.parse_args()
-    jax.config.update("jax_enable_compilation_cache", False)
+    if options.cache is None:
+        jax.config.update("jax_enable_compilation_cache", False)
+    elif problem := keep_programs(Path(options.cache)):
+        parser.error(problem)
+    settings = {
+        "dtype": options.dtype,
+        "rematerialize": str(options.rematerialize).lower(),
+        "behavior.imagination_length": str(options.imagination_length),
+        "train.batch_size": str(options.batch_size),
+        "train.batch_length": str(options.batch_length),
+    }
+    config = load(options.preset, options.size, overrides=settings.items())
+    gc.freeze()  # as the command line does
     before = machine()
-    print(json.dumps({"benchmark": "train_step", **vars(options), **measure(options), **before}))
+    found = update_speed(config, SPECS[options.observation], options.repeats)
+    print(json.dumps({"benchmark": "train_step", **vars(options), **found, **before}))
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()  # as the command line does
     main()

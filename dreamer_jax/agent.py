@@ -15,6 +15,7 @@ from dreamer_jax.config.schema import Config, ConfigError, ValueConfig
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.models.encoder import image_grid
 from dreamer_jax.models.world_model import make_world_model
+from dreamer_jax.nets.layers import drawn_at_once
 from dreamer_jax.ops.moments import initial_range
 from dreamer_jax.optim import make_optimizer
 from dreamer_jax.specs import EnvSpec
@@ -49,6 +50,7 @@ def make_agent(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -
     optimizer = make_optimizer(config.optimizer)
     scales = loss_scales(config, spec)
 
+    @drawn_at_once
     def init(key: Array) -> TrainState:
         model_key, behavior_key = jax.random.split(key)
         params = {"model": model.init(model_key), **behavior.init(behavior_key)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import logging
 import math
@@ -27,6 +28,7 @@ Every setting can be a flag, such as --env.num_envs 4 or --train.train_ratio 512
 `dreamer-jax config` prints them all with their meanings and what your flags make of them.
 Later wins: preset, benchmark, size, YAML files from left to right, flags.
 """
+CACHE_HELP = "where compiled programs are kept (default ~/.cache/dreamer_jax/compiled); none: nowhere"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,7 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, run: Any, meaning: str, *, settings: bool = False) -> argparse.ArgumentParser:
+    def command(
+        name: str, run: Any, meaning: str, *, settings: bool = False, compiles: bool = False
+    ) -> argparse.ArgumentParser:
         sub = commands.add_parser(
             name,
             help=meaning,
@@ -95,9 +99,11 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--preset", metavar="NAME", help=f"named settings (default {Config.preset})")
             sub.add_argument("--benchmark", metavar="NAME", help="named settings of a benchmark")
             sub.add_argument("--size", metavar="SIZE", help="model size (default: the preset's)")
+        if compiles:
+            sub.add_argument("--cache", metavar="DIR", help=CACHE_HELP)
         return sub
 
-    sub = command("train", _train, "train an agent, or go on with a run", settings=True)
+    sub = command("train", _train, "train an agent, or go on with a run", settings=True, compiles=True)
     sub.add_argument("--run-dir", type=Path, help="where everything is written (default runs/TASK-PRESET-SIZE-SEED)")
     sub.add_argument("--seed", metavar="N", help=f"the run's one seed (default {Config.seed})")
     sub.add_argument("--env.task", metavar="TASK", dest="task", help=f"{FIELDS['env.task'].meaning}")
@@ -107,16 +113,21 @@ def _parser() -> argparse.ArgumentParser:
         choices=["tensorboard", "wandb", "none"],
         help="besides the JSON files (default tensorboard)",
     )
+    sub.add_argument("--profile", action="store_true", help="trace a few updates into the run's folder profile/")
 
     sub = command(
-        "import-reference", _import_reference, "begin a run with parameters of the reference code", settings=True
+        "import-reference",
+        _import_reference,
+        "begin a run with parameters of the reference code",
+        settings=True,
+        compiles=True,
     )
     sub.add_argument("params", type=Path, metavar="PARAMS.npz", help="its tensors under their own names")
     sub.add_argument("--out", type=Path, required=True, metavar="RUN_DIR", help="the run's directory")
     sub.add_argument("--seed", metavar="N", help=f"the run's one seed (default {Config.seed})")
     sub.add_argument("--env.task", metavar="TASK", dest="task", help=f"{FIELDS['env.task'].meaning}")
 
-    sub = command("evaluate", _evaluate, "play a trained agent in fresh environments")
+    sub = command("evaluate", _evaluate, "play a trained agent in fresh environments", compiles=True)
     sub.add_argument("run_dir", type=Path)
     sub.add_argument("--episodes", type=_positive, default=20, help="default 20")
     sub.add_argument(
@@ -148,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("run_dir", type=Path)
     sub.add_argument("--output", type=Path, help="folder (default RUN_DIR/episodes)")
 
-    sub = command("dream", _dream, "draw what a run's world model predicts from a few recorded steps")
+    sub = command("dream", _dream, "draw what a run's world model predicts from a few recorded steps", compiles=True)
     sub.add_argument("run_dir", type=Path)
     sub.add_argument(
         "--actions", default="recorded", metavar="WHAT", help="recorded (default), policy, or FILE.npz with your own"
@@ -159,6 +170,19 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=0, help="which windows (default 0)")
     sub.add_argument("--checkpoint", type=int, help="agent steps of the checkpoint (default: the newest)")
     sub.add_argument("--json", action="store_true", help="print one JSON object")
+
+    sub = command("bench", _bench, "measure how fast updates and decisions are on this machine", compiles=True)
+    sub.add_argument("--preset", default=Config.preset, metavar="NAME", help=f"default {Config.preset}")
+    sub.add_argument("--size", metavar="SIZE", help="model size (default: the preset's)")
+    sub.add_argument(
+        "--observation", nargs="+", choices=["proprio", "vision", "atari"], default=["proprio"], help="default proprio"
+    )
+    sub.add_argument("--batch-size", default="16", metavar="N", help="default 16")
+    sub.add_argument("--batch-length", default="64", metavar="N", help="default 64")
+    sub.add_argument("--dtype", default="auto", metavar="TYPE", help="float32, bfloat16 or auto (default)")
+    sub.add_argument("--num-envs", nargs="+", type=_positive, default=[1, 16], metavar="N", help="default 1 16")
+    sub.add_argument("--repeats", type=_positive, default=5, help="updates; 100 decisions for each (default 5)")
+    sub.add_argument("--json", action="store_true", help="print a JSON object for each measurement")
 
     command("config", _config, "print all settings, as preset, files and flags make them", settings=True)
     return parser
@@ -176,13 +200,26 @@ def _settings(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> Conf
     return load_config(files=options.config, overrides=given + pairs)
 
 
+def _start_quickly(options: argparse.Namespace) -> None:
+    """What a command compiles is there when it is called again. To be called once all is imported."""
+    gc.freeze()  # else the collector walks through all that imports have left, a tenth of the time that tracing takes
+    if options.cache == "none":
+        return
+    from dreamer_jax.training.program_cache import default_folder, keep_programs
+
+    problem = keep_programs(Path(options.cache) if options.cache else default_folder())
+    if problem:
+        print(f"dreamer-jax: {problem}", file=sys.stderr)
+
+
 def _train(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
     config = _settings(options, pairs)
     run_dir = options.run_dir or Path("runs", _run_name(config))
     from dreamer_jax.training.loop import train
 
+    _start_quickly(options)
     loggers = [name for name in options.logger or ["tensorboard"] if name != "none"]
-    train(config, run_dir, loggers=loggers)
+    train(config, run_dir, loggers=loggers, profile=options.profile)
 
 
 def _import_reference(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
@@ -191,6 +228,7 @@ def _import_reference(options: argparse.Namespace, pairs: list[tuple[str, str]])
     from dreamer_jax.training.loop import begin
     from dreamer_jax.training.preflight import env_spec
 
+    _start_quickly(options)
     arrays = read_reference(options.params)
     try:
         state = from_reference(arrays, config, env_spec(config))
@@ -212,6 +250,7 @@ def _evaluate(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
     from dreamer_jax.training.pictures import check_film, save_film
     from dreamer_jax.training.statistics import format_summary, summary
 
+    _start_quickly(options)
     config, _spec = read_run(options.run_dir)
     agent, state = load(options.run_dir, options.checkpoint)
     checkpoints = Checkpoints(options.run_dir)
@@ -290,6 +329,7 @@ def _dream(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
     from dreamer_jax.training.checkpoint import read_run
     from dreamer_jax.training.predictions import describe, dream_run
 
+    _start_quickly(options)
     latents = read_run(options.run_dir)[0].rssm.stoch
     metrics, drawn = dream_run(
         options.run_dir,
@@ -304,6 +344,29 @@ def _dream(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
         print(json.dumps({"metrics": metrics, "pictures": {name: str(path) for name, path in drawn.items()}}))
     else:
         print("\n".join([*([describe(metrics, latents)] if metrics else []), *map(str, drawn.values())]))
+
+
+def _bench(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
+    from dreamer_jax.training.bench import bench, in_words
+
+    _start_quickly(options)
+    settings = {
+        "preset": options.preset,
+        "size": options.size,
+        "dtype": options.dtype,
+        "train.batch_size": options.batch_size,
+        "train.batch_length": options.batch_length,
+    }
+    given = {name: value for name, value in settings.items() if value is not None}
+    records = []
+    for record in bench(
+        options.observation, options.num_envs, options.repeats, given, lambda text: print(text, file=sys.stderr)
+    ):
+        records.append(record)
+        if options.json:
+            print(json.dumps(record), flush=True)
+    if not options.json:
+        print(in_words(records))
 
 
 def _config(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:

@@ -28,7 +28,8 @@ def categorical(logits: jax.Array, unimix: float = 0.0) -> distrax.Distribution:
     logits = logits.astype(jnp.float32)
     if unimix:
         probs = (1 - unimix) * jax.nn.softmax(logits) + unimix / logits.shape[-1]
-        logits = jnp.log(probs)
+        # Not as logits: a sample would then pay for a logarithm and another softmax.
+        return distrax.Independent(distrax.OneHotCategorical(probs=probs, dtype=jnp.float32), 1)
     return distrax.Independent(distrax.OneHotCategorical(logits=logits, dtype=jnp.float32), 1)
 
 

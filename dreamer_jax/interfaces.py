@@ -13,6 +13,7 @@ class RSSM(NamedTuple):
 
     init: Callable[..., Any]  # (key) -> params
     initial: Callable[..., Any]  # (rows) -> state of zeros
+    carry: Callable[..., Any]  # (state) -> state that a scan of prior or posterior starts from
     prior: Callable[..., Any]  # (params, noise, state, action) -> state one step ahead
     posterior: Callable[..., Any]  # (params, noise, state, prev_action, tokens, is_first) -> state
     observe: Callable[..., Any]  # (params, noise, state, prev_action, tokens, is_first) -> [B, T]
@@ -33,6 +34,7 @@ class WorldModel(NamedTuple):
     latent_noise: Callable[..., Any]  # (key, rows, shape) -> noise for latent samples
     prior_stats: Callable[..., Any]  # (params, deter) -> stats of p(stoch | deter)
     distribution: Callable[..., Any]  # (stats) -> distribution of stoch
+    carry: Callable[..., Any]  # (state) -> state that a scan of imagine_step starts from
     imagine_step: Callable[..., Any]  # (params, noise, state, action vector) -> state
     predict: Callable[..., Any]  # (params, features) -> (reward, discount)
     decode: Callable[..., Any]  # (params, features) -> {name: reconstruction}

@@ -7,6 +7,7 @@ The letters used in every docstring: ``B`` batch, ``T`` replay time, ``H`` imagi
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from flax import struct
@@ -44,10 +45,15 @@ class RSSMState:
     deter: Array  # [..., D]
     stoch: Array  # [..., S, K] one-hot (categorical) or [..., S] (Gaussian); stored: [..., S] int
     stats: ArrayDict = struct.field(default_factory=dict)  # {"logits": [..., S, K]} or mean, std
+    cell: Array | None = None  # deter again, in the layout of the recurrent cell; only from step to step of a scan
 
     def without_stats(self) -> RSSMState:
         """What goes from one step to the next."""
-        return RSSMState(self.deter, self.stoch)
+        return replace(self, stats={})
+
+    def without_cell(self) -> RSSMState:
+        """What leaves a scan."""
+        return replace(self, cell=None)
 
 
 @struct.dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -142,6 +143,14 @@ def quick_jit(function: Any) -> Any:
 def assert_trees_equal(left: Any, right: Any) -> None:
     """Bit for bit."""
     jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """Every equation of a program, those of inner programs included."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for inner in jax.core.jaxprs_in_params(eqn.params):
+            yield from equations(inner)
 
 
 def largest(tree: Any) -> float:

@@ -20,6 +20,7 @@ from agents import (
     S,
     T,
     assert_trees_equal,
+    equations,
     quick_jit,
     random_batch,
     random_timestep,
@@ -120,6 +121,15 @@ def test_output_layers_of_reward_and_value_start_at_zero():
     assert_trees_equal(critic, slow)
 
 
+def test_one_draw_initialises_everything():
+    """A compiler takes seconds for a draw of each kernel."""
+    jaxpr = jax.make_jaxpr(AGENT.init)(KEY)
+    draws = [eqn.outvars[0].aval.shape for eqn in equations(jaxpr.jaxpr) if eqn.primitive.name == "erf_inv"]
+    params = jax.tree_util.tree_leaves_with_path(jax.eval_shape(AGENT.init, KEY).params)
+    kernels = [leaf.size for path, leaf in params if "kernel" in path[-1].key]
+    assert draws == [(sum(kernels),)] and len(kernels) > 20
+
+
 # --- one update
 
 
@@ -183,13 +193,6 @@ def test_products_are_of_the_low_precision():
     assert len(dots) > 50
     # running sums of class probabilities, from which latents and choices are drawn
     assert {eqn.invars[1].aval.shape for eqn in wide} == {(6, 6)}
-
-
-def equations(jaxpr):
-    for eqn in jaxpr.eqns:
-        yield eqn
-        for inner in jax.core.jaxprs_in_params(eqn.params):
-            yield from equations(inner)
 
 
 # --- several seeds, several devices

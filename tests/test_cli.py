@@ -21,7 +21,7 @@ from dreamer_jax.training.checkpoint import load
 from dreamer_jax.training.metrics import read_jsonl
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-COMMANDS = "train import-reference evaluate plot compare check-env export config".split()
+COMMANDS = "train import-reference evaluate plot compare check-env export dream bench config".split()
 HEAVY = (
     "jax flax optax orbax distrax gymnasium dm_control mujoco tensorflow_probability matplotlib tensorboardX".split()
 )
@@ -150,6 +150,9 @@ def test_other_mistakes(tmp_path, capsys):
     assert "no such task" in refusal(capsys, "check-env", "probe/nothing")
     assert "step() failed" in refusal(capsys, "check-env", "worlds:Raising", "--steps", "60")
     assert "unknown field" in refusal(capsys, "config", "--nothing", "1")
+    assert "--size: got '3m', expected one of 1m" in refusal(capsys, "bench", "--size", "3m")
+    assert "invalid choice: 'sound'" in refusal(capsys, "bench", "--observation", "proprio", "sound")
+    assert "--train.batch_size: got 0, must be at least 1" in refusal(capsys, "bench", "--batch-size", "0")
 
 
 @pytest.mark.parametrize("vectorization", ["sync", "async"])

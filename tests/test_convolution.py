@@ -5,7 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamer_jax.nets.convolution import FEW_CHANNELS, Conv, ConvLayer, convolve, pool_convolve, repeat_convolve
+from dreamer_jax.nets import convolution
+from dreamer_jax.nets.convolution import (
+    FEW_CHANNELS,
+    Conv,
+    ConvLayer,
+    convolve,
+    convolve_same,
+    kernel_gradient,
+    pool_convolve,
+    repeat_convolve,
+)
 
 
 def plain(x, kernel, bias):
@@ -57,11 +67,13 @@ def repeated(x, kernel):
 
 
 @pytest.mark.parametrize("size", [3, 5])
-@pytest.mark.parametrize("channels", [1, FEW_CHANNELS, FEW_CHANNELS + 1])
-@pytest.mark.parametrize(("quick", "plain"), [(pool_convolve, pooled), (repeat_convolve, repeated)])
-def test_the_quick_form_of_a_convolution_equals_the_plain_one(quick, plain, channels, size):
+@pytest.mark.parametrize(("channels", "features"), [(1, 3), (FEW_CHANNELS, 3), (2 * FEW_CHANNELS, FEW_CHANNELS + 1)])
+@pytest.mark.parametrize(
+    ("quick", "plain"), [(pool_convolve, pooled), (repeat_convolve, repeated), (convolve_same, convolve)]
+)
+def test_the_quick_form_of_a_convolution_equals_the_plain_one(quick, plain, channels, features, size):
     rng = np.random.default_rng(size)
-    x, kernel = rng.normal(size=(2, 4, 6, channels)), rng.normal(size=(size, size, channels, 3))
+    x, kernel = rng.normal(size=(2, 4, 6, channels)), rng.normal(size=(size, size, channels, features))
     weight = rng.normal(size=jax.eval_shape(plain, x, kernel).shape)
 
     def value_and_grads(f):
@@ -69,9 +81,21 @@ def test_the_quick_form_of_a_convolution_equals_the_plain_one(quick, plain, chan
             jnp.float32(x), jnp.float32(kernel)
         )
 
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), *map(value_and_grads, (quick, plain))
-    )
+    for found, expected in zip(*map(jax.tree.leaves, map(value_and_grads, (quick, plain))), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(("size", "chunk", "products"), [(3, 48, 3), (4, 48, 3), (5, 24, 6), (5, 1, 6)])
+def test_a_kernel_gradient_is_summed_over_chunks_of_images(size, chunk, products, monkeypatch):
+    monkeypatch.setattr(convolution, "CHUNK_PIXELS", chunk)
+    rng = np.random.default_rng(size)
+    x, cotangent = (rng.normal(size=(6, 4, 6, channels)).astype(np.float32) for channels in (2, 3))
+    kernel = jnp.zeros((size, size, 2, 3))
+    (expected,) = jax.vjp(lambda kernel: convolve(x, kernel), kernel)[1](cotangent)
+    found = kernel_gradient(x, cotangent, size=size)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    jaxpr = str(jax.make_jaxpr(lambda x: kernel_gradient(x, cotangent, size=size))(x))
+    assert f"length={products}\n" in jaxpr  # each image has 24 pixels
 
 
 def test_the_norm_is_over_channels():

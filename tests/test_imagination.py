@@ -18,7 +18,16 @@ RNG = np.random.default_rng(0)
 START = RSSMState(
     RNG.uniform(-1, 1, (N, D)).astype(np.float32), np.eye(K, dtype=np.float32)[RNG.integers(K, size=(N, S))]
 )
-roll = quick_jit(lambda rows, start: imagine(TINY.model, POLICY, PARAMS, KEY, rows, start, H))
+
+
+def by_start(path):
+    """Features and actions [N, H+1, ...]."""
+    join = lambda before, last: np.swapaxes(np.concatenate([before, last[None]]), 0, 1)  # noqa: E731
+    return jax.tree.map(join, (path.features, path.action), (path.last_features, path.last_action))
+
+
+quick_roll = quick_jit(lambda rows, start: imagine(TINY.model, POLICY, PARAMS, KEY, rows, start, H))
+roll = lambda rows, start: by_start(quick_roll(rows, start))  # noqa: E731
 
 
 @pytest.fixture(scope="module")

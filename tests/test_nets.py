@@ -1,11 +1,13 @@
 """Layers against formulas; initial deviations."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamer_jax.nets.layers import MLP, Dense, Layer, RMSNorm, truncated_normal
+from dreamer_jax.nets.layers import MLP, Dense, Layer, RMSNorm, drawn_at_once, product, truncated_normal
 
 KEY = jax.random.PRNGKey(0)
 RNG = np.random.default_rng(0)
@@ -37,6 +39,20 @@ def test_several_inputs_equal_their_concatenation(params):
     np.testing.assert_allclose(apart, together, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(7, 3, 5), (4, 6, 2, 3)])
+def test_a_product_and_its_gradients_are_those_of_a_matrix_product(shape):
+    *batch, inputs, features = shape
+    x, kernel = RNG.normal(size=(*batch, inputs)), RNG.normal(size=(inputs, features))
+    weight = RNG.normal(size=(*batch, features))
+
+    def both(multiply):
+        return jax.value_and_grad(lambda x, kernel: (jnp.tanh(multiply(x, kernel)) * weight).sum(), (0, 1))(
+            jnp.float32(x), jnp.float32(kernel)
+        )
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *map(both, (product, jnp.matmul)))
+
+
 def test_order_is_linear_norm_silu(params):
     joined = np.concatenate(XS, -1)
     expected = silu(rms(joined @ params["dense"]["kernel"] + params["dense"]["bias"], params["norm"]["scale"]))
@@ -65,6 +81,45 @@ def test_initial_deviation(fan_in, scale):
     np.testing.assert_allclose(draw.std(), scale / fan_in**0.5, rtol=0.01)
     assert abs(draw.mean()) < 0.02 * draw.std()
     assert np.abs(draw).max() <= 2 * 1.1368 * scale / fan_in**0.5 * 1.0001  # truncated at two deviations
+
+
+SHAPES = {"wide": (100, 900), "square": (300, 300), "blocks": (8, 30, 400)}
+
+
+def kernels(key):
+    """Noise of three shapes, and what else a model begins with."""
+    keys = jax.random.split(key, len(SHAPES))
+    drawn = {name: truncated_normal(64)(one, shape) for one, (name, shape) in zip(keys, SHAPES.items(), strict=True)}
+    return {**drawn, "zero": truncated_normal(64, 0.0)(key, (5, 5)), "bias": jnp.zeros(7)}
+
+
+def test_noise_from_one_draw_is_the_same_distribution():
+    drawn = jax.device_get(jax.jit(drawn_at_once(kernels))(KEY))
+    assert {name: x.shape for name, x in drawn.items()} == {**SHAPES, "zero": (5, 5), "bias": (7,)}
+    assert not drawn["zero"].any() and not drawn["bias"].any()
+    erf = np.vectorize(math.erf)
+    ends = erf(np.array([-2, 2]) / math.sqrt(2))
+    for name in SHAPES:
+        noise = np.sort(drawn[name].ravel() * 64**0.5 / 1.1368)
+        share = (erf(noise / math.sqrt(2)) - ends[0]) / (ends[1] - ends[0])  # the normal's, cut at 2 deviations
+        expected = (np.arange(noise.size) + 0.5) / noise.size
+        assert np.abs(share - expected).max() < 1.95 / noise.size**0.5, name  # Kolmogorov and Smirnov's, at 0.1 %
+    everything = np.concatenate([drawn[name].ravel() for name in SHAPES])
+    assert len(np.unique(everything)) > 0.98 * everything.size  # no number is used twice
+
+
+def test_noise_from_one_draw_follows_from_the_key_alone():
+    alone = kernels(KEY)
+    init = jax.jit(drawn_at_once(kernels))
+    first, again, other = init(KEY), init(KEY), init(jax.random.PRNGKey(1))
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    assert all((first[name] != other[name]).mean() > 0.99 for name in SHAPES)
+    both = jax.vmap(drawn_at_once(kernels))(jnp.stack([KEY, jax.random.PRNGKey(1)]))
+    jax.tree.map(lambda x, y, xy: np.testing.assert_allclose(jnp.stack([x, y]), xy, rtol=1e-6), first, other, both)
+    # Afterwards, and after a failure, every kernel has its own key again.
+    with pytest.raises(ZeroDivisionError):
+        drawn_at_once(lambda key: kernels(key) and 1 / 0)(KEY)
+    jax.tree.map(np.testing.assert_array_equal, kernels(KEY), alone)
 
 
 def test_low_precision_activations_keep_float32_parameters():

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamer_jax.nets.recurrent import BlockGRU
+from dreamer_jax.nets.recurrent import BlockGRU, enter_blocks
 
 KEY = jax.random.PRNGKey(0)
 SIZES = {
@@ -50,13 +50,17 @@ def plain(params, deter, stoch, action, *, blocks, layers):
 def build(sizes):
     cell = BlockGRU(**sizes)
 
-    def run(params, deter, stoch, action):
+    def run(params, deter, stoch, action, *, of=0):
         call = lambda *xs, method: cell.apply({"params": params}, *xs, method=method)  # noqa: E731
-        return call(deter, stoch, call(action, method="action_share"), method="__call__")
+        blocks = enter_blocks(deter, sizes["blocks"])
+        return call(deter, blocks, stoch, call(action, method="action_share"), method="__call__")[of]
 
     inputs = [jnp.zeros((1, sizes[name])) for name in ("deter", "stoch", "action")]
-    touch = lambda self, deter, stoch, action: self(deter, stoch, self.action_share(action))  # noqa: E731
     return run, jax.eval_shape(lambda key: cell.init(key, *inputs, method=touch)["params"], KEY)
+
+
+def touch(self, deter, stoch, action):
+    return self(deter, enter_blocks(deter, self.blocks), stoch, self.action_share(action))
 
 
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
@@ -80,10 +84,19 @@ def test_values_and_gradients(sizes):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-4), grads, expected_grads)
 
 
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+def test_the_state_in_blocks_is_the_same_state(sizes):
+    run, shapes = build(sizes)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+    inputs = [rng.normal(size=(4, sizes[name])).astype(np.float32) for name in ("deter", "stoch", "action")]
+    after, blocks = (run(params, *inputs, of=place) for place in (0, 1))
+    np.testing.assert_array_equal(enter_blocks(after, sizes["blocks"]), blocks)
+
+
 def test_initial_deviations_follow_the_width_of_all_blocks():
     sizes = dict(deter=512, hidden=64, stoch=128, action=6, blocks=8, layers=1)
     cell = BlockGRU(**sizes)
-    touch = lambda self, deter, stoch, action: self(deter, stoch, self.action_share(action))  # noqa: E731
     inputs = [jnp.zeros((1, sizes[name])) for name in ("deter", "stoch", "action")]
 
     @jax.jit

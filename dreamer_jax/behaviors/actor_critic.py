@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dreamer_jax.behaviors.imagination import imagine
+from dreamer_jax.behaviors.imagination import Rollout, imagine
 from dreamer_jax.behaviors.policy import Policy
 from dreamer_jax.config.schema import Config
 from dreamer_jax.interfaces import Behavior, WorldModel
@@ -20,7 +20,7 @@ from dreamer_jax.models.heads import Head
 from dreamer_jax.models.world_model import Features, features
 from dreamer_jax.ops.moments import range_scale, update_range
 from dreamer_jax.ops.returns import lambda_return, replay_return
-from dreamer_jax.ops.sequence import rematerialized
+from dreamer_jax.ops.sequence import rematerialized, swap_time
 from dreamer_jax.ops.transforms import symexp_bins, twohot_loss, twohot_mean
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.types import (
@@ -67,15 +67,13 @@ def make_actor_critic(
         regularizer = config.value.slow_regularizer * twohot_loss(logits, stop(slow), bins)
         return twohot_loss(logits, stop(target), bins) + regularizer
 
-    def dream(params: Any, key: Array, rows: Array, posterior: RSSMState) -> ImaginedTrajectory:
+    def dream(params: Any, key: Array, rows: Array, posterior: RSSMState) -> Rollout:
         """Imagination from every replayed state; nothing in it has a gradient."""
         frozen = stop(params)
         size, length = posterior.deter.shape[:2]
         start = jax.tree.map(lambda x: stop(x).reshape(size * length, *x.shape[2:]), posterior)
         starts = (jnp.asarray(rows)[:, None] * length + jnp.arange(length)).reshape(-1)
-        feat, action = imagine(model, policy, frozen, key, starts, start, c.imagination_length)
-        reward, discount = model.predict(frozen["model"], feat)
-        return ImaginedTrajectory(feat, action, reward, discount)
+        return imagine(model, policy, frozen, key, starts, start, c.imagination_length)
 
     def loss(
         params: Any,
@@ -88,27 +86,34 @@ def make_actor_critic(
         """Losses policy, value [B, T] and repval [B, T-1]."""
         size, length = batch.reward.shape
         path = dream(params, key, rows, posterior)
-
-        logits = value_logits(params["critic"], path.features)
-        value = twohot_mean(logits, bins)
-        slow = twohot_mean(value_logits(state.slow, path.features), bins)
-        weight = stop(jnp.cumprod(path.discount, 1))
-        returns = stop(lambda_return(path.reward, path.discount, c.lambda_, value))
+        feat, last = path.features, path.last_features
+        reward, discount = jax.tree.map(
+            by_start, *(model.predict(stop(params["model"]), states) for states in (feat, last))
+        )
+        logits = value_logits(params["critic"], feat)
+        value, slow = (
+            by_start(*(twohot_mean(x, bins) for x in both))
+            for both in (
+                (logits, value_logits(params["critic"], last)),
+                (value_logits(state.slow, feat), value_logits(state.slow, last)),
+            )
+        )
+        weight = stop(jnp.cumprod(discount, 1))
+        returns = stop(lambda_return(reward, discount, c.lambda_, value))
         moments = update_range(
             state.moments, returns, low=c.return_low, high=c.return_high, rate=c.return_rate, axis_name=axis_name
         )
         scale = range_scale(moments, c.return_limit)
         advantage = stop((returns - value[:, :-1]) / scale)
 
-        before_last = jax.tree.map(lambda x: x[:, :-1], (path.features, path.action))
         apply = rematerialized(policy.apply, config.rematerialize)
-        stats = apply({"params": params["actor"]}, *before_last[0])
+        stats = apply({"params": params["actor"]}, *feat)
         parts = policy.distributions(stats)
-        log_prob = {name: part.log_prob(stop(before_last[1][name])) for name, part in parts.items()}
-        entropy = {name: part.entropy() for name, part in parts.items()}
+        log_prob = {name: part.log_prob(stop(path.action[name])).T for name, part in parts.items()}
+        entropy = {name: part.entropy().T for name, part in parts.items()}
         gain = sum(log_prob.values()) * advantage + c.entropy * sum(entropy.values())
         policy_loss = -weight[:, :-1] * gain
-        critic_loss = weight[:, :-1] * value_loss(logits[:, :-1], returns, slow[:, :-1])
+        critic_loss = weight[:, :-1] * value_loss(logits, returns.T, slow[:, :-1].T).T
 
         replayed = replay_value(params, state, posterior, batch, returns[:, 0].reshape(size, length))
         losses = {
@@ -121,8 +126,8 @@ def make_actor_critic(
             "adv": advantage.mean(),
             "adv_std": advantage.std(),
             "adv_mag": jnp.abs(advantage).mean(),
-            "rew": path.reward.mean(),
-            "con": path.discount.mean(),
+            "rew": reward.mean(),
+            "con": discount.mean(),
             "ret": normed.mean(),
             "ret_min": normed.min(),
             "ret_max": normed.max(),
@@ -139,11 +144,13 @@ def make_actor_critic(
                 if leaf.classes
             },
         }
+        states, actions = jax.tree.map(by_start, (feat, path.action), (last, path.last_action))
+        imagined = ImaginedTrajectory(states, actions, reward, discount)
         aux = {
             "moments": moments,
             "metrics": metrics,
-            "imagined": path,
-            "policy": stats,
+            "imagined": imagined,
+            "policy": swap_time(stats),
             "value": value,
             "slow_value": slow,
             "weight": weight,
@@ -180,3 +187,8 @@ def make_actor_critic(
         }
 
     return Behavior(init, act, loss)
+
+
+def by_start(before: jax.Array, last: jax.Array) -> jax.Array:
+    """[N, H+1, ...] from [H, N, ...] and [N, ...]."""
+    return jnp.swapaxes(jnp.concatenate([before, last[None]]), 0, 1)

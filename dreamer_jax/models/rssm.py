@@ -6,6 +6,8 @@ shares of their layers, all random numbers, and the prior, which learning needs 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import flax.linen as nn
@@ -16,7 +18,7 @@ from dreamer_jax import distributions
 from dreamer_jax.config.schema import RSSMConfig
 from dreamer_jax.interfaces import RSSM
 from dreamer_jax.nets.layers import MLP, Dense, Layer
-from dreamer_jax.nets.recurrent import BlockGRU
+from dreamer_jax.nets.recurrent import BlockGRU, enter_blocks
 from dreamer_jax.ops.sequence import rematerialized, scan_time
 from dreamer_jax.types import Array, RSSMState
 
@@ -45,8 +47,10 @@ class _Cells(nn.Module):
     def token_share(self, tokens: jax.Array) -> jax.Array:
         return self.posterior_in.dense.share(1, tokens) + self.posterior_in.dense.bias.astype(self.dtype)
 
-    def next_deter(self, deter: jax.Array, stoch: jax.Array, action_share: jax.Array) -> jax.Array:
-        return self.core(deter, stoch.reshape(len(stoch), -1), action_share)
+    def next_deter(
+        self, deter: jax.Array, cell: jax.Array, stoch: jax.Array, action_share: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        return self.core(deter, cell, stoch.reshape(len(stoch), -1), action_share)
 
     def prior_logits(self, deter: jax.Array) -> jax.Array:
         return self._logits(self.prior_out(*self.prior_mlp(deter)))
@@ -60,7 +64,8 @@ class _Cells(nn.Module):
 
     def everything(self, deter: jax.Array, stoch: jax.Array, action: jax.Array, tokens: jax.Array) -> Any:
         """Touches every parameter, to initialise them."""
-        deter = self.next_deter(deter, stoch, self.action_share(action))
+        cell = enter_blocks(deter, self.config.blocks)
+        deter, _ = self.next_deter(deter, cell, stoch, self.action_share(action))
         return self.prior_logits(deter), self.posterior_logits(deter, self.token_share(tokens))
 
 
@@ -79,7 +84,11 @@ def make_rssm(
         inputs = state.deter, state.stoch, *(jnp.zeros((1, width), jnp.float32) for width in (action, tokens))
         return cells.init(key, *inputs, method="everything")["params"]
 
-    def call(params: Any, method: str, *inputs: jax.Array) -> jax.Array:
+    def carry(state: RSSMState) -> RSSMState:
+        """What a scan starts from."""
+        return replace(state.without_stats(), cell=enter_blocks(state.deter, config.blocks))
+
+    def call(params: Any, method: str, *inputs: Any) -> Any:
         return cells.apply({"params": params}, *inputs, method=method)
 
     def distribution(stats: dict[str, jax.Array]) -> Any:
@@ -88,19 +97,28 @@ def make_rssm(
     def prior_stats(params: Any, deter: jax.Array) -> dict[str, jax.Array]:
         return {"logits": call(params, "prior_logits", deter)}
 
-    def finish(deter: jax.Array, logits: jax.Array, noise: Array) -> RSSMState:
-        stats = {"logits": logits}
-        return RSSMState(deter, distributions.sample(distribution(stats), noise), stats)
+    def step(
+        params: Any, state: RSSMState, action_share: jax.Array, noise: Array, logits: Callable[[jax.Array], jax.Array]
+    ) -> RSSMState:
+        """The next state; it has a ``cell`` if ``state`` has one."""
+        before = state if state.cell is not None else carry(state)
+        deter, cell = call(params, "next_deter", before.deter, before.cell, before.stoch, action_share)
+        stats = {"logits": logits(deter)}
+        stoch = distributions.sample(distribution(stats), noise)
+        return RSSMState(deter, stoch, stats, cell if state.cell is not None else None)
 
     def prior(params: Any, noise: Array, state: RSSMState, action: jax.Array) -> RSSMState:
-        deter = call(params, "next_deter", state.deter, state.stoch, call(params, "action_share", action))
-        return finish(deter, prior_stats(params, deter)["logits"], noise)
+        share = call(params, "action_share", action)
+        return step(params, state, share, noise, lambda deter: prior_stats(params, deter)["logits"])
 
     def posterior_step(params: Any, state: RSSMState, inputs: tuple[jax.Array, ...]) -> RSSMState:
         action_share, token_share, is_first, noise = inputs
-        deter, stoch = mask(state.deter, is_first), mask(state.stoch, is_first)
-        deter = call(params, "next_deter", deter, stoch, action_share)
-        return finish(deter, call(params, "posterior_logits", deter, token_share), noise)
+        before = RSSMState(mask(state.deter, is_first), mask(state.stoch, is_first))
+        if state.cell is not None:
+            before = replace(before, cell=jnp.where(is_first[:, None], 0, state.cell))
+        return step(
+            params, before, action_share, noise, lambda deter: call(params, "posterior_logits", deter, token_share)
+        )
 
     def shares(params: Any, prev_action: jax.Array, tokens: jax.Array, is_first: jax.Array) -> tuple[jax.Array, ...]:
         action_share = call(params, "action_share", mask(prev_action, is_first))
@@ -117,14 +135,14 @@ def make_rssm(
     ) -> RSSMState:
         """``posterior`` over [B, T]; ``state`` [B, ...] is what came before the first record."""
 
-        def step(carry: RSSMState, inputs: tuple[jax.Array, ...]) -> tuple[RSSMState, RSSMState]:
-            after = posterior_step(params, carry, inputs)
-            return after.without_stats(), after
+        def one(before: RSSMState, inputs: tuple[jax.Array, ...]) -> tuple[RSSMState, RSSMState]:
+            after = posterior_step(params, before, inputs)
+            return after.without_stats(), after.without_cell()
 
         inputs = *shares(params, prev_action, tokens, is_first), is_first, noise
-        return scan_time(rematerialized(step, rematerialize), state.without_stats(), inputs)[1]
+        return scan_time(rematerialized(one, rematerialize), carry(state), inputs)[1]
 
-    return RSSM(init, initial, prior, posterior, observe, prior_stats, distribution)
+    return RSSM(init, initial, carry, prior, posterior, observe, prior_stats, distribution)
 
 
 def mask(x: jax.Array, is_first: jax.Array) -> jax.Array:

@@ -173,6 +173,7 @@ def make_world_model(config: Config, spec: EnvSpec, *, dtype: Any = jnp.float32)
         latent_noise,
         prior_stats,
         rssm.distribution,
+        rssm.carry,
         imagine_step,
         predict,
         decode,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -16,7 +17,9 @@ Resample = Literal["none", "pool", "stride", "repeat", "transpose"]
 (nearest neighbours, then the convolution) or ``transpose`` (zeros in between, then the convolution)."""
 
 FEW_CHANNELS = 4
-"""Up to so many channels ``pool_convolve`` works on pairs of pixels."""
+"""Of inputs or outputs: up to so many, ``pool_convolve`` works on pairs of pixels."""
+CHUNK_PIXELS = 2048
+"""Of the sum over pixels in ``kernel_gradient``: what stays in a core's cache with its shifted copies."""
 
 
 class Conv(nn.Module):
@@ -39,7 +42,7 @@ class Conv(nn.Module):
         x, kernel = x.astype(self.dtype), self.kernel.astype(self.dtype)
         match self.resample:
             case "none":
-                x = convolve(x, kernel)
+                x = convolve_same(x, kernel)
             case "pool":
                 x = pool_convolve(x, kernel)
             case "stride":
@@ -72,19 +75,71 @@ def convolve(
     )
 
 
+@jax.custom_vjp
+def convolve_same(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """``convolve`` whose kernel gradient is ``kernel_gradient``."""
+    return convolve(x, kernel)
+
+
+def _convolve_same_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return convolve(x, kernel), (x, kernel)
+
+
+def _convolve_same_backward(inputs: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = inputs
+    (x_gradient,) = jax.vjp(lambda x: convolve(x, kernel), x)[1](cotangent)
+
+    def plain(x: jax.Array, cotangent: jax.Array) -> jax.Array:
+        return jax.vjp(lambda kernel: convolve(x, kernel), kernel)[1](cotangent)[0]
+
+    # Only on the CPU does XLA make of it a convolution with a kernel of the size of the image.
+    in_chunks = partial(kernel_gradient, size=len(kernel))
+    return x_gradient, jax.lax.platform_dependent(x, cotangent, cpu=in_chunks, default=plain)
+
+
+convolve_same.defvjp(_convolve_same_forward, _convolve_same_backward)
+
+
+def kernel_gradient(x: jax.Array, cotangent: jax.Array, *, size: int) -> jax.Array:
+    """Gradient [size, size, C, F] of ``convolve``'s kernel from images and the gradient of what came out.
+
+    A product of images shifted by every row of the kernel with gradients shifted by every column of it, summed over
+    pixels; a few images at a time, because all the shifted copies at once would not fit into any cache.
+    """
+    before, after = (size - 1) // 2, size // 2  # what SAME padding adds
+    (rows, height, width, channels), features = x.shape, cotangent.shape[-1]
+    count = max(
+        n for n in range(1, rows + 1) if rows % n == 0 and n * height * width <= max(CHUNK_PIXELS, height * width)
+    )
+
+    def add(total: jax.Array, images: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        x, cotangent = images
+        x = jnp.pad(x, ((0, 0), (before, after), (0, 0), (0, 0)))
+        cotangent = jnp.pad(cotangent, ((0, 0), (0, 0), (after, before), (0, 0)))
+        down = jnp.concatenate([x[:, i : i + height] for i in range(size)], -1)
+        right = jnp.concatenate([cotangent[:, :, i : i + width] for i in reversed(range(size))], -1)
+        flat = down.reshape(-1, size * channels), right.reshape(-1, size * features)
+        return total + jnp.einsum("pc,pf->cf", *flat, preferred_element_type=jnp.float32), None
+
+    chunks = jax.tree.map(lambda a: a.reshape(-1, count, *a.shape[1:]), (x, cotangent))
+    total = jnp.zeros((size * channels, size * features), jnp.float32)
+    total, _ = jax.lax.scan(add, total, chunks)
+    return total.reshape(size, channels, size, features).swapaxes(1, 2).astype(x.dtype)
+
+
 def pool_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """The largest of every 2 x 2 pixels of ``convolve``, [N, height / 2, width / 2, F].
 
-    Of few channels, 2 x 2 pixels become one with four times as many, in and out: such products are faster.
+    For few channels, 2 x 2 pixels become one with four times as many channels, in and out: such products are faster.
     """
     rows, height, width, channels = x.shape
     half, features = (height // 2, width // 2), kernel.shape[-1]
-    if channels > FEW_CHANNELS:
-        return convolve(x, kernel).reshape(rows, half[0], 2, half[1], 2, features).max((2, 4))
+    if min(channels, features) > FEW_CHANNELS:
+        return convolve_same(x, kernel).reshape(rows, half[0], 2, half[1], 2, features).max((2, 4))
     taps = _taps(kernel.shape[0]).astype(kernel.dtype)
     wide = jnp.einsum("apsd,bqte,decf->abstcpqf", taps, taps, kernel)
     x = x.reshape(rows, half[0], 2, half[1], 2, channels).swapaxes(2, 3).reshape(rows, *half, 4 * channels)
-    x = convolve(x, wide.reshape(len(taps), len(taps), 4 * channels, 4 * features))
+    x = convolve_same(x, wide.reshape(len(taps), len(taps), 4 * channels, 4 * features))
     return x.reshape(rows, *half, 4, features).max(3)
 
 
@@ -97,7 +152,7 @@ def repeat_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     rows, height, width, channels = x.shape
     taps, features = _taps(kernel.shape[0]).sum(2).astype(kernel.dtype), kernel.shape[-1]
     small = jnp.einsum("apd,bqe,decf->abcpqf", taps, taps, kernel)
-    x = convolve(x, small.reshape(len(taps), len(taps), channels, 4 * features))
+    x = convolve_same(x, small.reshape(len(taps), len(taps), channels, 4 * features))
     return x.reshape(rows, height, width, 2, 2, features).swapaxes(2, 3).reshape(rows, 2 * height, 2 * width, features)
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import math
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from dreamer_jax.types import Array
 
 TRUNCATION = 1.1368
 """Brings a normal truncated at two standard deviations back to unit variance."""
@@ -14,7 +20,80 @@ TRUNCATION = 1.1368
 
 def truncated_normal(fan_in: int, scale: float = 1.0) -> nn.initializers.Initializer:
     """Normal truncated at +-2 deviations, with standard deviation ``scale / sqrt(fan_in)``."""
-    return nn.initializers.truncated_normal(scale * TRUNCATION / fan_in**0.5, lower=-2, upper=2)
+    deviation = scale * TRUNCATION / fan_in**0.5
+
+    def init(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        shared = _noise.get()
+        noise = _draw(key, shape) if shared is None else shared(shape)
+        return (deviation * noise).astype(dtype)
+
+    return init
+
+
+def drawn_at_once(init: Callable[[Array], Any]) -> Callable[[Array], Any]:
+    """``init(key)`` with the noise of every ``truncated_normal`` in it cut from one draw.
+
+    A compiler takes as long for each draw as for one of any length.
+    """
+
+    @functools.wraps(init)
+    def together(key: Array) -> Any:
+        noise_key, key = jax.random.split(key)
+        size = 0
+
+        def count(shape: Sequence[int]) -> jax.Array:
+            nonlocal size
+            size += math.prod(shape)
+            return jnp.zeros(shape)
+
+        def cut(shape: Sequence[int]) -> jax.Array:
+            nonlocal size
+            size -= math.prod(shape)
+            return noise[size : size + math.prod(shape)].reshape(shape)
+
+        token = _noise.set(count)
+        try:
+            jax.eval_shape(lambda key: init(key), key)  # a new function: JAX would not trace a known one again
+            noise = _draw(noise_key, (size,))
+            _noise.set(cut)
+            return init(key)
+        finally:
+            _noise.reset(token)
+
+    return together
+
+
+def _draw(key: Array, shape: Sequence[int]) -> jax.Array:
+    return jax.random.truncated_normal(key, -2.0, 2.0, tuple(shape), jnp.float32)
+
+
+_noise: ContextVar[Callable[[Sequence[int]], jax.Array] | None] = ContextVar("noise", default=None)
+"""Where ``truncated_normal`` gets its noise of a shape from, instead of its own key."""
+
+
+@jax.custom_vjp
+def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """``x @ kernel`` of [..., in] and [in, out]. Its weight gradient is a product of a transposed *copy*.
+
+    Where both factors run along the summed axis, as ``x.T @ cotangent`` has it, products of many rows take twice the
+    time on a CPU; the cotangent is the smaller one to copy.
+    """
+    return x @ kernel
+
+
+def _product_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return x @ kernel, (x, kernel)
+
+
+def _product_backward(inputs: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = inputs
+    rows = cotangent.reshape(-1, cotangent.shape[-1])
+    # Barriers, or the compiler would fold both transpositions into the product that is to be avoided.
+    weights = jax.lax.optimization_barrier(rows.T) @ x.reshape(-1, x.shape[-1])
+    return cotangent @ kernel.T, jax.lax.optimization_barrier(weights).T
+
+
+product.defvjp(_product_forward, _product_backward)
 
 
 class Dense(nn.Module):
@@ -34,7 +113,7 @@ class Dense(nn.Module):
         """What input ``index`` adds to the output, without bias."""
         start = sum(self.inputs[:index])
         kernel = self.kernel[start : start + self.inputs[index]]
-        return x.astype(self.dtype) @ kernel.astype(self.dtype)
+        return product(x.astype(self.dtype), kernel.astype(self.dtype))
 
     def __call__(self, *xs: jax.Array) -> jax.Array:
         shares = [self.share(index, x) for index, x in enumerate(xs)]

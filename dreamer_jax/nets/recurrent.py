@@ -8,15 +8,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dreamer_jax.nets.layers import Layer, RMSNorm, truncated_normal
+from dreamer_jax.nets.layers import Layer, RMSNorm, product, truncated_normal
 
 
 class BlockGRU(nn.Module):
     """GRU whose recurrent layers are block-diagonal (DreamerV3, sec. 3; V3-HEAD).
 
     Every block sees its own slice of ``deter`` and the same three embedded inputs. The block layers
-    work on [blocks, N, D/blocks], entered and left once: any other layout makes the compiler
-    transpose around each block product.
+    work on [blocks, N, D/blocks]: any other layout makes the compiler transpose around each block product.
     """
 
     deter: int
@@ -50,21 +49,25 @@ class BlockGRU(nn.Module):
 
     def action_share(self, action: jax.Array) -> jax.Array:
         """What the action adds to the first block layer, [..., D]; independent of the state."""
-        return self._shared(self.embed[2](action), 2)
+        return self._shared(2, self.embed[2](action))
 
-    def _shared(self, x: jax.Array, index: int) -> jax.Array:
-        """Product of an input that all blocks share with the rows of the first kernel that meet it."""
-        block = self.deter // self.blocks
-        rows = self.kernels[0][:, block + index * self.hidden : block + (index + 1) * self.hidden]
-        # One dense product of width D for all blocks, instead of repeating the input in each.
-        kernel = jnp.swapaxes(rows, 0, 1).reshape(self.hidden, self.deter)
-        return x @ kernel.astype(self.dtype)
+    def _shared(self, first: int, *xs: jax.Array) -> jax.Array:
+        """Product of inputs that all blocks share with the rows of the first kernel that meet them."""
+        start, width = self.deter // self.blocks + first * self.hidden, len(xs) * self.hidden
+        rows = self.kernels[0][:, start : start + width]
+        # One dense product of width D for all blocks, instead of repeating the inputs in each.
+        kernel = jnp.swapaxes(rows, 0, 1).reshape(width, self.deter)
+        return product(jnp.concatenate(xs, -1), kernel.astype(self.dtype))
 
-    def __call__(self, deter: jax.Array, stoch: jax.Array, action_share: jax.Array) -> jax.Array:
-        """The next ``deter`` [N, D] in float32 from [N, D], flat stoch [N, S*K] and ``action_share``."""
+    def __call__(
+        self, deter: jax.Array, before: jax.Array, stoch: jax.Array, action_share: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """The next ``deter`` in float32, as rows [N, D] and in blocks, from both, flat stoch and ``action_share``.
+
+        A scan carries both: then nothing enters the blocks in a step, and one copy of what leaves them serves all.
+        """
         blocks, block = self.blocks, self.deter // self.blocks
-        shared = self._shared(self.embed[0](deter), 0) + self._shared(self.embed[1](stoch), 1) + action_share
-        before = enter_blocks(deter, blocks)
+        shared = self._shared(0, self.embed[0](deter), self.embed[1](stoch)) + action_share
         x = before.astype(self.dtype)
         for index, (kernel, bias, norm) in enumerate(zip(self.kernels, self.biases, self.norms, strict=True)):
             x = block_product(x, kernel[:, :block], bias)
@@ -76,7 +79,7 @@ class BlockGRU(nn.Module):
         candidate = jnp.tanh(nn.sigmoid(reset) * candidate)
         update = nn.sigmoid(update - 1)
         after = update * candidate + (1 - update) * before.astype(jnp.float32)
-        return jnp.swapaxes(after, 0, 1).reshape(deter.shape)
+        return jnp.swapaxes(after, 0, 1).reshape(deter.shape), after
 
 
 def enter_blocks(x: jax.Array, blocks: int) -> jax.Array:

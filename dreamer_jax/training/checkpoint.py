@@ -164,6 +164,6 @@ def load(run_dir: str | Path, step: int | None = None) -> tuple[Agent, TrainStat
         step = checkpoints.latest() if step is None else step
         if step is None or not (run_dir / "checkpoints" / str(step)).is_dir():
             raise ConfigError(f"{run_dir}: no complete checkpoint{'' if step is None else f' {step}'}")
-        return agent, checkpoints.restore_state(step, jax.eval_shape(agent.init, jax.random.key(0)))
+        return agent, checkpoints.restore_state(step, jax.eval_shape(lambda: agent.init(jax.random.key(0))))
     finally:
         checkpoints.close()

@@ -42,7 +42,8 @@ def evaluate(
     envs = make_envs(config, seed=seed, purpose=PURPOSE, num_envs=count)
     try:
         root = jax.random.key(seed)
-        stats, carry, timestep = EpisodeStats(count), agent.reset(params, count), envs.reset()
+        carry = jax.jit(agent.reset, static_argnums=1)(params, count)
+        stats, timestep = EpisodeStats(count), envs.reset()
         scores: list[list[float]] = [[] for _ in range(count)]
         step = 0
         while True:
@@ -71,7 +72,7 @@ def film_episode(agent: Agent, act: Act, params: Any, config: EnvConfig, *, seed
     try:
         images = [name for name, leaf in envs.spec.observation.items() if leaf.image]
         root = jax.random.key(seed)
-        carry, timestep = agent.reset(params, 1), envs.reset()
+        carry, timestep = jax.jit(agent.reset, static_argnums=1)(params, 1), envs.reset()
         frames, score, step = [], 0.0, 0
         while True:
             score += float(timestep.reward[0])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dreamer_jax.config.schema import Config
@@ -83,10 +84,13 @@ class Learner:
         batches = self._parallel.put(jax.tree.map(lambda x: np.stack([x] * self.per_dispatch), example))
         self._parallel.compile(self._state, self._root, batches)
 
+        @jax.jit
+        def copied(state: TrainState) -> TrainState:
+            return jax.tree.map(jnp.copy, state)
+
         def trial() -> None:
             # The update gives its input state away.
-            copy = jax.tree.map(lambda x: x.copy(), self._state)
-            jax.block_until_ready(self._update(copy, self._root, batches))
+            jax.block_until_ready(self._update(copied(self._state), self._root, batches))
 
         return trial
 

@@ -33,6 +33,7 @@ from dreamer_jax.training.metrics import EpisodeStats, RunLog
 from dreamer_jax.training.parallel import AXIS, check_devices
 from dreamer_jax.training.predictions import Reports
 from dreamer_jax.training.preflight import env_spec, example_batch, in_words, ring_plan
+from dreamer_jax.training.profiling import Profile
 from dreamer_jax.training.progress import Progress
 from dreamer_jax.training.run_directory import check_run, open_run
 from dreamer_jax.types import Array, TrainState
@@ -48,6 +49,7 @@ def train(
     agent: Agent | None = None,
     loggers: Sequence[str | Logger] = ("tensorboard",),
     stream: TextIO | None = None,
+    profile: bool = False,
 ) -> TrainState:
     """Train until ``config.train.frames`` frames are collected; go on where ``run_dir`` left off.
 
@@ -55,6 +57,7 @@ def train(
       agent: instead of the one that ``config`` describes.
       loggers: names or callables ``(counters, metrics)``, besides the JSON lines.
       stream: where progress is shown, else stderr.
+      profile: write a profiler trace of a few updates into ``run_dir/profile``.
 
     Raises:
       ConfigError: the run can't be started as asked.
@@ -62,8 +65,12 @@ def train(
       EnvironmentFailed: an environment raised an error.
       Stopped: a signal came; a checkpoint has been saved.
     """
-    progress = Progress(config.train.frames, stream=stream)
-    with Interrupt() as interrupt, _open(config, Path(run_dir), agent, loggers, progress) as run:
+    run_dir, progress = Path(run_dir), Progress(config.train.frames, stream=stream)
+    with (
+        Interrupt() as interrupt,
+        _open(config, run_dir, agent, loggers, progress) as run,
+        Profile(run_dir / "profile" if profile else None, progress.note) as run.profile,
+    ):
         run.prepare()
         run.loop(interrupt)
     if interrupt.number is not None:
@@ -128,8 +135,16 @@ def _open(
         lock.close()
 
 
+@jax.jit
+def _keys(seed: Array) -> list[Array]:
+    """A key for each purpose, in one program instead of several small ones."""
+    return [jax.random.fold_in(jax.random.key(seed), purpose) for purpose in (INIT, UPDATE, ACT, REPORT)]
+
+
 class _Run:
     """All that lives as long as a run; ``loop`` is the algorithm, the rest sets it up and saves it."""
+
+    profile: Profile
 
     def __init__(
         self,
@@ -145,8 +160,8 @@ class _Run:
     ) -> None:
         self.config, self.run_dir, self.agent, self.spec = config, run_dir, agent, spec
         self.checkpoints, self.progress = checkpoints, progress
-        seed, num_envs = jax.random.key(config.seed), config.env.num_envs
-        self.keys = [jax.random.fold_in(seed, purpose) for purpose in (INIT, UPDATE, ACT, REPORT)]
+        num_envs = config.env.num_envs
+        self.keys = _keys(np.uint32(config.seed % 2**32))
         latest = checkpoints.latest()
 
         arrays: dict[str, np.ndarray] = {}
@@ -155,7 +170,7 @@ class _Run:
         if latest is None:
             progress.state("initialising …")
             state = jax.jit(self.agent.init)(self.keys[INIT]) if state is None else state
-            self.carry = self.agent.reset(state.params, num_envs)
+            self.carry = jax.jit(self.agent.reset, static_argnums=1)(state.params, num_envs)
         else:
             carry = jax.eval_shape(lambda params: self.agent.reset(params, num_envs), shapes.params)
             state, self.carry, arrays, facts = checkpoints.restore(latest, shapes, carry)
@@ -221,6 +236,7 @@ class _Run:
         self.save(wait=True)
 
     def _after_dispatch(self, results: Array) -> None:
+        self.profile.dispatched(results)
         self.progress.update(self.counters(), self.stats.recent())
 
     def _write_metrics(self) -> None:

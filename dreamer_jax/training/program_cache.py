@@ -1,0 +1,46 @@
+"""Compiled programs kept on the disk, so that the next start of the same program compiles nothing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import jax
+
+
+def default_folder() -> Path:
+    """``dreamer_jax/compiled`` in the user's cache folder, ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    return Path(named if os.path.isabs(named) else os.path.expanduser("~/.cache"), "dreamer_jax", "compiled")
+
+
+def keep_programs(folder: Path) -> str:
+    """Keep what is compiled from now on in ``folder``, and look there first; all of it, however small.
+
+    JAX's environment variables of the same settings win, such as ``JAX_COMPILATION_CACHE_DIR``. Returns
+    a line for a person if the folder can't be used, else nothing; programs are then compiled as ever.
+    """
+    settings = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    chosen = {name: value for name, value in settings.items() if name.upper() not in os.environ}
+    problem = _problem(folder) if "jax_compilation_cache_dir" in chosen else ""
+    if not problem:
+        for name, value in chosen.items():
+            jax.config.update(name, value)
+    return problem
+
+
+def _problem(folder: Path) -> str:
+    """Why nothing can be kept there."""
+    try:
+        if folder.parts[0] == "~":  # nobody's home, as in some containers
+            raise OSError(0, "~ stands for no directory here")
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(0, "it is not writable")
+    except OSError as error:
+        return f"compiled programs are not kept in {folder}: {error.strerror}; --cache DIR names another folder"
+    return ""
