@@ -27,7 +27,8 @@ import jax
 import dreamer_jax
 from dreamer_jax.config.loading import load
 from dreamer_jax.config.presets import PRESETS, SIZES
-from dreamer_jax.training import learner, run_directory
+from dreamer_jax.training import learner
+from dreamer_jax.training.speed import machine, peak_rss_mb
 
 WARM_UP = 10
 """Dispatches before counting begins."""
@@ -64,10 +65,11 @@ class Watch:
         if self.logged and self.logged[-1][0] - self.logged[0][0] >= self.seconds:
             raise Done
 
-    def result(self) -> dict[str, float]:
-        """Once the run has ended."""
+    def close(self) -> None:
         self._waiting.put(None)
         self._thread.join()
+
+    def result(self) -> dict[str, float]:
         (start, before), (end, after) = self.logged[0], self.logged[-1]
         passed, busy, free, dispatches = end - start, 0.0, start, 0
         for began, ended in self.spans:
@@ -94,7 +96,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         "train.batch_size": options.batch_size,
         "train.batch_length": options.batch_length,
         "train.updates_per_dispatch": options.updates_per_dispatch,
-        "train.log_seconds": 1,
+        "train.log_seconds": min(1, options.seconds / 4),
         "train.report_frames": 0,
         "dtype": options.dtype,
     }
@@ -116,8 +118,12 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         return trial
 
     learner.Learner.prepare = prepared  # type: ignore[method-assign]
-    with tempfile.TemporaryDirectory(dir=options.directory) as directory, suppress(Done):
-        dreamer_jax.train(config, os.path.join(directory, "run"), loggers=[watch], stream=io.StringIO())
+    try:
+        with tempfile.TemporaryDirectory(dir=options.directory) as directory, suppress(Done):
+            dreamer_jax.train(config, os.path.join(directory, "run"), loggers=[watch], stream=io.StringIO())
+    finally:
+        learner.Learner.prepare = prepare  # type: ignore[method-assign]
+        watch.close()
     return watch.result()
 
 
@@ -135,8 +141,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--directory", help="where to make the (temporary) run")
     options = parser.parse_args()
-    machine = {"versions": run_directory.versions(), **run_directory.machine(), "load": round(os.getloadavg()[0], 2)}
-    print(json.dumps({"benchmark": "loop", **vars(options), **measure(options), **machine}))
+    before = machine()
+    print(
+        json.dumps({"benchmark": "loop", **vars(options), **measure(options), "peak_rss_mb": peak_rss_mb(), **before})
+    )
 
 
 if __name__ == "__main__":
