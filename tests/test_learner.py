@@ -11,7 +11,7 @@ from trainer import make_toy, tiny_run
 from dreamer_jax.replay.host import Replay
 from dreamer_jax.specs import ArraySpec, EnvSpec
 from dreamer_jax.training.learner import Learner, NotFinite, arrays_batch, batch_arrays, updates_per_dispatch
-from dreamer_jax.training.parallel import data_parallel
+from dreamer_jax.training.parallel import Updates
 from dreamer_jax.training.preflight import example_batch
 from dreamer_jax.types import RSSMState, TimeStep
 
@@ -61,6 +61,7 @@ class Bench:
 
         self.replay.sample, self.replay.write_back = spy_sample, spy_write_back
         self.learner._update = spy_update
+        self.learner.metrics.add = self.metrics.append
 
     def act(self, value=None):
         """One step of all environments, as the loop does it, without what is due then."""
@@ -71,9 +72,9 @@ class Bench:
         self.replay.append(TimeStep({"eye": eye}, np.ones(E, np.float32), flag, flag, flag), {"arm": arm}, latents)
         self.steps += E
 
-    def step(self, value=None, stopped=lambda: False):
+    def step(self, value=None):
         self.act(value)
-        self.learner.catch_up(self.steps, stopped, self.metrics.append)
+        self.learner.catch_up(self.steps, lambda: False, lambda results: None)
 
 
 def ready(rows):
@@ -92,7 +93,9 @@ def test_updates_follow_the_train_ratio(tmp_path, per_dispatch, ratio, start):
         due = 1 + (bench.steps - begin) * Fraction(ratio) // (B * T) if bench.steps >= begin else 0
         done = bench.learner.grad_steps
         assert done == due // per_dispatch * per_dispatch  # at most K - 1 behind
-        assert int(bench.learner.state.step) == done == per_dispatch * len(bench.metrics)
+        assert int(bench.learner.state.step) == done
+        bench.learner.check()
+        assert done == per_dispatch * len(bench.metrics)
     assert bench.learner.grad_steps > 0
     assert all(metrics["loss/total"].shape == (per_dispatch,) for metrics in bench.metrics)
 
@@ -126,6 +129,30 @@ def test_samples_are_one_ahead_and_latents_one_behind(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("per_dispatch, ratio", [(1, 2.0), (1, 4.0), (1, 12.0), (2, 8.0)])
+def test_running_ahead_only_dispatches_earlier(tmp_path, per_dispatch, ratio):
+    changes = dict(train__train_ratio=ratio, train__start_windows=5, train__updates_per_dispatch=per_dispatch)
+    one, other = (Bench(tmp_path / name, online=True, **changes) for name in "ab")
+    early = 0
+    for _ in range(30):
+        one.step()
+        before = sum(event == "update" for event, _ in other.events)
+        other.learner.run_ahead(other.steps + E)
+        early += sum(event == "update" for event, _ in other.events) - before
+        other.step()
+    assert early
+    assert [event for event in one.events if event[0] != "update"] == [
+        event for event in other.events if event[0] != "update"
+    ]
+    assert one.learner.grad_steps == other.learner.grad_steps > 10
+    for mine, theirs in zip(jax.tree.leaves(one.learner.state), jax.tree.leaves(other.learner.state), strict=True):
+        assert np.asarray(mine).tobytes() == np.asarray(theirs).tobytes()
+    for name in one.replay.fields:
+        for env in range(E):
+            mine, theirs = (bench.replay.column(name, env, bench.replay.rows) for bench in (one, other))
+            assert mine.tobytes() == theirs.tobytes()
+
+
 def test_a_dispatch_takes_its_batches_together(tmp_path):
     bench = Bench(tmp_path, train__train_ratio=8.0, train__start_windows=1, train__updates_per_dispatch=2)
     for _ in range(7):
@@ -145,14 +172,15 @@ def test_each_update_is_on_its_batch_and_its_latents_go_back(tmp_path, per_dispa
     _, metrics, _ = jax.jit(bench.agent.update)(start, jax.random.fold_in(ROOT, 0), bench.batches[0][0])
     assert bench.metrics[0]["loss/total"][0] == pytest.approx(float(metrics["loss/total"]), abs=1e-4)
 
-    state, update, expected = start, data_parallel(bench.agent.update, 1), {}
+    state, update, expected = start, Updates(bench.agent, 1), {}
     for step in range(0, total, per_dispatch):
         batches = [bench.batches[step + k][0] for k in range(per_dispatch)]
-        state, _, latents = update(state, ROOT, jax.tree.map(lambda *xs: np.stack(xs), *batches))
+        state, results = update(state, ROOT, jax.tree.map(lambda *xs: np.stack(xs), *batches))
+        _, latents = update.fetch(results)
         for k in range(per_dispatch if step < total - per_dispatch else 0):  # the last dispatch is still in flight
             for row, (env, first) in enumerate(bench.batches[step + k][1]):
                 for t in range(T):
-                    expected[int(env), int(first) + 1 + t] = np.asarray(latents.deter)[k, row, t]
+                    expected[int(env), int(first) + 1 + t] = latents["deter"][k, row, t]
     for mine, theirs in zip(jax.tree.leaves(bench.learner.state), jax.tree.leaves(state), strict=True):
         np.testing.assert_array_equal(mine, theirs)
     assert len(expected) > 8

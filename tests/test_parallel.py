@@ -11,7 +11,7 @@ from agents import KEY, QUICK, random_batch, tiny_config
 
 from dreamer_jax.agent import make_agent
 from dreamer_jax.specs import ArraySpec, EnvSpec
-from dreamer_jax.training.parallel import AXIS, data_parallel, replicate, unreplicate
+from dreamer_jax.training.parallel import AXIS, Updates, replicate, unreplicate
 
 UPDATES, ROWS = 2, 4
 SPEC = EnvSpec({"vector": ArraySpec((3,), "float32")}, {"action": ArraySpec((2,), "float32")})
@@ -32,20 +32,22 @@ def learn(devices: int) -> dict[str, np.ndarray]:
     batches = [random_batch(SPEC, config, seed, size=ROWS) for seed in range(UPDATES)]
     stacked = jax.tree.map(lambda *xs: np.stack(xs), *batches)
     state = replicate(jax.jit(agent.init)(KEY), devices)
-    state, metrics, latents = data_parallel(agent.update, devices)(state, KEY, stacked)
+    updates = Updates(agent, devices)
+    state, results = updates(state, KEY, updates.put(stacked))
+    metrics, latents = updates.fetch(results)
     if devices > 1:
         for x in jax.tree.leaves(state):
             np.testing.assert_array_equal(*(np.asarray(shard.data) for shard in x.addressable_shards))
         state = unreplicate(state)
-    losses = {name: np.asarray(value) for name, value in metrics.items() if name.startswith("loss/")}
+    losses = {name: value for name, value in metrics.items() if name.startswith("loss/")}
     squares = jax.tree.leaves(state.opt_state[1].nu)
     return {
         **losses,
         **{name: np.asarray(x) for name, x in state.moments.items()},
         **{f"square{i}": np.asarray(x) for i, x in enumerate(squares)},
         "step": np.asarray(state.step),
-        "stoch": np.asarray(latents.stoch),
-        "deter": np.asarray(latents.deter, np.float32),
+        "stoch": latents["stoch"],
+        "deter": np.asarray(latents["deter"], np.float32),
     }
 
 

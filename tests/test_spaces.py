@@ -5,7 +5,14 @@ import pytest
 from gymnasium import spaces
 
 from dreamer_jax.config.schema import ConfigError
-from dreamer_jax.envs.spaces import action_leaves, build_action, flatten_observation, observation_leaves, rescale
+from dreamer_jax.envs.spaces import (
+    action_leaves,
+    build_action,
+    flatten_observation,
+    observation_leaves,
+    rescale,
+    scaling,
+)
 from dreamer_jax.specs import ArraySpec
 
 
@@ -85,7 +92,7 @@ def test_boxes_are_rescaled_and_clipped():
 
 def test_unit_bounds_leave_every_float_alone():
     action = np.random.default_rng(0).uniform(-1, 1, 1000).astype(np.float32)
-    np.testing.assert_array_equal(rescale(action, spaces.Box(-1, 1, (1000,))), action)
+    np.testing.assert_array_equal(rescale(action, scaling(spaces.Box(-1, 1, (1000,)))), action)
 
 
 def test_discrete_actions_honour_their_start():

@@ -45,6 +45,13 @@ class Failing(Chain):
         if action[0] < -1.5: os._exit(7)
         return super().step(action)
 
+class Logged(Chain):
+    log_names = ("clock", "twice")
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=seed)[0], {"log": {"clock": 0, "twice": 0}}
+    def step(self, action):
+        return *super().step(action)[:4], {"log": {"clock": self.time, "twice": 2 * self.time}}
+
 class Drifting(Chain):
     count = 0
     def see(self, action):
@@ -124,8 +131,9 @@ def test_records_line_up(own, kind):
     assert ends == {(False, False), (True, False), (True, True)}
 
 
-def test_types_and_ownership(own):
-    envs = make_envs(config("chain_world:Chain"), seed=0, num_envs=2)
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_types_and_ownership(own, vectorization):
+    envs = make_envs(config("chain_world:Chain", vectorization=vectorization), seed=0, num_envs=2)
     first = envs.reset()
     kept = {name: array.copy() for name, array in arrays(first).items()}
     second = envs.step({"action": np.full((2, 1), 5.0, np.float32)})
@@ -142,6 +150,18 @@ def test_types_and_ownership(own):
         "is_last": ((2,), "bool"),
         "is_terminal": ((2,), "bool"),
     }
+    envs.close()
+
+
+def test_what_is_said_for_the_log_is_ones_own(own):
+    envs, logs = make_envs(config("chain_world:Logged"), seed=0, num_envs=2), []
+    envs.reset()
+    for _ in range(3):
+        envs.step({"action": np.zeros((2, 1), np.float32)})
+        logs.append(envs.log)
+    assert [{name: values.tolist() for name, values in log.items()} for log in logs] == [
+        {"clock": [time] * 2, "twice": [2 * time] * 2} for time in (1, 2, 3)
+    ]
 
 
 def test_repeated_actions_sum_rewards_and_stop_at_the_end(own):

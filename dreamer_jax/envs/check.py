@@ -131,7 +131,7 @@ def _observation_row(name: str, spec: ArraySpec, records: list[dict[str, np.ndar
 
 def _action_rows(stream: Stream) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
-    for name, spec, space in stream.action_leaves:
+    for name, spec, space, _ in stream.action_leaves:
         if isinstance(space, gymnasium.spaces.Discrete):
             rows.append((name, str(spec.shape), f"one of {space.n}", f"starts at {space.start}"))
         else:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -106,10 +107,12 @@ class VectorEnvs:
         self._task = config.task
         self._envs: SyncVectorEnv | AsyncVectorEnv
         with self._failing_in_one_line():
+            # Records are copied here, once.
+            options: dict[str, Any] = {"autoreset_mode": AutoresetMode.DISABLED, "copy": False}
             if vectorization == "sync":
-                self._envs = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
+                self._envs = SyncVectorEnv(makers, **options)
             else:
-                self._envs = AsyncVectorEnv(makers, context=_start_method(), autoreset_mode=AutoresetMode.DISABLED)
+                self._envs = AsyncVectorEnv(makers, context=_start_method(), **options)
         self._starts = starts
 
     def reset(self) -> TimeStep:

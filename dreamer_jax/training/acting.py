@@ -2,35 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
 from dreamer_jax.interfaces import Agent
+from dreamer_jax.training.packing import Packing, ask_for, fetch
 from dreamer_jax.types import Array, Mode, PolicyCarry, TimeStep
 
-Act = Callable[[Any, Array, int, PolicyCarry, TimeStep], tuple[PolicyCarry, dict[str, np.ndarray], dict[str, Any]]]
+Chosen = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
+"""Actions and latents by name, one row for each environment."""
 
 
-def make_act(agent: Agent, mode: Mode) -> Act:
-    """``act(params, root, step, carry, timestep) -> (carry, action, latents)``.
+class Act:
+    """``act(params, root, step, carry, timestep) -> (carry, action, latents)``: one decision for all environments.
 
     The policy's key is ``fold_in(root, step)``. The carry stays on the device; the actions and the
     latents for replay are fetched together, as numpy arrays by name.
     """
 
-    @jax.jit
-    def policy(params: Any, root: Array, step: Array, carry: PolicyCarry, timestep: TimeStep) -> Any:
-        return agent.policy(params, jax.random.fold_in(root, step), carry, timestep, mode)
+    def __init__(self, agent: Agent, mode: Mode) -> None:
+        self._packing = Packing(axes=1)
 
-    def act(params: Any, root: Array, step: int, carry: PolicyCarry, timestep: TimeStep) -> Any:
-        carry, *results = policy(params, root, np.uint32(step), carry, timestep)
-        action, latents = jax.device_get(results)
-        return carry, action, latent_arrays(agent, latents)
+        @jax.jit
+        def policy(params: Any, root: Array, step: Array, carry: PolicyCarry, timestep: TimeStep) -> Any:
+            key = jax.random.fold_in(root, step)
+            carry, action, latents = agent.policy(params, key, carry, timestep, mode)
+            return carry, self._packing.pack((action, latent_arrays(agent, latents)))
 
-    return act
+        self._policy = policy
+
+    def begin(
+        self, params: Any, root: Array, step: int, carry: PolicyCarry, timestep: TimeStep
+    ) -> tuple[PolicyCarry, Array]:
+        """The new carry, and what ``finish`` takes; waits for nothing."""
+        carry, chosen = self._policy(params, root, np.uint32(step), carry, timestep)
+        return carry, ask_for(chosen)
+
+    def finish(self, chosen: Array) -> Chosen:
+        """Wait until the decision is on the host."""
+        return self._packing.unpack(fetch(chosen))
+
+    def __call__(self, params: Any, root: Array, step: int, carry: PolicyCarry, timestep: TimeStep) -> Any:
+        carry, chosen = self.begin(params, root, step, carry, timestep)
+        return carry, *self.finish(chosen)
+
+
+def make_act(agent: Agent, mode: Mode) -> Act:
+    """Acting with ``agent``, compiled anew for each number of environments."""
+    return Act(agent, mode)
 
 
 def latent_arrays(agent: Agent, latents: Any) -> dict[str, Any]:

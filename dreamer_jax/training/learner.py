@@ -1,14 +1,15 @@
 """Feeding the update from replay: the train ratio, prefetching, late write-back, and the watch for NaN.
 
-While the device computes, the host writes the previous latents back and samples the next batches.
-Everything happens at fixed points of the program's order, so that a run repeats bit for bit.
+While the device computes, the host writes the previous latents back, samples the next batches and sends
+them on their way. Everything happens at fixed points of the program's order, so that a run repeats bit for bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +18,8 @@ import numpy as np
 from dreamer_jax.config.schema import Config
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.replay.host import Replay
-from dreamer_jax.training.acting import latent_arrays
-from dreamer_jax.training.parallel import Update, data_parallel, replicate, unreplicate
+from dreamer_jax.training.metrics import MetricBuffer
+from dreamer_jax.training.parallel import Updates, replicate, unreplicate
 from dreamer_jax.types import Array, RSSMState, TrainState, TrajectoryBatch
 
 Arrays = dict[str, np.ndarray]
@@ -34,16 +35,18 @@ class _Batches(NamedTuple):
 
     batch: TrajectoryBatch  # [K, B, T, ...]
     windows: np.ndarray  # [K, B, 2]
+    sent: Any  # the batch on its way to the device
 
 
-class _Flight(NamedTuple):
-    """A dispatch whose results nobody has looked at; restored ones have no losses and no batch."""
+@dataclass
+class _Flight:
+    """A dispatch whose latents are not in replay yet; restored ones have no batch."""
 
     step: int  # updates before it
     windows: np.ndarray  # [K, B, 2]
-    latents: Mapping[str, Array]  # [K, B, T, ...]
-    losses: Mapping[str, Array]  # [K]
     batch: TrajectoryBatch | None
+    results: jax.Array | None  # on the device; None once they have been read
+    latents: Arrays = field(default_factory=dict)  # [K, B, T, ...], once they have
 
 
 class Learner:
@@ -58,22 +61,28 @@ class Learner:
         self._ratio, self._devices = train.train_ratio, train.devices
         self._least_windows = train.start_windows or self._per_update
         self.per_dispatch = updates_per_dispatch(config)
-        self._update: Update = data_parallel(agent.update, self._devices)
+        self._parallel = Updates(agent, self._devices)
+        self._update = self._parallel.__call__
         self._state = replicate(state, self._devices)
+        self.metrics = MetricBuffer()
         self.grad_steps = int(jax.device_get(state.step))
         self._started_at = -1  # agent steps at which updates began
         self._next: _Batches | None = None
-        self._flight: _Flight | None = None
+        self._flights: list[_Flight] = []  # oldest first; two only between a dispatch and ``_settle``
 
     @property
     def state(self) -> TrainState:
         return self._state if self._devices == 1 else unreplicate(self._state)
 
+    @property
+    def params(self) -> Any:
+        """Of ``state``, without the rest."""
+        return self._state.params if self._devices == 1 else unreplicate(self._state.params)
+
     def prepare(self, example: TrajectoryBatch) -> Callable[[], None]:
         """Compile the update for batches like ``example`` [B, T]; return a trial that changes nothing."""
-        batches = jax.tree.map(lambda x: np.stack([x] * self.per_dispatch), example)
-        if self._devices == 1:
-            self._update = self._update.lower(self._state, self._root, batches).compile()  # type: ignore[attr-defined]
+        batches = self._parallel.put(jax.tree.map(lambda x: np.stack([x] * self.per_dispatch), example))
+        self._parallel.compile(self._state, self._root, batches)
 
         @jax.jit
         def copied(state: TrainState) -> TrainState:
@@ -93,53 +102,79 @@ class Learner:
             self._started_at = agent_steps
         return 1 + int((agent_steps - self._started_at) * self._ratio / self._per_update)
 
-    def catch_up(
-        self, agent_steps: int, stopped: Callable[[], bool], after: Callable[[Mapping[str, Array]], None]
-    ) -> None:
-        """Dispatch what is due, whole dispatches only; ``after`` takes their metrics, still on the device.
+    def run_ahead(self, agent_steps: int) -> None:
+        """Dispatch an update that ``agent_steps`` will make due, before their records are in replay.
+
+        It computes what it would later, because its batch was drawn already and the records decide nothing else.
+        ``catch_up`` is to follow.
+        """
+        if self._started_at >= 0 and self._next is not None and self._is_due(agent_steps):
+            self._dispatch(self._next)
+
+    def catch_up(self, agent_steps: int, stopped: Callable[[], bool], after: Callable[[Array], None]) -> None:
+        """Dispatch what is due, whole dispatches only; ``after`` takes results of each that are still to come.
 
         Raises:
           NotFinite: a loss of an earlier dispatch is not finite.
         """
-        while self.due(agent_steps) - self.grad_steps >= self.per_dispatch and not stopped():
-            batch, index = self._next or self._sample(self.grad_steps)
-            self._state, metrics, latents = self._update(self._state, self._root, batch)
-            self._land()
-            losses = {name: value for name, value in metrics.items() if name.startswith("loss/")}
-            self._flight = _Flight(self.grad_steps, index, latent_arrays(self._agent, latents), losses, batch)
-            self.grad_steps += self.per_dispatch
-            self._next = self._sample(self.grad_steps)
-            after(metrics)
+        if self._flights and self._next is None:
+            self._settle(after)
+        while self._is_due(agent_steps) and not stopped():
+            self._dispatch(self._next or self._sample(self.grad_steps))
+            self._settle(after)
+
+    def _is_due(self, agent_steps: int) -> bool:
+        return self.due(agent_steps) - self.grad_steps >= self.per_dispatch
+
+    def _dispatch(self, batches: _Batches) -> None:
+        self._state, results = self._update(self._state, self._root, batches.sent)
+        self._flights.append(_Flight(self.grad_steps, batches.windows, batches.batch, results))
+        self._next = None
+
+    def _settle(self, after: Callable[[Array], None]) -> None:
+        """While a dispatch computes: finish the one before, and get ready for the one behind."""
+        newest = self._flights[-1]
+        if len(self._flights) > 1:
+            self._land(self._flights[0])
+        self.grad_steps += self.per_dispatch
+        self._next = self._sample(self.grad_steps)
+        assert newest.results is not None
+        after(newest.results)
 
     def _sample(self, counter: int) -> _Batches:
         parts = [self._replay.sample(self._batch_size, counter + k) for k in range(self.per_dispatch)]
         batch = jax.tree.map(lambda *xs: np.stack(xs), *(part[0] for part in parts))
-        return _Batches(batch, np.stack([part[1] for part in parts]))
+        return _Batches(batch, np.stack([part[1] for part in parts]), self._parallel.put(batch))
 
-    def _land(self) -> None:
-        """Put the latents of the dispatch in flight into replay, once its losses are known to be finite."""
-        self.check()
-        if self._flight is not None:
-            latents = jax.device_get(self._flight.latents)
-            for k, index in enumerate(self._flight.windows):
-                self._replay.write_back(index, {name: value[k] for name, value in latents.items()})
-            self._flight = None
+    def _land(self, flight: _Flight) -> None:
+        """Put the latents of the oldest dispatch in flight into replay, once its losses are known to be finite."""
+        self._read(flight)
+        for k, index in enumerate(flight.windows):
+            self._replay.write_back(index, {name: value[k] for name, value in flight.latents.items()})
+        self._flights.remove(flight)
 
     def check(self) -> None:
-        """Wait for the dispatch in flight.
+        """Wait for what is in flight; ``metrics`` has it then.
 
         Raises:
           NotFinite: a loss is not finite; the batch has been written to the failures folder.
         """
-        if self._flight is None or self._flight.batch is None:
+        for flight in self._flights:
+            self._read(flight)
+
+    def _read(self, flight: _Flight) -> None:
+        if flight.results is None:
             return
-        losses = jax.device_get(dict(self._flight.losses))
+        metrics, latents = self._parallel.fetch(flight.results)
+        losses = {name: value for name, value in metrics.items() if name.startswith("loss/")}
         finite = np.all([np.isfinite(value) for value in losses.values()], axis=0)
-        if not finite.all():
+        if not np.all(finite):
             k = int(np.argmin(finite))
             names = [name for name, value in losses.items() if not np.isfinite(value[k])]
-            batch = jax.tree.map(lambda x: x[k], self._flight.batch)
-            raise NotFinite(self._dump(self._flight.step + k, names, batch))
+            batch = jax.tree.map(lambda x: x[k], flight.batch)
+            raise NotFinite(self._dump(flight.step + k, names, batch))
+        flight.latents, flight.results = latents, None
+        self.metrics.add(metrics)
 
     def _dump(self, step: int, names: list[str], batch: TrajectoryBatch) -> str:
         arrays = {name: np.asarray(value, _portable(value.dtype)) for name, value in batch_arrays(batch).items()}
@@ -153,10 +188,9 @@ class Learner:
     def saved(self) -> Arrays:
         """Everything but the train state that a checkpoint needs. Call ``check`` first."""
         arrays: Arrays = {"started_at": np.asarray(self._started_at, np.int64)}
-        if self._flight is not None:
-            latents = jax.device_get(dict(self._flight.latents))
-            arrays |= {f"flight/latents/{name}": np.array(value) for name, value in latents.items()}
-            arrays["flight/index"] = self._flight.windows
+        for flight in self._flights:
+            arrays |= {f"flight/latents/{name}": np.array(value) for name, value in flight.latents.items()}
+            arrays["flight/index"] = flight.windows
         if self._next is not None:
             arrays |= {f"next/batch/{name}": value for name, value in batch_arrays(self._next.batch).items()}
             arrays["next/index"] = self._next.windows
@@ -166,9 +200,11 @@ class Learner:
         """Go on from what ``saved`` gave."""
         self._started_at = int(arrays["started_at"])
         if "flight/index" in arrays:
-            self._flight = _Flight(self.grad_steps, arrays["flight/index"], part(arrays, "flight/latents"), {}, None)
+            latents = part(arrays, "flight/latents")
+            self._flights = [_Flight(self.grad_steps, arrays["flight/index"], None, None, latents)]
         if "next/index" in arrays:
-            self._next = _Batches(arrays_batch(part(arrays, "next/batch")), arrays["next/index"])
+            batch = arrays_batch(part(arrays, "next/batch"))
+            self._next = _Batches(batch, arrays["next/index"], self._parallel.put(batch))
 
 
 def updates_per_dispatch(config: Config) -> int:

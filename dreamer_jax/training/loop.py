@@ -6,7 +6,7 @@ import io
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -29,7 +29,7 @@ from dreamer_jax.training.evaluate import evaluate
 from dreamer_jax.training.interrupt import Interrupt, Stopped
 from dreamer_jax.training.learner import Learner, part
 from dreamer_jax.training.loggers import Logger, check_loggers
-from dreamer_jax.training.metrics import EpisodeStats, MetricBuffer, RunLog
+from dreamer_jax.training.metrics import EpisodeStats, RunLog
 from dreamer_jax.training.parallel import AXIS, check_devices
 from dreamer_jax.training.predictions import Reports
 from dreamer_jax.training.preflight import env_spec, example_batch, in_words, ring_plan
@@ -178,7 +178,7 @@ class _Run:
 
         self.replay = self._open_replay(spec, capacity, part(arrays, "replay"), latest)
         self.learner = Learner(config, self.agent, self.replay, state, self.keys[UPDATE], run_dir / "failures")
-        self.stats, self.metrics = EpisodeStats(num_envs), MetricBuffer()
+        self.stats = EpisodeStats(num_envs)
         self.envs: VectorEnvs = make_envs(config.env, seed=config.seed, state=part(arrays, "envs") or None)
         self.timestep = self.envs.reset()
         if arrays:
@@ -206,7 +206,7 @@ class _Run:
         config, envs = self.config, self.envs
         while True:
             # Updates that an interrupt left over; otherwise there are none.
-            self.learner.catch_up(self.agent_steps, interrupt.requested, self.metrics.add)
+            self.learner.catch_up(self.agent_steps, interrupt.requested, lambda results: None)
             frames = self.counters()["env_frames"]
             if frames >= config.train.frames or interrupt.requested():
                 break
@@ -214,9 +214,12 @@ class _Run:
                 self.save()
             self._collect_completed()
 
-            params = self.learner.state.params
+            params = self.learner.params
             step = self.agent_steps // envs.num_envs
-            self.carry, action, latents = self.act(params, self.keys[ACT], step, self.carry, self.timestep)
+            self.carry, chosen = self.act.begin(params, self.keys[ACT], step, self.carry, self.timestep)
+            # The update goes behind the policy on the device, so that it runs while the host does all the rest.
+            self.learner.run_ahead(self.agent_steps + envs.num_envs)
+            action, latents = self.act.finish(chosen)
             self.replay.append(self.timestep, action, latents)
             self.agent_steps += envs.num_envs
             self.log.episodes(self.counters(), self.stats.update(self.timestep, self.envs.log))
@@ -227,20 +230,19 @@ class _Run:
             self._evaluate_if_due(frames)
             self._report_if_due(frames)
             if time.monotonic() - self._logged >= config.train.log_seconds:
-                self._write_metrics(leave=1)
+                self._write_metrics()
         self.learner.check()
-        self._write_metrics(leave=0)
+        self._write_metrics()
         self.save(wait=True)
 
-    def _after_dispatch(self, metrics: Mapping[str, Any]) -> None:
-        self.profile.dispatched(metrics)
-        self.metrics.add(metrics)
+    def _after_dispatch(self, results: Array) -> None:
+        self.profile.dispatched(results)
         self.progress.update(self.counters(), self.stats.recent())
 
-    def _write_metrics(self, *, leave: int) -> None:
+    def _write_metrics(self) -> None:
         now, counters = time.monotonic(), self.counters()
         passed = max(now - self._logged, 1e-9)
-        values = {f"train/{name}": value for name, value in self.metrics.fetch(leave).items()}
+        values = {f"train/{name}": value for name, value in self.learner.metrics.take().items()}
         done = {name: counters[name] - self._logged_steps[name] for name in counters}
         values |= {
             "fps/policy": done["env_frames"] / passed,
@@ -264,7 +266,7 @@ class _Run:
         scores = evaluate(
             self.agent,
             self.act_in_evaluation,
-            self.learner.state.params,
+            self.learner.params,
             self.config.env,
             episodes=self.config.train.eval_episodes,
             seed=self.config.seed,
@@ -347,7 +349,7 @@ class _Run:
     def _introduce(self, *, resumed: bool) -> None:
         """Say what this is."""
         config, note = self.config, self.progress.note
-        parameters = sum(x.size for x in jax.tree.leaves(self.learner.state.params))
+        parameters = sum(x.size for x in jax.tree.leaves(self.learner.params))
         device = jax.devices()[0].device_kind
         note(f"{config.preset}: {config.revision}")
         if config.benchmark != Config.benchmark:
@@ -372,7 +374,7 @@ class _Run:
         self.progress.state("compiling update …")
         trial = self.learner.prepare(example_batch(config, self.spec, self.agent.latent_spec))
         self.progress.state("compiling policy …")
-        self.act(self.learner.state.params, self.keys[ACT], 0, self.carry, self.timestep)
+        self.act(self.learner.params, self.keys[ACT], 0, self.carry, self.timestep)
         self.progress.state("measuring …")
         trial()
         start = time.perf_counter()

@@ -11,7 +11,6 @@ from io import RawIOBase
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from dreamer_jax.config.schema import ConfigError
@@ -73,30 +72,23 @@ class EpisodeStats:
 
 
 class MetricBuffer:
-    """Metrics of updates, left on the device until someone wants to read them."""
+    """Metrics of updates until someone wants to read them. What it is given is on the host already."""
 
     def __init__(self) -> None:
-        self._waiting: list[Mapping[str, Array]] = []
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
 
-    def add(self, metrics: Mapping[str, Array]) -> None:
-        """Keep one update's scalars, or arrays with a leading axis of K updates. Waits for nothing."""
-        self._waiting.append(metrics)
+    def add(self, metrics: Mapping[str, np.ndarray]) -> None:
+        """Take one update's scalars, or arrays with a leading axis of K updates; keeps none of them."""
+        for name, value in metrics.items():
+            self._sums[name] = self._sums.get(name, 0.0) + float(np.sum(value, dtype=np.float64))
+            self._counts[name] = self._counts.get(name, 0) + np.size(value)
 
-    def fetch(self, leave: int = 0) -> dict[str, float]:
-        """Mean of each metric over all updates since the last fetch; every update weighs the same.
-
-        ``leave`` newest entries stay for the next fetch, so that reading need not wait for an update in flight.
-        """
-        split = len(self._waiting) - leave
-        if split <= 0:
-            return {}
-        ready, self._waiting = jax.device_get(self._waiting[:split]), self._waiting[split:]
-        names = {name for metrics in ready for name in metrics}
-        return {name: _mean_of([metrics[name] for metrics in ready if name in metrics]) for name in sorted(names)}
-
-
-def _mean_of(values: Sequence[np.ndarray]) -> float:
-    return float(np.concatenate([np.ravel(np.asarray(value, np.float64)) for value in values]).mean())
+    def take(self) -> dict[str, float]:
+        """Mean of each metric over all updates since it was last asked; every update weighs the same."""
+        means = {name: self._sums[name] / self._counts[name] for name in sorted(self._sums)}
+        self._sums, self._counts = {}, {}
+        return means
 
 
 class RunLog:

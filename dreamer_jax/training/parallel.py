@@ -10,12 +10,13 @@ import numpy as np
 from flax import jax_utils
 
 from dreamer_jax.config.schema import ConfigError
+from dreamer_jax.interfaces import Agent
+from dreamer_jax.training.acting import latent_arrays
+from dreamer_jax.training.packing import Packing, ask_for, fetch
 from dreamer_jax.types import Array, TrainState
 
 AXIS = "devices"
 """Name under which ``make_agent(axis_name=...)`` finds the other devices."""
-
-Update = Callable[[TrainState, Array, Any], tuple[TrainState, Any, Any]]
 
 
 def check_devices(num_devices: int) -> None:
@@ -25,56 +26,86 @@ def check_devices(num_devices: int) -> None:
         raise ConfigError(f"train.devices: got {num_devices}, JAX finds {found} ({jax.devices()[0].device_kind})")
 
 
-def repeat(update: Update) -> Update:
+def repeat(update: Callable[..., tuple[TrainState, Any]]) -> Callable[..., tuple[TrainState, Any]]:
     """``update`` over K batches stacked on a leading axis; its key is folded from the state's step."""
 
-    def updates(state: TrainState, root: Array, batches: Any) -> tuple[TrainState, Any, Any]:
+    def updates(state: TrainState, root: Array, batches: Any) -> tuple[TrainState, Any]:
         def step(state: TrainState, batch: Any) -> tuple[TrainState, Any]:
-            state, metrics, latents = update(state, jax.random.fold_in(root, state.step), batch)
-            return state, (metrics, latents)
+            return update(state, jax.random.fold_in(root, state.step), batch)
 
         if jax.tree.leaves(batches)[0].shape[0] == 1:  # a loop of one is not free: see updates_per_dispatch
-            state, outputs = step(state, jax.tree.map(lambda x: x[0], batches))
-            metrics, latents = jax.tree.map(lambda x: x[None], outputs)
-        else:
-            state, (metrics, latents) = jax.lax.scan(step, state, batches)
-        return state, metrics, latents
+            state, results = step(state, jax.tree.map(lambda x: x[0], batches))
+            return state, jax.tree.map(lambda x: x[None], results)
+        return jax.lax.scan(step, state, batches)
 
     return updates
 
 
-def data_parallel(update: Update, num_devices: int) -> Update:
-    """K updates in one compiled call that gives its old state away: jit, or pmap over ``num_devices``.
+class Updates:
+    """K updates of ``agent`` in one compiled call that gives its old state away: jit, or pmap over ``num_devices``.
 
-    Batches are [K, B, ...]; with several devices each takes B / num_devices rows, the state carries a
-    leading device axis (``replicate``), and metrics and latents come back as from one device.
+    With several devices each takes B / num_devices rows, and the state carries a leading device axis (``replicate``).
+    Nothing here waits for a device but ``fetch``.
     """
-    if num_devices == 1:
-        return jax.jit(repeat(update), donate_argnums=0)
-    mapped = jax.pmap(
-        repeat(update), AXIS, in_axes=(0, None, 0), donate_argnums=0, devices=jax.local_devices()[:num_devices]
-    )
 
-    def split(x: Array) -> np.ndarray:
-        parts = np.asarray(x).reshape(x.shape[0], num_devices, -1, *x.shape[2:])
-        return np.swapaxes(parts, 0, 1)
+    def __init__(self, agent: Agent, num_devices: int) -> None:
+        self._num_devices, self._packing = num_devices, Packing(axes=0)
 
-    def join(x: Array) -> np.ndarray:
-        parts = np.swapaxes(np.asarray(x), 0, 1)
-        return parts.reshape(len(parts), -1, *parts.shape[3:])
+        def update(state: TrainState, key: Array, batch: Any) -> tuple[TrainState, jax.Array]:
+            state, metrics, latents = agent.update(state, key, batch)
+            return state, self._packing.pack((metrics, latent_arrays(agent, latents)))
 
-    def updates(state: TrainState, root: Array, batches: Any) -> tuple[TrainState, Any, Any]:
-        state, metrics, latents = mapped(state, root, jax.tree.map(split, batches))
-        return state, unreplicate(metrics), jax.tree.map(join, latents)
+        self._call: Callable[..., tuple[TrainState, jax.Array]]
+        if num_devices == 1:
+            self._call, self._place = jax.jit(repeat(update), donate_argnums=0), None
+        else:
+            devices = jax.local_devices()[:num_devices]
+            self._call = jax.pmap(repeat(update), AXIS, in_axes=(0, None, 0), donate_argnums=0, devices=devices)
+            mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
+            self._place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
 
-    return updates
+    def put(self, batches: Any) -> Any:
+        """Batches [K, B, ...] on their way to the devices, as ``__call__`` takes them."""
+
+        def split(x: Array) -> np.ndarray:
+            parts = np.asarray(x).reshape(x.shape[0], self._num_devices, -1, *x.shape[2:])
+            return np.swapaxes(parts, 0, 1)
+
+        return jax.device_put(batches if self._num_devices == 1 else jax.tree.map(split, batches), self._place)
+
+    def compile(self, state: TrainState, root: Array, batches: Any) -> None:
+        """Now rather than at the first call."""
+        if self._num_devices == 1:
+            self._call = self._call.lower(state, root, batches).compile()  # type: ignore[attr-defined]
+
+    def __call__(self, state: TrainState, root: Array, batches: Any) -> tuple[TrainState, jax.Array]:
+        """The new state, and results for ``fetch``."""
+        state, results = self._call(state, root, batches)
+        return state, ask_for(results)
+
+    def fetch(self, results: jax.Array) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Wait for metrics {name: [K]} and latents {name: [K, B, T, ...]} of a call, in one transfer."""
+        metrics, latents = self._packing.unpack(fetch(results))
+        if self._num_devices == 1:
+            return metrics, latents
+
+        def join(x: np.ndarray) -> np.ndarray:
+            parts = np.swapaxes(x, 0, 1)
+            return parts.reshape(len(parts), -1, *parts.shape[3:])
+
+        return {name: x[0] for name, x in metrics.items()}, {name: join(x) for name, x in latents.items()}
 
 
 def replicate(state: TrainState, num_devices: int) -> TrainState:
-    """The state as ``data_parallel`` takes it."""
+    """The state as ``Updates`` takes it."""
     return state if num_devices == 1 else jax_utils.replicate(state, jax.local_devices()[:num_devices])
 
 
 def unreplicate(tree: Any) -> Any:
     """One device's copy; indexing would gather the others first."""
-    return jax.tree.map(lambda x: x.addressable_shards[0].data[0], tree)
+    return _first(jax.tree.map(lambda x: x.addressable_shards[0].data, tree))
+
+
+@jax.jit
+def _first(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x[0], tree)

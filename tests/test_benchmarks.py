@@ -1,0 +1,66 @@
+"""The programs in benchmarks/ whose figures nothing else holds: that they are there, and how they come about."""
+
+import json
+import sys
+
+import loop
+import numpy as np
+import pytest
+import replay
+from trainer import make_toy
+
+from dreamer_jax.training import loop as training
+from dreamer_jax.training.learner import Learner
+
+MACHINE = {"versions", "device", "backend", "cores", "processor", "load"}
+
+
+def line(program, monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", [program.__name__, *map(str, arguments)])
+    program.main()
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel of Linux")
+def test_replay(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(replay, "COLD", 1)
+    monkeypatch.setattr(replay, "UPDATE_SECONDS", 0)
+    found = line(replay, monkeypatch, capsys, "--records", 3200, 6400, "--repeats", 3, "--directory", tmp_path)
+    assert (found["benchmark"], found["unit"], found["record_bytes"]) == ("replay", "ms", 1191)
+    assert [size["records"] for size in found["sizes"]] == [3200, 6400]
+    for size in found["sizes"]:
+        rows = -(-size["records"] // replay.ENVS // 256) * 256
+        assert size["file_mb"] == pytest.approx(rows * replay.ENVS * 1191 / 1e6, abs=0.1)
+        for operation in ("sample", "append", "write_back"):
+            for kind in (operation, f"{operation}_logged", f"{operation}_cold", f"{operation}_fresh"):
+                if kind in size:
+                    median, slow, cpu = size[kind]
+                    assert 0 < median <= slow and cpu > 0
+        assert size.keys() >= {"sample_cold", "write_back_cold", "append_logged", "write_back_logged"}
+        assert {"anonymous_mb", "mapped_mb", "undo_mb", "read_kb_cold", "fill_s"} <= size.keys()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_loop(monkeypatch, capsys):
+    monkeypatch.setattr(training, "make_agent", make_toy)
+    prepare = Learner.prepare
+    sizes = ("--batch-size", 2, "--batch-length", 4, "--num-envs", 2, "--train-ratio", 4)
+    found = line(loop, monkeypatch, capsys, "--task", "probe/echo", *sizes, "--seconds", 0.2)
+    assert (found["benchmark"], found["task"], found["num_envs"]) == ("loop", "probe/echo", 2)
+    assert found["updates"] > 0 and found["seconds"] >= 0.2
+    assert found["frames_per_s"] == pytest.approx(2 * found["updates_per_s"], rel=0.1)
+    assert 0 < found["update_share"] <= 1
+    assert found.keys() >= MACHINE | {"update_ms", "idle_ms", "peak_rss_mb"}
+    assert Learner.prepare is prepare
+
+
+def test_an_update_runs_from_its_dispatch_or_from_the_end_of_the_one_before():
+    watch = loop.Watch(0)
+    watch.close()
+    # Two that follow upon each other, a pause of 2 seconds, one that goes on when counting ends.
+    watch.spans = [(-1.0, 1.0), (0.5, 3.0), (5.0, 9.0), (6.0, 12.0)]
+    watch.logged = [(0.0, {"grad_steps": 7, "env_frames": 70}), (10.0, {"grad_steps": 10, "env_frames": 100})]
+    found = watch.result()
+    assert found["update_share"] == 0.8
+    assert (found["updates"], found["updates_per_s"], found["frames_per_s"]) == (3, 0.3, 3.0)
+    assert found["update_ms"] == np.round(8000 / 3, 2) and found["idle_ms"] == np.round(2000 / 3, 2)
