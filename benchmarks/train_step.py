@@ -19,6 +19,7 @@ import jax
 from dreamer_jax.config.loading import load
 from dreamer_jax.config.presets import PRESETS, SIZES
 from dreamer_jax.training.huge_pages import restart_with_huge_pages
+from dreamer_jax.training.parallel import check_devices
 from dreamer_jax.training.program_cache import keep_programs
 from dreamer_jax.training.speed import SPECS, machine, update_speed
 
@@ -33,6 +34,8 @@ def main() -> None:
     parser.add_argument("--imagination-length", type=int, default=15)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--rematerialize", action="store_true", help="less memory, more time")
+    parser.add_argument("--chunk-rows", type=int, default=-1, help="behavior.chunk_rows: less memory")
+    parser.add_argument("--devices", type=int, default=1, help="that share each batch; a CPU becomes as many")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cache", metavar="DIR", help="keep compiled programs there")
     options = parser.parse_args()
@@ -44,11 +47,14 @@ def main() -> None:
         "dtype": options.dtype,
         "rematerialize": str(options.rematerialize).lower(),
         "behavior.imagination_length": str(options.imagination_length),
+        "behavior.chunk_rows": str(options.chunk_rows),
+        "train.devices": str(options.devices),
         "train.batch_size": str(options.batch_size),
         "train.batch_length": str(options.batch_length),
     }
     config = load(options.preset, options.size, overrides=settings.items())
     gc.freeze()  # as the command line does
+    check_devices(options.devices)
     before = machine()
     found = update_speed(config, SPECS[options.observation], options.repeats)
     print(json.dumps({"benchmark": "train_step", **vars(options), **found, **before}))

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from agents import KEY, ROWS, B, D, H, K, S, T, assert_trees_equal, largest, quick_jit, tiny
+from agents import KEY, ROWS, B, D, H, K, S, T, assert_trees_equal, largest, quick_jit, tiny, tiny_config
 
+from dreamer_jax.behaviors.actor_critic import CPU_CHUNK_ROWS, chunk_rows
 from dreamer_jax.models.heads import Head
 from dreamer_jax.ops.returns import lambda_return, replay_return
 from dreamer_jax.ops.transforms import symexp_bins, twohot_loss
@@ -169,3 +170,25 @@ def test_replay_value_loss_without_gradient_to_the_model():
     by_params, by_posterior = gradient(PARAMS, POSTERIOR, only("repval"))
     assert largest(by_posterior) == 0
     assert largest(by_params["critic"]) > 0
+
+
+# --- a few rows at a time
+
+
+def test_chunks_change_memory_and_nothing_else(result, gradient):
+    few = tiny(behavior__chunk_rows=3)
+    assert (H * N) % 3 == 0
+    chunked = quick_jit(few.behavior.loss)(PARAMS, STATE, KEY, ROWS, POSTERIOR, TINY.batch)
+    for a, b in zip(jax.tree.leaves(chunked), jax.tree.leaves(result), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    weights = {name: np.float32(1) for name in NAMES}
+    grads = (program(PARAMS, POSTERIOR, weights) for program in (gradient_program(few.behavior), gradient))
+    for a, b in zip(*map(jax.tree.leaves, grads), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
+
+
+def test_rows_of_a_chunk_depend_on_the_device(monkeypatch):
+    assert chunk_rows(TINY.config) == CPU_CHUNK_ROWS
+    assert chunk_rows(tiny_config(behavior__chunk_rows=7)) == 7
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert chunk_rows(TINY.config) == 0

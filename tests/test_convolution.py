@@ -13,6 +13,7 @@ from dreamer_jax.nets.convolution import (
     convolve,
     convolve_same,
     kernel_gradient,
+    largest,
     pool_convolve,
     repeat_convolve,
 )
@@ -107,3 +108,21 @@ def test_the_norm_is_over_channels():
     out = ConvLayer(3, 3).apply({"params": params}, x)
     normed = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-4) * scale
     np.testing.assert_allclose(out, normed / (1 + np.exp(-normed)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("shape", "axes"), [((2, 3, 2, 4, 2, 5), (2, 4)), ((3, 2, 4, 7), (2,))])
+def test_the_largest_shares_its_gradient_where_several_are(shape, axes):
+    x = np.random.default_rng(0).integers(3, size=shape).astype(np.float32)  # of four, some are equal
+    weight = np.random.default_rng(1).normal(size=x.max(axes).shape)
+    mine, numpys = (
+        jax.value_and_grad(lambda x, f=f: (f(x) * weight).sum())(jnp.asarray(x))
+        for f in (lambda x: largest(x, axes), lambda x: x.max(axes))
+    )
+    np.testing.assert_allclose(mine[0], numpys[0], rtol=1e-6)
+    np.testing.assert_allclose(mine[1], numpys[1], rtol=1e-6)
+
+
+def test_the_largest_keeps_a_byte_of_every_four():
+    x = jnp.zeros((4, 8, 4, 16))
+    _, pull = jax.vjp(lambda x: largest(x, (2,)), x)
+    assert sum(leaf.nbytes for leaf in jax.tree.leaves(pull)) == x.size / 4

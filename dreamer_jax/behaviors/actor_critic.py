@@ -20,7 +20,7 @@ from dreamer_jax.models.heads import Head
 from dreamer_jax.models.world_model import Features, features
 from dreamer_jax.ops.moments import range_scale, update_range
 from dreamer_jax.ops.returns import lambda_return, replay_return
-from dreamer_jax.ops.sequence import rematerialized, swap_time
+from dreamer_jax.ops.sequence import in_chunks, rematerialized, swap_time
 from dreamer_jax.ops.transforms import symexp_bins, twohot_loss, twohot_mean
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.types import (
@@ -35,6 +35,9 @@ from dreamer_jax.types import (
 
 stop = jax.lax.stop_gradient
 
+CPU_CHUNK_ROWS = 1024
+"""Whose inner values stay in a core's cache."""
+
 
 def make_actor_critic(
     config: Config, spec: EnvSpec, model: WorldModel, *, dtype: Any = jnp.float32, axis_name: str | None = None
@@ -45,6 +48,7 @@ def make_actor_critic(
     policy = Policy(config.policy, spec.action, inputs, dtype)
     critic = Head(inputs, config.value.layers, config.value.units, config.value.bins, 0.0, dtype)
     bins = symexp_bins(config.value.bins)
+    chunk = chunk_rows(config)
 
     def init(key: Array) -> dict[str, Any]:
         actor_key, critic_key = jax.random.split(key)
@@ -87,17 +91,14 @@ def make_actor_critic(
         size, length = batch.reward.shape
         path = dream(params, key, rows, posterior)
         feat, last = path.features, path.last_features
-        reward, discount = jax.tree.map(
-            by_start, *(model.predict(stop(params["model"]), states) for states in (feat, last))
-        )
-        logits = value_logits(params["critic"], feat)
-        value, slow = (
-            by_start(*(twohot_mean(x, bins) for x in both))
-            for both in (
-                (logits, value_logits(params["critic"], last)),
-                (value_logits(state.slow, feat), value_logits(state.slow, last)),
-            )
-        )
+        frozen = stop(params)
+
+        def judge(feat: Features) -> tuple[jax.Array, ...]:
+            logits = value_logits(frozen["critic"], feat), value_logits(state.slow, feat)
+            return *model.predict(frozen["model"], feat), *(twohot_mean(x, bins) for x in logits)
+
+        judged = in_chunks(judge, feat, chunk), judge(last)
+        reward, discount, value, slow = jax.tree.map(by_start, *judged)
         weight = stop(jnp.cumprod(discount, 1))
         returns = stop(lambda_return(reward, discount, c.lambda_, value))
         moments = update_range(
@@ -106,14 +107,20 @@ def make_actor_critic(
         scale = range_scale(moments, c.return_limit)
         advantage = stop((returns - value[:, :-1]) / scale)
 
-        apply = rematerialized(policy.apply, config.rematerialize)
-        stats = apply({"params": params["actor"]}, *feat)
-        parts = policy.distributions(stats)
-        log_prob = {name: part.log_prob(stop(path.action[name])).T for name, part in parts.items()}
-        entropy = {name: part.entropy().T for name, part in parts.items()}
-        gain = sum(log_prob.values()) * advantage + c.entropy * sum(entropy.values())
-        policy_loss = -weight[:, :-1] * gain
-        critic_loss = weight[:, :-1] * value_loss(logits, returns.T, slow[:, :-1].T).T
+        def learn(states: tuple[Features, ArrayDict, tuple[jax.Array, ...]]) -> tuple[Any, ...]:
+            feat, action, (weight, advantage, target, slow) = states
+            stats = rematerialized(policy.apply, config.rematerialize)({"params": params["actor"]}, *feat)
+            parts = policy.distributions(stats)
+            log_prob = {name: part.log_prob(stop(action[name])) for name, part in parts.items()}
+            entropy = {name: part.entropy() for name, part in parts.items()}
+            gain = sum(log_prob.values()) * advantage + c.entropy * sum(entropy.values())
+            critic_loss = value_loss(value_logits(params["critic"], feat), target, slow)
+            return -weight * gain, weight * critic_loss, stats, log_prob, entropy
+
+        targets = swap_time((weight[:, :-1], advantage, returns, slow[:, :-1]))
+        policy_loss, critic_loss, stats, log_prob, entropy = swap_time(
+            in_chunks(learn, (feat, path.action, targets), chunk)
+        )
 
         replayed = replay_value(params, state, posterior, batch, returns[:, 0].reshape(size, length))
         losses = {
@@ -150,7 +157,7 @@ def make_actor_critic(
             "moments": moments,
             "metrics": metrics,
             "imagined": imagined,
-            "policy": swap_time(stats),
+            "policy": stats,
             "value": value,
             "slow_value": slow,
             "weight": weight,
@@ -187,6 +194,13 @@ def make_actor_critic(
         }
 
     return Behavior(init, act, loss)
+
+
+def chunk_rows(config: Config) -> int:
+    """Rows of imagination that are looked at together, 0 for all: as configured, or as the device likes it."""
+    if config.behavior.chunk_rows >= 0:
+        return config.behavior.chunk_rows
+    return CPU_CHUNK_ROWS if jax.default_backend() == "cpu" else 0
 
 
 def by_start(before: jax.Array, last: jax.Array) -> jax.Array:

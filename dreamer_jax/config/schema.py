@@ -146,6 +146,9 @@ class BehaviorConfig:
     return_high: float = option(95.0, "upper percentile", low=0, high=100)
     return_rate: float = option(0.01, "rate of their moving averages", low=0, high=1)
     return_limit: float = option(1.0, "smallest divisor of the advantages", low=0)
+    chunk_rows: int = option(
+        -1, "imagined states that heads see at a time: less memory; 0: all, -1: all, but few on CPU", low=-1
+    )
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,7 @@ class TrainConfig:
     eval_frames: int = option(0, "frames between evaluations in fresh environments; 0: off", low=0)
     eval_episodes: int = option(10, "episodes of each", low=1)
     report_frames: int = option(50_000, "frames between looks at the world model's predictions; 0: off", low=0)
-    devices: int = option(1, "accelerators that share each batch", low=1)
+    devices: int = option(1, "accelerators, or parts of the CPU, that share each batch", low=1)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from dreamer_jax.config.schema import RSSMConfig
 from dreamer_jax.interfaces import RSSM
 from dreamer_jax.nets.layers import MLP, Dense, Layer
 from dreamer_jax.nets.recurrent import BlockGRU, enter_blocks
-from dreamer_jax.ops.sequence import rematerialized, scan_time
+from dreamer_jax.ops.deferred import scan_weights_apart
+from dreamer_jax.ops.sequence import swap_time
 from dreamer_jax.types import Array, RSSMState
 
 
@@ -45,7 +46,7 @@ class _Cells(nn.Module):
         return self.core.action_share(action)
 
     def token_share(self, tokens: jax.Array) -> jax.Array:
-        return self.posterior_in.dense.share(1, tokens) + self.posterior_in.dense.bias.astype(self.dtype)
+        return self.posterior_in.dense.add_bias(self.posterior_in.dense.share(1, tokens))
 
     def next_deter(
         self, deter: jax.Array, cell: jax.Array, stoch: jax.Array, action_share: jax.Array
@@ -135,12 +136,13 @@ def make_rssm(
     ) -> RSSMState:
         """``posterior`` over [B, T]; ``state`` [B, ...] is what came before the first record."""
 
-        def one(before: RSSMState, inputs: tuple[jax.Array, ...]) -> tuple[RSSMState, RSSMState]:
+        def one(params: Any, before: RSSMState, inputs: tuple[jax.Array, ...]) -> tuple[RSSMState, RSSMState]:
             after = posterior_step(params, before, inputs)
             return after.without_stats(), after.without_cell()
 
-        inputs = *shares(params, prev_action, tokens, is_first), is_first, noise
-        return scan_time(rematerialized(one, rematerialize), carry(state), inputs)[1]
+        inputs = swap_time((*shares(params, prev_action, tokens, is_first), is_first, noise))
+        _, states = scan_weights_apart(one, params, carry(state), inputs, rematerialize=rematerialize)
+        return swap_time(states)
 
     return RSSM(init, initial, carry, prior, posterior, observe, prior_stats, distribution)
 

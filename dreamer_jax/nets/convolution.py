@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any, Literal
 
@@ -135,12 +136,33 @@ def pool_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     rows, height, width, channels = x.shape
     half, features = (height // 2, width // 2), kernel.shape[-1]
     if channels > FEW_CHANNELS:
-        return convolve_same(x, kernel).reshape(rows, half[0], 2, half[1], 2, features).max((2, 4))
+        return largest(convolve_same(x, kernel).reshape(rows, half[0], 2, half[1], 2, features), (2, 4))
     taps = _taps(kernel.shape[0]).astype(kernel.dtype)
     wide = jnp.einsum("apsd,bqte,decf->abstcpqf", taps, taps, kernel)
     x = x.reshape(rows, half[0], 2, half[1], 2, channels).swapaxes(2, 3).reshape(rows, *half, 4 * channels)
     x = convolve_same(x, wide.reshape(len(taps), len(taps), 4 * channels, 4 * features))
-    return x.reshape(rows, *half, 4, features).max(3)
+    return largest(x.reshape(rows, *half, 4, features), (3,))
+
+
+def largest(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """``x.max(axes)`` of up to eight elements, of each of which the gradient keeps a bit instead of a number."""
+    lengths = [length if axis in axes else 1 for axis, length in enumerate(x.shape)]
+    places = (1 << np.arange(math.prod(lengths), dtype=np.uint8)).reshape(lengths)
+
+    @jax.custom_vjp
+    def call(x: jax.Array) -> jax.Array:
+        return x.max(axes)
+
+    def forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        most = x.max(axes, keepdims=True)
+        return most.squeeze(axes), jnp.where(x == most, places, 0).sum(axes, dtype=jnp.uint8, keepdims=True)
+
+    def backward(bits: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
+        share = jnp.expand_dims(cotangent, axes) / jax.lax.population_count(bits).astype(cotangent.dtype)
+        return (jnp.where(bits & places != 0, share, 0),)
+
+    call.defvjp(forward, backward)
+    return call(x)
 
 
 def repeat_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Any
@@ -12,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dreamer_jax.ops.deferred import use_weight
 from dreamer_jax.types import Array
 
 TRUNCATION = 1.1368
@@ -117,11 +119,15 @@ class Dense(nn.Module):
         """What input ``index`` adds to the output, without bias."""
         start = sum(self.inputs[:index])
         kernel = self.kernel[start : start + self.inputs[index]]
-        return product(x.astype(self.dtype), kernel.astype(self.dtype))
+        return use_weight(product, x.astype(self.dtype), kernel.astype(self.dtype))
+
+    def add_bias(self, x: jax.Array) -> jax.Array:
+        """The output, from the sum of all shares."""
+        return use_weight(operator.add, x, self.bias.astype(self.dtype))
 
     def __call__(self, *xs: jax.Array) -> jax.Array:
         shares = [self.share(index, x) for index, x in enumerate(xs)]
-        return sum(shares[1:], shares[0]) + self.bias.astype(self.dtype)
+        return self.add_bias(sum(shares[1:], shares[0]))
 
 
 class RMSNorm(nn.Module):
@@ -135,7 +141,7 @@ class RMSNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, self.shape, jnp.float32)
         wide = x.astype(jnp.float32)
         norm = jax.lax.rsqrt(jnp.square(wide).mean(self.axes, keepdims=True) + 1e-4)
-        return (wide * norm * scale).astype(x.dtype)
+        return use_weight(operator.mul, wide * norm, scale).astype(x.dtype)
 
 
 class Layer(nn.Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -9,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from dreamer_jax.nets.layers import Layer, RMSNorm, product, truncated_normal
+from dreamer_jax.ops.deferred import use_weight
 
 
 class BlockGRU(nn.Module):
@@ -57,7 +60,7 @@ class BlockGRU(nn.Module):
         rows = self.kernels[0][:, start : start + width]
         # One dense product of width D for all blocks, instead of repeating the inputs in each.
         kernel = jnp.swapaxes(rows, 0, 1).reshape(width, self.deter)
-        return product(jnp.concatenate(xs, -1), kernel.astype(self.dtype))
+        return use_weight(product, jnp.concatenate(xs, -1), kernel.astype(self.dtype))
 
     def __call__(
         self, deter: jax.Array, before: jax.Array, stoch: jax.Array, action_share: jax.Array
@@ -89,4 +92,5 @@ def enter_blocks(x: jax.Array, blocks: int) -> jax.Array:
 
 def block_product(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     """A dense layer for each block: [blocks, N, inputs] to [blocks, N, outputs]; ``bias`` is flat."""
-    return jnp.einsum("gni,gio->gno", x, kernel.astype(x.dtype)) + bias.astype(x.dtype).reshape(len(kernel), 1, -1)
+    x = use_weight(partial(jnp.einsum, "...gni,gio->...gno"), x, kernel.astype(x.dtype))
+    return use_weight(operator.add, x, bias.astype(x.dtype).reshape(len(kernel), 1, -1))

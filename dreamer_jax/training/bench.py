@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from dreamer_jax.agent import compute_dtype
 from dreamer_jax.config.loading import load
 from dreamer_jax.config.schema import ConfigError
+from dreamer_jax.training.parallel import check_devices
 from dreamer_jax.training.speed import SPECS, Note, acting_speed, machine, update_speed
 
 TASKS = {
@@ -38,6 +39,8 @@ def bench(
       ConfigError: a setting can't be used.
     """
     configs = {name: load(overrides=[*settings.items(), *TASKS[name].items()]) for name in observations}
+    for config in configs.values():
+        check_devices(config.train.devices)
     here = machine()
     for name, config in configs.items():
         train = config.train

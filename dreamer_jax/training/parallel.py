@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import jax
@@ -20,7 +22,10 @@ AXIS = "devices"
 
 
 def check_devices(num_devices: int) -> None:
-    """Refuse to share batches among more devices than there are."""
+    """Refuse to share batches among more devices than there are; a CPU becomes as many as are wanted."""
+    if num_devices > 1 and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        with suppress(RuntimeError):  # JAX has begun: it is too late
+            jax.config.update("jax_num_cpu_devices", num_devices)
     found = jax.local_device_count()
     if num_devices > found:
         raise ConfigError(f"train.devices: got {num_devices}, JAX finds {found} ({jax.devices()[0].device_kind})")
@@ -73,10 +78,14 @@ class Updates:
 
         return jax.device_put(batches if self._num_devices == 1 else jax.tree.map(split, batches), self._place)
 
+    def lower(self, state: TrainState, root: Array, batches: Any) -> jax.stages.Lowered:
+        """The program of ``__call__``, before it is compiled."""
+        return self._call.lower(state, root, batches)  # type: ignore[attr-defined]
+
     def compile(self, state: TrainState, root: Array, batches: Any) -> None:
         """Now rather than at the first call."""
         if self._num_devices == 1:
-            self._call = self._call.lower(state, root, batches).compile()  # type: ignore[attr-defined]
+            self._call = self.lower(state, root, batches).compile()
 
     def __call__(self, state: TrainState, root: Array, batches: Any) -> tuple[TrainState, jax.Array]:
         """The new state, and results for ``fetch``."""

@@ -8,7 +8,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from dreamer_jax.replay import record_bytes
 from dreamer_jax.specs import ArraySpec, EnvSpec
 from dreamer_jax.training import run_directory
 from dreamer_jax.training.acting import make_act
+from dreamer_jax.training.parallel import AXIS, Updates, replicate
 from dreamer_jax.types import RSSMState, TrajectoryBatch
 
 Note = Callable[[str], None]
@@ -66,16 +67,20 @@ def update_speed(config: Config, spec: EnvSpec, repeats: int, note: Note = lambd
     """Milliseconds of an update (median of ``repeats``), seconds until the first, and what memory it takes.
 
     Random windows as replay gives them, the state given away as in training, compilation apart.
-    ``cpu_ms`` is what all threads of this process computed meanwhile.
+    ``cpu_ms`` is what all threads of this process computed meanwhile, ``spread_ms`` the slowest less the quickest.
     """
-    train, agent, key = config.train, make_agent(config, spec), jax.random.PRNGKey(0)
+    train, key = config.train, jax.random.PRNGKey(0)
+    agent = make_agent(config, spec, axis_name=AXIS if train.devices > 1 else None)
+    updates = Updates(agent, train.devices)
     note("initialising")
     init_s, state = seconds(lambda: jax.jit(agent.init)(key))
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
-    batch = jax.device_put(random_windows(spec, agent.latent_spec, train.batch_size, train.batch_length))
+    state = replicate(state, train.devices)
+    batch = random_windows(spec, agent.latent_spec, train.batch_size, train.batch_length)
+    batch = updates.put(jax.tree.map(lambda x: x[None], batch))
 
     note("compiling the update")
-    trace_s, lowered = seconds(lambda: jax.jit(agent.update, donate_argnums=0).trace(state, key, batch).lower())
+    trace_s, lowered = seconds(lambda: updates.lower(state, key, batch))
     with _cache_hits() as hits:
         compile_s, compiled = seconds(lowered.compile)
     memory = compiled.memory_analysis()
@@ -83,15 +88,17 @@ def update_speed(config: Config, spec: EnvSpec, repeats: int, note: Note = lambd
 
     def update() -> Any:
         nonlocal state
-        state, metrics, latents = compiled(state, key, batch)
-        return state, metrics, latents
+        state, results = compiled(state, key, batch)
+        return state, results
 
     first_s, _ = seconds(update)
     note(f"measuring {repeats} updates")
-    update_ms, cpu_ms = _medians_ms(update, repeats)
+    times = _times_ms(update, repeats)
+    update_ms, cpu_ms = map(_median, times)
     return {
         "update_ms": update_ms,
         "cpu_ms": cpu_ms,
+        "spread_ms": round(max(times[0]) - min(times[0]), 3),
         "transitions_per_s": round(1e3 * train.batch_size * train.batch_length / update_ms, 1),
         "first_update_ms": round(1e3 * first_s, 3),
         "init_s": round(init_s, 2),
@@ -101,7 +108,7 @@ def update_speed(config: Config, spec: EnvSpec, repeats: int, note: Note = lambd
         "parameters": parameters,
         "replay_bytes_per_step": record_bytes(spec, agent.latent_spec),
         "peak_rss_mb": peak_rss_mb(),
-        "compiled_memory_mb": round((held - memory.alias_size_in_bytes) / 1e6, 1),
+        "compiled_memory_mb": round(train.devices * (held - memory.alias_size_in_bytes) / 1e6, 1),
     }
 
 
@@ -126,7 +133,7 @@ def acting_speed(config: Config, num_envs: int, repeats: int, note: Note = lambd
         note("compiling the policy")
         compile_s, (_, action, _) = seconds(lambda: act(state.params, root, 0, carry, timestep))
         note(f"measuring {repeats} steps")
-        policy_ms, _ = _medians_ms(lambda: act(state.params, root, 1, carry, timestep), repeats)
+        policy_ms = _median(_times_ms(lambda: act(state.params, root, 1, carry, timestep), repeats)[0])
 
         def step_all() -> None:
             for _ in range(repeats):
@@ -159,14 +166,18 @@ def seconds(function: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
-def _medians_ms(function: Callable[[], Any], repeats: int) -> tuple[float, float]:
-    """Of ``repeats`` calls, wall-clock and of this process's processors; warm up before."""
+def _times_ms(function: Callable[[], Any], repeats: int) -> tuple[list[float], list[float]]:
+    """Of each of ``repeats`` calls, wall-clock and of this process's processors; warm up before."""
     wall, cpu = [], []
     for _ in range(repeats):
         start = time.process_time()
-        wall.append(seconds(function)[0])
-        cpu.append(time.process_time() - start)
-    return round(1e3 * statistics.median(wall), 3), round(1e3 * statistics.median(cpu), 3)
+        wall.append(1e3 * seconds(function)[0])
+        cpu.append(1e3 * (time.process_time() - start))
+    return wall, cpu
+
+
+def _median(values: Sequence[float]) -> float:
+    return round(statistics.median(values), 3)
 
 
 @contextmanager
