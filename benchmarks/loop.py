@@ -28,6 +28,8 @@ import dreamer_jax
 from dreamer_jax.config.loading import load
 from dreamer_jax.config.presets import PRESETS, SIZES
 from dreamer_jax.training import learner
+from dreamer_jax.training.huge_pages import restart_with_huge_pages
+from dreamer_jax.training.parallel import check_devices
 from dreamer_jax.training.speed import machine, peak_rss_mb
 
 WARM_UP = 10
@@ -95,6 +97,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         "train.train_ratio": options.train_ratio,
         "train.batch_size": options.batch_size,
         "train.batch_length": options.batch_length,
+        "train.devices": options.devices,
         "train.updates_per_dispatch": options.updates_per_dispatch,
         "train.log_seconds": min(1, options.seconds / 4),
         "train.report_frames": 0,
@@ -136,11 +139,13 @@ def main() -> None:
     parser.add_argument("--train-ratio", type=float, default=512)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--batch-length", type=int, default=64)
+    parser.add_argument("--devices", type=int, default=1, help="that share each batch; a CPU becomes as many")
     parser.add_argument("--updates-per-dispatch", type=int, default=0)
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--directory", help="where to make the (temporary) run")
     options = parser.parse_args()
+    check_devices(options.devices)
     before = machine()
     print(
         json.dumps({"benchmark": "loop", **vars(options), **measure(options), "peak_rss_mb": peak_rss_mb(), **before})
@@ -148,4 +153,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()  # as the command line does
     main()

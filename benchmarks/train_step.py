@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import jax
@@ -57,7 +59,16 @@ def main() -> None:
     check_devices(options.devices)
     before = machine()
     found = update_speed(config, SPECS[options.observation], options.repeats)
-    print(json.dumps({"benchmark": "train_step", **vars(options), **found, **before}))
+    named = {"benchmark": "train_step", "program": "dreamer_jax", "commit": commit()}
+    print(json.dumps({**named, **vars(options), **found, **before}))
+
+
+def commit() -> str | None:
+    """Of the checkout that this program lies in."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    with suppress(OSError):
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
+    return None
 
 
 if __name__ == "__main__":

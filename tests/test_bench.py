@@ -133,7 +133,7 @@ def test_the_benchmark_programs_keep_their_flags(monkeypatch, capsys, tmp_path):
     assert (spec, repeats) == (SPECS["vision"], 2)
     assert (config.train.batch_size, config.train.batch_length, config.behavior.imagination_length) == (4, 9, 3)
     named = "benchmark preset size observation batch_size batch_length imagination_length dtype rematerialize"
-    named += " chunk_rows devices repeats"
+    named += " chunk_rows devices repeats program commit"
     assert record.keys() == {*named.split(), "cache", "update_ms", *MACHINE}
 
     monkeypatch.setattr(acting, "acting_speed", lambda config, count, repeats: {"num_envs": count, "of": repeats})

@@ -67,7 +67,7 @@ def update_speed(config: Config, spec: EnvSpec, repeats: int, note: Note = lambd
     """Milliseconds of an update (median of ``repeats``), seconds until the first, and what memory it takes.
 
     Random windows as replay gives them, the state given away as in training, compilation apart.
-    ``cpu_ms`` is what all threads of this process computed meanwhile, ``spread_ms`` the slowest less the quickest.
+    ``cpu_ms`` is what all threads of this process computed meanwhile, ``update_ms_each`` the single ones.
     """
     train, key = config.train, jax.random.PRNGKey(0)
     agent = make_agent(config, spec, axis_name=AXIS if train.devices > 1 else None)
@@ -98,7 +98,7 @@ def update_speed(config: Config, spec: EnvSpec, repeats: int, note: Note = lambd
     return {
         "update_ms": update_ms,
         "cpu_ms": cpu_ms,
-        "spread_ms": round(max(times[0]) - min(times[0]), 3),
+        "update_ms_each": [round(value, 1) for value in times[0]],
         "transitions_per_s": round(1e3 * train.batch_size * train.batch_length / update_ms, 1),
         "first_update_ms": round(1e3 * first_s, 3),
         "init_s": round(init_s, 2),
