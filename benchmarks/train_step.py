@@ -10,7 +10,6 @@ when called again a warm one.
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import subprocess
 from contextlib import suppress
@@ -22,7 +21,7 @@ from dreamer_jax.config.loading import load
 from dreamer_jax.config.presets import PRESETS, SIZES
 from dreamer_jax.training.huge_pages import restart_with_huge_pages
 from dreamer_jax.training.parallel import check_devices
-from dreamer_jax.training.program_cache import keep_programs
+from dreamer_jax.training.program_cache import collect_rarely, keep_programs
 from dreamer_jax.training.speed import SPECS, machine, update_speed
 
 
@@ -55,7 +54,7 @@ def main() -> None:
         "train.batch_length": str(options.batch_length),
     }
     config = load(options.preset, options.size, overrides=settings.items())
-    gc.freeze()  # as the command line does
+    collect_rarely()  # as the command line does
     check_devices(options.devices)
     before = machine()
     found = update_speed(config, SPECS[options.observation], options.repeats)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import logging
 import math
@@ -202,11 +201,11 @@ def _settings(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> Conf
 
 def _start_quickly(options: argparse.Namespace) -> None:
     """What a command compiles is there when it is called again. To be called once all is imported."""
-    gc.freeze()  # else the collector walks through all that imports have left, a tenth of the time that tracing takes
+    from dreamer_jax.training.program_cache import collect_rarely, default_folder, keep_programs
+
+    collect_rarely()
     if options.cache == "none":
         return
-    from dreamer_jax.training.program_cache import default_folder, keep_programs
-
     problem = keep_programs(Path(options.cache) if options.cache else default_folder())
     if problem:
         print(f"dreamer-jax: {problem}", file=sys.stderr)

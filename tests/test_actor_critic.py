@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from agents import KEY, ROWS, B, D, H, K, S, T, assert_trees_equal, largest, quick_jit, tiny, tiny_config
 
-from dreamer_jax.behaviors.actor_critic import CPU_CHUNK_ROWS, chunk_rows
+from dreamer_jax.behaviors.actor_critic import CPU_CHUNK_ROWS, CPU_CHUNK_UNITS, chunk_rows
 from dreamer_jax.models.heads import Head
 from dreamer_jax.ops.returns import lambda_return, replay_return
 from dreamer_jax.ops.transforms import symexp_bins, twohot_loss
@@ -190,5 +190,6 @@ def test_chunks_change_memory_and_nothing_else(result, gradient):
 def test_rows_of_a_chunk_depend_on_the_device(monkeypatch):
     assert chunk_rows(TINY.config) == CPU_CHUNK_ROWS
     assert chunk_rows(tiny_config(behavior__chunk_rows=7)) == 7
+    assert chunk_rows(tiny_config(value__units=CPU_CHUNK_UNITS + 1)) == 0
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert chunk_rows(TINY.config) == 0

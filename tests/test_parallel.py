@@ -62,3 +62,15 @@ def test_one_device_equals_two(tmp_path):
     for name, value in one.items():
         # The second update follows a first step that is a sign, hence not the last digits.
         np.testing.assert_allclose(two[name], value, rtol=2e-3, atol=2e-4 * np.abs(value).max(), err_msg=name)
+
+
+THREE = (
+    "import jax; from dreamer_jax.training.parallel import check_devices; check_devices(3); print(jax.device_count())"
+)
+
+
+def test_a_cpu_becomes_as_many_devices_as_are_wanted():
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment["PYTHONPATH"] = str(Path(__file__).parent.parent)
+    found = subprocess.run([sys.executable, "-c", THREE], env=environment, check=True, capture_output=True, text=True)
+    assert found.stdout.split() == ["3"]

@@ -37,7 +37,7 @@ jax.monitoring.register_event_duration_secs_listener(
 from dreamer_jax.cli import main
 statuses = [main(arguments) for arguments in json.loads(sys.argv[1])]
 counts = {name: events.count(name) for name in ("cache_misses", "cache_hits")}
-print(json.dumps({"statuses": statuses, "programs": programs, "frozen": gc.get_freeze_count(), **counts}))
+print(json.dumps({"statuses": statuses, "programs": programs, "frozen": gc.get_freeze_count(), "threshold": gc.get_threshold()[0], **counts}))
 """
 
 
@@ -85,7 +85,7 @@ def test_a_start_compiles_nothing_in_small_pieces(starts):
 
 
 def test_imports_are_not_collected_again_and_again(starts):
-    assert all(found["frozen"] > 100_000 for found, _ in starts[1])
+    assert all(found["frozen"] > 100_000 and found["threshold"] == 100_000 for found, _ in starts[1])
 
 
 def test_a_folder_that_cannot_be_used_ends_no_run(starts):

@@ -290,7 +290,7 @@ def test_only_what_does_not_change_the_algorithm_may_change(tmp_path: Path, name
 
 
 def test_what_may_change():
-    assert {"env.vectorization"} | {f"train.{name}" for name in (
+    assert {"behavior.chunk_rows", "env.vectorization"} | {f"train.{name}" for name in (
         "devices", "eval_episodes", "eval_frames", "frames", "keep_checkpoints", "log_seconds", "report_frames",
         "save_frames", "save_minutes",
     )} == RESUMABLE  # fmt: skip

@@ -35,8 +35,8 @@ from dreamer_jax.types import (
 
 stop = jax.lax.stop_gradient
 
-CPU_CHUNK_ROWS = 1024
-"""Whose inner values stay in a core's cache."""
+CPU_CHUNK_ROWS, CPU_CHUNK_UNITS = 1024, 128
+"""Rows whose inner values stay in a core's cache, and how wide heads may be for that; wider ones lose by it."""
 
 
 def make_actor_critic(
@@ -200,7 +200,8 @@ def chunk_rows(config: Config) -> int:
     """Rows of imagination that are looked at together, 0 for all: as configured, or as the device likes it."""
     if config.behavior.chunk_rows >= 0:
         return config.behavior.chunk_rows
-    return CPU_CHUNK_ROWS if jax.default_backend() == "cpu" else 0
+    narrow = max(config.value.units, config.policy.units) <= CPU_CHUNK_UNITS
+    return CPU_CHUNK_ROWS if narrow and jax.default_backend() == "cpu" else 0
 
 
 def by_start(before: jax.Array, last: jax.Array) -> jax.Array:

@@ -24,6 +24,7 @@ from dreamer_jax.config.schema import FIELDS, Config, ConfigError, check, flatte
 
 RESUMABLE = frozenset(
     {
+        "behavior.chunk_rows",
         "env.vectorization",
         "train.devices",
         "train.eval_episodes",

@@ -147,7 +147,9 @@ class BehaviorConfig:
     return_rate: float = option(0.01, "rate of their moving averages", low=0, high=1)
     return_limit: float = option(1.0, "smallest divisor of the advantages", low=0)
     chunk_rows: int = option(
-        -1, "imagined states that heads see at a time: less memory; 0: all, -1: all, but few on CPU", low=-1
+        -1,
+        "imagined states that heads see at a time: less memory; 0: all, -1: all, but few by small heads on CPU",
+        low=-1,
     )
 
 

@@ -381,5 +381,7 @@ class _Run:
         trial()
         seconds = (time.perf_counter() - start) / self.learner.per_dispatch
         note(in_words(config, self.counters(), seconds))
+        if config.train.devices == 1 and jax.default_backend() == "cpu" and (os.cpu_count() or 1) > 1:
+            note("--train.devices 2 lets two parts of this CPU share each batch: mostly faster for small sizes")
         self.progress.state("")
         self._logged = self._saved = time.monotonic()
