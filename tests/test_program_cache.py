@@ -37,7 +37,8 @@ jax.monitoring.register_event_duration_secs_listener(
 from dreamer_jax.cli import main
 statuses = [main(arguments) for arguments in json.loads(sys.argv[1])]
 counts = {name: events.count(name) for name in ("cache_misses", "cache_hits")}
-print(json.dumps({"statuses": statuses, "programs": programs, "frozen": gc.get_freeze_count(), "threshold": gc.get_threshold()[0], **counts}))
+collector = {"frozen": gc.get_freeze_count(), "threshold": gc.get_threshold()[0]}
+print(json.dumps({"statuses": statuses, "programs": programs, **collector, **counts}))
 """
 
 
