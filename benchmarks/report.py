@@ -5,7 +5,7 @@ python benchmarks/report.py steps.jsonl --columns size update_ms compiled_memory
 
 ``--baseline PROGRAM`` adds ``speed``: the ``update_ms`` of that program's line for the same observation and size,
 divided by this line's. Lines of several runs of one program are one row: medians of their numbers, and as
-``spread_ms`` the slowest update less the quickest of all.
+``spread_ms`` the slowest update less the quickest of all. ``--figure PATH.png`` draws the speeds.
 """
 
 from __future__ import annotations
@@ -53,6 +53,32 @@ def case(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return row.get("observation"), row.get("size")
 
 
+def figure(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Bars of ``speed``: a group for each case, a colour for each program and number of devices."""
+    from matplotlib.figure import Figure
+
+    cases = list(dict.fromkeys(case(row) for row in rows))
+    kinds = list(dict.fromkeys(label(row) for row in rows))
+    picture = Figure(figsize=(9, 3.6), layout="constrained")
+    axes = picture.subplots()
+    for place, kind in enumerate(kinds):
+        bars = [(cases.index(case(row)), row["speed"]) for row in rows if label(row) == kind and row["speed"]]
+        left = [index + (place - (len(kinds) - 1) / 2) * 0.8 / len(kinds) for index, _ in bars]
+        drawn = axes.bar(left, [speed for _, speed in bars], 0.8 / len(kinds), label=kind)
+        axes.bar_label(drawn, fmt="%.2g", fontsize=7)
+    axes.set_xticks(range(len(cases)), [" ".join(map(str, name)) for name in cases])
+    axes.set_ylabel("updates in the time of one\nof the baseline (more is better)")
+    axes.axhline(1, color="grey", linewidth=0.8)
+    axes.legend(fontsize=8, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    picture.savefig(path, dpi=110)
+
+
+def label(row: Mapping[str, Any]) -> str:
+    devices = row.get("devices") or 1
+    return f"{row.get('program')}, {devices} devices" if devices > 1 else str(row.get("program"))
+
+
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     """Cells are empty where a line has no such field; numbers keep four digits."""
     lines = [columns, ["---"] * len(columns)]
@@ -79,7 +105,10 @@ def main() -> None:
     parser.add_argument("--columns", nargs="+", required=True, metavar="FIELD")
     parser.add_argument("--merge", nargs="+", metavar="FIELD", help="lines that agree in these are one row")
     parser.add_argument("--baseline", metavar="PROGRAM", help="add `speed`, relative to this program's lines")
+    parser.add_argument("--figure", type=Path, metavar="PATH.png", help="with --baseline: draw the speeds")
     options = parser.parse_args()
+    if options.figure and not options.baseline:
+        parser.error("--figure: draws the speeds of --baseline PROGRAM, which is missing")
     rows = read(options.files)
     if options.merge:
         rows = merged(rows, options.merge)
@@ -88,6 +117,8 @@ def main() -> None:
     if unknown := set(options.columns) - {name for row in rows for name in row}:
         parser.error(f"no line has {', '.join(sorted(unknown))}; there are {', '.join(sorted(set().union(*rows)))}")
     print(table(rows, options.columns))
+    if options.figure:
+        figure(rows, options.figure)
 
 
 if __name__ == "__main__":

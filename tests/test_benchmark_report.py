@@ -41,6 +41,7 @@ def test_runs_of_one_program_are_one_row_and_its_speed_is_relative(tmp_path, mon
     path.write_text("\n".join(map(json.dumps, lines)))
     columns = ["program", "observation", "runs", "update_ms", "spread_ms", "speed"]
     arguments = ["--columns", *columns, "--merge", "program", "observation", "--baseline", "theirs"]
+    arguments += ["--figure", str(tmp_path / "speeds.png")]
     monkeypatch.setattr(sys, "argv", ["report", str(path), *arguments])
     report.main()
     assert capsys.readouterr().out.splitlines()[2:] == [
@@ -48,3 +49,11 @@ def test_runs_of_one_program_are_one_row_and_its_speed_is_relative(tmp_path, mon
         "| ours | a | 3 | 300 | 220 | 2 |",
         "| ours | b | 1 | 7 |  |  |",
     ]
+    from matplotlib.image import imread
+
+    height, width, _ = imread(tmp_path / "speeds.png").shape
+    assert width > 2 * height
+    monkeypatch.setattr(sys, "argv", ["report", str(path), *arguments[:-4], "--figure", "x.png"])
+    with pytest.raises(SystemExit):
+        report.main()
+    assert "--baseline PROGRAM, which is missing" in capsys.readouterr().err
