@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -141,7 +142,10 @@ def make_rssm(
             return after.without_stats(), after.without_cell()
 
         inputs = swap_time((*shares(params, prev_action, tokens, is_first), is_first, noise))
-        _, states = scan_weights_apart(one, params, carry(state), inputs, rematerialize=rematerialize)
+        if rematerialize:  # what is kept to take the weights apart is what this is to save
+            _, states = jax.lax.scan(jax.checkpoint(partial(one, params)), carry(state), inputs)
+        else:
+            _, states = scan_weights_apart(one, params, carry(state), inputs)
         return swap_time(states)
 
     return RSSM(init, initial, carry, prior, posterior, observe, prior_stats, distribution)
