@@ -105,7 +105,7 @@ class Updates:
         return {name: x[0] for name, x in metrics.items()}, {name: join(x) for name, x in latents.items()}
 
 
-def compiler_options() -> dict[str, int]:
+def compiler_options() -> dict[str, Any]:
     """On the CPU, LLVM's second level compiles the update in a tenth less time than the third, and it runs as fast."""
     return {"xla_backend_optimization_level": 2} if jax.default_backend() == "cpu" else {}
 
