@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -200,8 +201,11 @@ def make_rssm(
             after = posterior_step(params, before, inputs)
             return after.without_stats(), after.without_cell()
 
-        records = swap_time((*shares(params, prev_action, tokens, is_first), is_first, noise))
-        _, states = scan_weights_apart(one, params, carry(state), (*records, first), rematerialize=rematerialize)
+        inputs = *swap_time((*shares(params, prev_action, tokens, is_first), is_first, noise)), first
+        if rematerialize:  # what is kept to take the weights apart is what this is to save
+            _, states = jax.lax.scan(jax.checkpoint(partial(one, params)), carry(state), inputs)
+        else:
+            _, states = scan_weights_apart(one, params, carry(state), inputs)
         return swap_time(states)
 
     return RSSM(init, initial, start, carry, prior, posterior, observe, prior_stats, distribution)
