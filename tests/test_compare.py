@@ -252,7 +252,11 @@ def test_the_published_values():
 
 def test_the_published_file_is_whole():
     data = published.published_scores()
-    assert "danijar/dreamerv3" in data["source"] and "e3f0224" in data["source"]
+    sources = {name: content["source"] for name, content in data["benchmarks"].items()}
+    for name, repository in {"2019": "danijar/dreamer at commit 56d4d44", "2020": "danijar/dreamerv2 at commit 07d906e"}.items():
+        dated = [source for benchmark, source in sources.items() if benchmark.endswith(name)]
+        assert dated and all(source.startswith(f"{repository}, scores/") for source in dated)
+    assert all("danijar/dreamerv3 at commit e3f0224" in sources[name] for name in ("dmc_proprio", "dmc_vision", "atari100k"))
     found = {
         (benchmark, method): len(tasks)
         for benchmark, content in data["benchmarks"].items()
@@ -262,6 +266,8 @@ def test_the_published_file_is_whole():
     vision = dict.fromkeys("curl dreamerv3 drqv2 ppo_fixhp sac".split(), 20)
     atari = dict.fromkeys("dreamerv3 ppo_fixhp".split(), 26)
     shipped = {"dmc_proprio": proprio, "dmc_vision": vision, "atari100k": atari}
+    shipped |= {"dmc_vision_2019": {"dreamerv1": 20}, "dmc_vision_2020": {"dreamerv2": 20}}
+    shipped["atari200m_2020"] = {"dreamerv2": 55}
     assert found == {(name, method): count for name, content in shipped.items() for method, count in content.items()}
     for content in data["benchmarks"].values():
         bins = len(content["edges"]) - 1
@@ -282,6 +288,7 @@ def test_a_benchmark_has_the_settings_of_its_published_protocol():
         assert config.size == facts["size"]
         assert config.train.train_ratio == facts["train_ratio"]
         assert (config.env.action_repeat, config.env.num_envs) == (facts["action_repeat"], facts["num_envs"])
+        assert config.preset == facts["preset"]
 
 
 def test_the_published_file_is_in_the_wheel():
