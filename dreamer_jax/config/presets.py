@@ -40,7 +40,7 @@ _V2 = {
     **_BEFORE_V3,
     **{"env.action_repeat": 1, "replay.capacity": 2_000_000, "replay.prioritize_ends": True},
     **{"replay.mark_first": True, "encoder.depth": 48, "decoder.depth": 48},
-    **{ "rssm.latent": "categorical", "rssm.stoch": 32, "rssm.classes": 32},
+    **{"rssm.latent": "categorical", "rssm.stoch": 32, "rssm.classes": 32},
     **{"rssm.cell": "norm_gru", "rssm.deter": 1024, "rssm.hidden": 1024, "rssm.std": "sigmoid2"},
     **{f"{head}.{name}": width for head in _HEADS for name, width in (("layers", 4), ("units", 400))},
     **{"reward.squash": "tanh", "cont.label": "soft", "cont.start": "recorded", "policy.dist": "trunc_normal"},
