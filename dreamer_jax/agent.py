@@ -127,16 +127,18 @@ def make_agent(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -
 
 
 def follow(config: ValueConfig, step: jax.Array, critic: Any, slow: Any) -> Any:
-    """The slow critic after update number ``step``, a moving average of the critic."""
-    rate = jnp.where(step % config.slow_every == 0, jnp.float32(config.slow_rate), 0.0)
+    """The slow critic after update number ``step`` (from 1), a moving average of the critic or a copy now and then."""
+    rate = jnp.where((step - 1) % config.slow_every == 0, jnp.float32(config.slow_rate), 0.0)
     return optax.incremental_update(critic, slow, rate)
 
 
 def loss_scales(config: Config, spec: EnvSpec) -> dict[str, float]:
     """The weight of every loss in the total."""
     c = config.loss
-    scales = dict(dyn=config.kl.dyn, rep=config.kl.rep, rew=c.reward, con=c.cont)
-    scales |= dict(policy=c.policy, value=c.value, repval=c.replay_value)
+    scales = dict(dyn=config.kl.dyn, rep=config.kl.rep, rew=c.reward)
+    scales |= {} if config.cont.label == "none" else dict(con=c.cont)
+    scales |= dict(policy=c.policy, value=c.value)
+    scales |= dict(repval=c.replay_value) if c.replay_value else {}
     return scales | dict.fromkeys(spec.observation, c.reconstruction)
 
 
@@ -152,7 +154,8 @@ def check_spec(config: Config, spec: EnvSpec) -> None:
     for name in spec.observation:
         if name in LOSSES:
             raise ConfigError(f"observation {name!r}: the name is taken by a loss ({', '.join(LOSSES)})")
-    if any(image_grid(spec.observation)):
+    grid = [image_grid(spec.observation, part.cnn) for part in (config.encoder, config.decoder)]
+    if any(grid[1]) and config.decoder.cnn in ("repeat", "transpose"):
         c = config.decoder
         for field, width in (("rssm.deter", config.rssm.deter), ("4 x decoder.depth", 4 * c.depth)):
             if width % c.blocks:

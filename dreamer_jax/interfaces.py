@@ -13,6 +13,7 @@ class RSSM(NamedTuple):
 
     init: Callable[..., Any]  # (key) -> params
     initial: Callable[..., Any]  # (rows) -> state of zeros
+    start: Callable[..., Any]  # (params, rows) -> state before an episode
     carry: Callable[..., Any]  # (state) -> state that a scan of prior or posterior starts from
     prior: Callable[..., Any]  # (params, noise, state, action) -> state one step ahead
     posterior: Callable[..., Any]  # (params, noise, state, prev_action, tokens, is_first) -> state

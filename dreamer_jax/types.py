@@ -88,7 +88,7 @@ class ImaginedTrajectory:
 class Dream:
     """What a world model makes of windows of which it sees ``C`` records and imagines ``H`` more."""
 
-    observation: ArrayDict  # {name: [B, C+H, ...]} images in [0, 1], numbers in symlog space, logits of classes
+    observation: ArrayDict  # {name: [B, C+H, ...]} images in [0, 1], numbers as the decoder has them, logits of classes
     reward: Array  # [B, C+H]
     discount: Array  # [B, C+H] probability of going on, discount included
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from dreamer_jax import distributions
-from dreamer_jax.config.schema import PolicyConfig
+from dreamer_jax.config.schema import NetsConfig, PolicyConfig
 from dreamer_jax.nets.layers import MLP, Dense
 from dreamer_jax.specs import ArraySpec
 from dreamer_jax.types import Array, ArrayDict
@@ -26,13 +26,14 @@ class Policy(nn.Module):
     specs: dict[str, ArraySpec]
     inputs: tuple[int, ...]
     dtype: Any = jnp.float32
+    nets: NetsConfig = NetsConfig()
 
     def setup(self) -> None:
         c = self.config
-        self.mlp = MLP(self.inputs, c.layers, c.units, self.dtype)
+        self.mlp = MLP(self.inputs, c.layers, c.units, self.dtype, self.nets)
 
         def dense(width: int) -> Dense:
-            return Dense(self.mlp.outputs, width, c.init_scale, self.dtype)
+            return Dense(self.mlp.outputs, width, c.init_scale, self.dtype, self.nets)
 
         names = {False: ("mean", "std"), True: ("logits",)}
         self.heads = {

@@ -32,6 +32,13 @@ def lambda_return(reward: jax.Array, discount: jax.Array, trace: jax.Array | flo
     return jnp.moveaxis(returns, 0, -1)
 
 
+def departure_return(reward: jax.Array, discount: jax.Array, lambda_: float, value: jax.Array) -> jax.Array:
+    def shift(x: jax.Array) -> jax.Array:
+        return jnp.concatenate([x[..., :1], x[..., :-1]], -1)
+
+    return lambda_return(shift(reward), shift(discount), lambda_, value)
+
+
 def replay_return(
     reward: jax.Array,
     is_last: jax.Array,
