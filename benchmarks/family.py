@@ -93,7 +93,7 @@ A preset has its repository's default settings. Those of a suite come on top wit
 REPEATS = """\
 ## PlaNet's action repeats
 
-PlaNet chooses the action repeat by task. As it makes 100 updates for each episode, three more settings follow from that.
+PlaNet chooses the action repeat by task. As it makes 100 updates for each episode, three more settings follow from it.
 The preset has those for a repeat of 2.
 
 """
@@ -137,8 +137,8 @@ DIFFERENCES = """\
 - It has a normaliser of rewards that its settings switch off (momentum 1). Here there is none.
 - With a balance of exactly 0.5 its KL is a plain one, clipped for each element whatever `free_avg` says. Here `kl.dyn`
   and `kl.rep` of 0.5 are numbers like any other.
-- It takes the gradient of a truncated normal's sample by TensorFlow's rule, which ignores that the bounds move with mean
-  and deviation. That is kept: an exact gradient would be another algorithm.
+- It takes the gradient of a truncated normal's sample by TensorFlow's rule, which ignores that the bounds move with
+  mean and deviation. That is kept: an exact gradient would be another algorithm.
 - `train_every: 16` counts decisions in its Atari code, so that `atari200m_2020` has a train ratio of 50. The paper says
   an update of 50 windows every 4 decisions, which is 625; `dreamer_v2_paper` has that.
 """
@@ -173,7 +173,8 @@ def without_effect(config: Config) -> set[str]:
     """Options that these settings leave nothing to do for."""
     behavior, rssm, plans = config.behavior, config.rssm, config.behavior.method == "planner"
     rules = {
-        "policy.* value.* behavior.* loss.policy loss.value loss.replay_value optimizer.actor_* optimizer.critic_*": plans,
+        "policy.* value.* behavior.* loss.policy loss.value loss.replay_value": plans,
+        "optimizer.actor_* optimizer.critic_*": plans,
         "planner.*": not plans,
         "behavior.start": behavior.returns == "arrival",
         "cont.* loss.cont": config.cont.label == "none",
