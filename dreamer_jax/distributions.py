@@ -46,8 +46,8 @@ def normal(mean: jax.Array, std: jax.Array) -> distrax.Distribution:
     return distrax.Independent(distrax.Normal(mean.astype(jnp.float32), std.astype(jnp.float32)), 1)
 
 
-class _Pushed(distrax.Distribution):
-    """A number that ``push`` makes of noise of one ``kind``."""
+class Pushed(distrax.Distribution):
+    """A number that ``push`` makes of noise of one ``kind``, and ``at`` of what is then standardised."""
 
     kind: Kind
 
@@ -64,19 +64,22 @@ class _Pushed(distrax.Distribution):
         return self.loc.shape
 
     def push(self, noise: Array) -> jax.Array:
+        return self.at(noise)
+
+    def at(self, standard: Array) -> jax.Array:
         raise NotImplementedError
 
     def _sample_n(self, key: Any, n: int) -> jax.Array:
         return self.push(draw_noise(key, jnp.arange(n), self.batch_shape, self.kind))
 
 
-class TanhNormal(_Pushed):
+class TanhNormal(Pushed):
     """``tanh(x)`` of a normal variable x (DreamerV1, sec. 3). It has neither a mode nor an entropy in closed form."""
 
     kind = "normal"
 
-    def push(self, noise: Array) -> jax.Array:
-        return jnp.tanh(self.loc + self.scale * noise)
+    def at(self, standard: Array) -> jax.Array:
+        return jnp.tanh(self.loc + self.scale * standard)
 
     def log_prob(self, value: Array) -> jax.Array:
         """``log N(x) - log(1 - tanh(x)^2)`` at x = atanh(value), the latter as ``2 (ln 2 - x - softplus(-2x))``."""
@@ -85,7 +88,7 @@ class TanhNormal(_Pushed):
         return distrax.Normal(self.loc, self.scale).log_prob(x) - volume
 
 
-class TruncNormal(_Pushed):
+class TruncNormal(Pushed):
     """A normal variable given that it lies in [-1, 1], where its ``loc`` is too.
 
     With the standardised bounds a and b, and ``Z = Phi(b) - Phi(a)``, the log-probability is ``log N(x) - log Z`` and
@@ -103,15 +106,18 @@ class TruncNormal(_Pushed):
         return low, high
 
     def push(self, noise: Array) -> jax.Array:
-        """The inverse of the distribution function, clipped to +-(1 - 1e-6) in value, but not in gradient.
+        """The inverse of the distribution function."""
+        low, high = self._cumulative()
+        # The middle of the step of 2^-23 that the noise stands for: at the lower end of the first one lies infinity.
+        place = low + (noise + 2**-24) * (high - low)
+        return self.at(math.sqrt(2) * jax.lax.erf_inv(jnp.clip(place, -1 + 2**-23, 1 - 2**-23)))
+
+    def at(self, standard: Array) -> jax.Array:
+        """``loc + scale standard``, clipped to +-(1 - 1e-6) in value, but not in gradient.
 
         The standardised number has no gradient, as if its bounds stayed where they are: the event's is 1 by ``loc``,
         and that number by ``scale``. It is TensorFlow's rule, with which DreamerV2 was published.
         """
-        low, high = self._cumulative()
-        # The middle of the step of 2^-23 that the noise stands for: at the lower end of the first one lies infinity.
-        place = low + (noise + 2**-24) * (high - low)
-        standard = math.sqrt(2) * jax.lax.erf_inv(jnp.clip(place, -1 + 2**-23, 1 - 2**-23))
         return clip_value(self.loc + self.scale * jax.lax.stop_gradient(standard), TRUNC_LIMIT)
 
     def log_prob(self, value: Array) -> jax.Array:
@@ -155,7 +161,7 @@ def sample(distribution: distrax.Distribution, noise: Array) -> jax.Array:
     if isinstance(inner, distrax.OneHotCategorical):
         probs = inner.probs
         return straight_through(inverse_cdf(jax.lax.stop_gradient(probs), noise), probs)
-    if isinstance(inner, _Pushed):
+    if isinstance(inner, Pushed):
         return inner.push(noise)
     return inner.loc + inner.scale * noise
 
@@ -172,8 +178,12 @@ def mode(distribution: distrax.Distribution, noise: Array | None = None) -> jax.
     if noise is None:
         raise ValueError("mode: that of a tanh_normal takes noise")
     each = tanh_normal(inner.loc[..., None, :], inner.scale[..., None, :])
-    draws = each.distribution.push(noise)
-    best = jnp.argmax(each.log_prob(draws), -1)
+    return likeliest(each, each.distribution.push(noise))
+
+
+def likeliest(distribution: distrax.Distribution, draws: jax.Array) -> jax.Array:
+    """Of ``draws`` [..., K, A] the most likely one, [..., A]."""
+    best = jnp.argmax(distribution.log_prob(draws), -1)
     return jnp.take_along_axis(draws, best[..., None, None], -2)[..., 0, :]
 
 

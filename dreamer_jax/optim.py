@@ -28,9 +28,9 @@ def clip_by_tensor_norm(limit: float, floor: float = 1e-3) -> optax.GradientTran
 
 
 def scale_by_adam_eps_hat(beta1: float, beta2: float, eps: float) -> optax.GradientTransformation:
-    """``sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + eps)``: eps before the correction of the root (Kingma and Ba, sec. 2).
+    """``sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + eps)`` (Kingma and Ba 2015, end of section 2).
 
-    At first it is larger beside the corrected root than optax's, by ``1 / sqrt(1 - b2^t)``.
+    At first eps is larger beside the corrected root than optax's, by ``1 / sqrt(1 - b2^t)``.
     """
 
     def init(params: optax.Params) -> optax.ScaleByAdamState:

@@ -49,7 +49,7 @@ class Policy(nn.Module):
     def __call__(self, *features: jax.Array) -> dict[str, ArrayDict]:
         """Statistics {name: {"logits"} or {"mean", "std"}}, float32."""
         trunk = self.mlp(*features)
-        c, stats = self.config, {}
+        stats = {}
         for name, spec in self.specs.items():
             raw = {part: head(*trunk).astype(jnp.float32) for part, head in self.heads[name].items()}
             if spec.discrete:

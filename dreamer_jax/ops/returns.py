@@ -38,8 +38,8 @@ def departure_return(reward: jax.Array, discount: jax.Array, lambda_: float, val
     A state's value includes its own reward. All [..., H+1], of which the last reward and discount are unused; returns
     [..., H].
     """
-    one_later = (jnp.roll(x, 1, -1) for x in (reward, discount))
-    return lambda_return(*one_later, lambda_, value)
+    reward, discount = (jnp.roll(x, 1, -1) for x in (reward, discount))
+    return lambda_return(reward, discount, lambda_, value)
 
 
 def replay_return(
