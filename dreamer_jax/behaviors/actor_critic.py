@@ -62,8 +62,9 @@ def make_actor_critic(
 
     def act(params: Any, key: Array, rows: Array, state: RSSMState, mode: Mode) -> ArrayDict:
         stats = policy.apply({"params": params["actor"]}, *features(state))
-        noise = None if mode == "mode" else policy.noise(key, rows, ())
-        return policy.for_environment(policy.draw(stats, noise))
+        best = mode == "mode"
+        noise = policy.noise(key, rows, (), best=best)
+        return policy.for_environment(policy.draw(stats, noise, best=best))
 
     def value_logits(params: Any, feat: Features) -> jax.Array:
         return rematerialized(critic.apply, config.rematerialize)({"params": params}, *feat)
