@@ -156,12 +156,11 @@ def make_world_model(config: Config, spec: EnvSpec, *, dtype: Any = jnp.float32)
             stoch = jax.nn.one_hot(stoch, config.rssm.classes, dtype=jnp.float32)
         return RSSMState(jnp.asarray(state.deter).astype(jnp.float32), stoch)
 
-    latent_spec = {
-        "deter": ArraySpec((config.rssm.deter,), config.replay.context_dtype),
-        "stoch": ArraySpec((config.rssm.stoch,), index_dtype)
-        if compact
-        else ArraySpec((config.rssm.stoch, config.rssm.classes), "float32"),
-    }
+    latent_spec: dict[str, ArraySpec] = {}
+    if config.replay.context:
+        latent_spec["deter"] = ArraySpec((config.rssm.deter,), config.replay.context_dtype)
+        whole = ArraySpec((config.rssm.stoch, config.rssm.classes), "float32")
+        latent_spec["stoch"] = ArraySpec((config.rssm.stoch,), index_dtype) if compact else whole
     return WorldModel(
         init,
         rssm.initial,

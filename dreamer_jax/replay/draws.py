@@ -41,7 +41,8 @@ class Windows:
     ) -> np.ndarray:
         """Environment and first row of so many windows, int64 [count, 2].
 
-        ``wholly(index, held_out)`` says which windows are held out throughout, or nowhere; ``online`` empties the queue first.
+        ``wholly(index, held_out)`` says which windows are held out throughout, or nowhere; ``online`` empties the
+        queue first.
 
         Raises:
           ValueError: there is no such window yet.
