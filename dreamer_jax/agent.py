@@ -12,6 +12,7 @@ import optax
 from dreamer_jax import report as reports
 from dreamer_jax.behaviors.actor_critic import make_actor_critic
 from dreamer_jax.config.schema import Config, ConfigError, ValueConfig
+from dreamer_jax.distributions import uniform_actions
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.models.encoder import image_grid
 from dreamer_jax.models.world_model import make_world_model
@@ -77,7 +78,10 @@ def make_agent(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -
             timestep.observation,
             timestep.is_first,
         ).without_stats()
-        action = behavior.act(params, action_key, rows, latent, mode)
+        if mode == "random":
+            action = uniform_actions(action_key, rows, spec.action)
+        else:
+            action = behavior.act(params, action_key, rows, latent, mode)
         return PolicyCarry(latent, action), action, model.compress(latent)
 
     def loss(params: Any, state: TrainState, key: Array, batch: TrajectoryBatch) -> tuple[jax.Array, dict[str, Any]]:

@@ -183,11 +183,11 @@ def make_world_model(config: Config, spec: EnvSpec, *, dtype: Any = jnp.float32)
             stoch = jax.nn.one_hot(stoch, config.rssm.classes, dtype=jnp.float32)
         return RSSMState(jnp.asarray(state.deter).astype(jnp.float32), stoch.astype(jnp.float32))
 
-    latent_spec = {
-        name: ArraySpec(x.shape[1:], x.dtype.name)
-        for name, x in vars(jax.eval_shape(lambda: compress(rssm.initial(1)))).items()
-        if name in ("deter", "stoch")
-    }
+    latent_spec = {}
+    if c.replay.context:
+        stored = jax.eval_shape(lambda: compress(rssm.initial(1)))
+        parts = {"deter": stored.deter, "stoch": stored.stoch}
+        latent_spec = {name: ArraySpec(x.shape[1:], x.dtype.name) for name, x in parts.items()}
     return WorldModel(
         init,
         rssm.initial,

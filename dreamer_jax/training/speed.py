@@ -59,7 +59,7 @@ def random_windows(spec: EnvSpec, latents: dict[str, ArraySpec], size: int, leng
         is_first,
         is_last,
         is_last & False,
-        RSSMState(draw(latents["deter"], size), draw(latents["stoch"], size)),
+        RSSMState(draw(latents["deter"], size), draw(latents["stoch"], size)) if latents else None,
     )
 
 
