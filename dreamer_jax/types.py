@@ -99,6 +99,7 @@ class PolicyCarry:
 
     latent: RSSMState  # [E, ...]
     prev_action: ArrayDict  # {name: [E, ...]} the action taken after the previous record
+    records: Array | None = None  # [] int32 agent steps in training, all environments; where exploration changes
 
 
 @struct.dataclass
@@ -106,7 +107,7 @@ class TrainState:
     """Everything that an update changes. No random key is ever stored here."""
 
     step: Array  # [] int32, updates done
-    params: dict[str, Params]  # {"model", "actor", "critic"}
-    slow: Params  # slowly following copy of params["critic"]
+    params: dict[str, Params]  # {"model", "actor", "critic"}, or what there is of them
+    slow: Params  # slowly following copy of params["critic"], {} without one
     opt_state: Any
     moments: ArrayDict  # running statistics of the return normaliser
