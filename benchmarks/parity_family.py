@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import parity_family_heads
-from parity_names import part
 from parity_units import Absent, Found, Unit
 
 from dreamer_jax import distributions
@@ -73,7 +72,7 @@ def ours(recorded: Unit, meta: Mapping[str, Any]) -> Found:
     for name, function in PARTS.items():
         repository, _, kind = name.partition(" ")
         if meta["repo"] == repository and (
-            meta["part"] == kind or kind[-1] == "*" and meta["part"].startswith(kind[:-1])
+            meta["part"] == kind or (kind[-1] == "*" and meta["part"].startswith(kind[:-1]))
         ):
             return dict(_flat(function(recorded, meta)))
     raise ConfigError(f"{meta['repo']} {meta['part']}: not a part that this program knows")

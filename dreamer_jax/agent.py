@@ -33,7 +33,7 @@ from dreamer_jax.types import (
     TrajectoryBatch,
 )
 
-LOSSES = ("dyn", "rep", "rew", "con", "policy", "value", "repval")
+LOSSES = ("dyn", "rep", "rew", "con", "policy", "value", "repval", "overshooting")
 """Names of the losses besides one for each observation key."""
 EXPLORE = 2
 """Folded into a policy's key, beside its halves for latents and actions."""
@@ -50,7 +50,7 @@ def make_agent(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -
     """
     check_spec(config, spec)
     dtype = compute_dtype(config)
-    model = make_world_model(config, spec, dtype=dtype)
+    model = make_world_model(config, spec, dtype=dtype, axis_name=axis_name)
     behavior = make_behavior(config, spec, model, dtype=dtype, axis_name=axis_name)
     optimizer = make_optimizer(config.optimizer)
     scales = loss_scales(config, spec)
@@ -160,6 +160,7 @@ def loss_scales(config: Config, spec: EnvSpec) -> dict[str, float]:
     c = config.loss
     scales = dict(dyn=config.kl.dyn, rep=config.kl.rep, rew=c.reward)
     scales |= {} if config.cont.label == "none" else dict(con=c.cont)
+    scales |= dict(overshooting=config.kl.overshooting_scale) if config.kl.overshooting else {}
     if config.behavior.method == "actor_critic":
         scales |= dict(policy=c.policy, value=c.value)
         scales |= dict(repval=c.replay_value) if c.replay_value else {}

@@ -102,6 +102,9 @@ def enter_cell(config: RSSMConfig, deter: jax.Array) -> jax.Array:
     return enter_blocks(deter, config.blocks) if config.cell == "block_gru" else deter
 
 
+NETS = NetsConfig()
+
+
 def make_rssm(
     config: RSSMConfig,
     *,
@@ -109,7 +112,7 @@ def make_rssm(
     action: int,
     dtype: Any = jnp.float32,
     rematerialize: bool = False,
-    nets: NetsConfig = NetsConfig(),
+    nets: NetsConfig = NETS,
 ) -> RSSM:
     """RSSM over ``tokens``-wide tokens and ``action``-wide action vectors.
 
