@@ -57,7 +57,9 @@ def test_actions_are_uniform_until_the_prefill_ends(run):
 def test_the_schedule_in_words(run):
     words = in_words(read_run(run)[0], {"grad_steps": 30}, update_seconds=20.0)
     assert words.startswith("50 agent steps of random actions, then 10 updates every 20 agent steps (20 frames); 120 ")
-    assert "120 agent steps and 33 updates of 2 x 4 records" in words and words.endswith("1 minutes of updates are left")
+    assert "120 agent steps and 33 updates of 2 x 4 records" in words and words.endswith(
+        "1 minutes of updates are left"
+    )
     usual = in_words(tiny_run(), {"grad_steps": 0}, update_seconds=1.0)
     assert usual.startswith("an update every 2 agent steps (2 frames); 240 frames")
 
