@@ -12,7 +12,8 @@ from trainer import make_toy, tiny_run
 from dreamer_jax.cli import main
 from dreamer_jax.config.loading import replace
 from dreamer_jax.distributions import uniform_actions
-from dreamer_jax.replay import export_episodes
+from dreamer_jax.replay import Replay, export_episodes
+from dreamer_jax.training import loop
 from dreamer_jax.training.checkpoint import read_replay, read_run
 from dreamer_jax.training.loop import ACT, train
 from dreamer_jax.training.metrics import read_jsonl
@@ -97,6 +98,22 @@ def test_without_latents_replay_reports_dreams_and_exports(run, tmp_path):
 def test_evaluate_acts_as_the_run_says_unless_told_otherwise(run, capsys, flags, mode):
     assert main(["evaluate", str(run), "--episodes", "2", "--json", "--cache", "none", *flags]) == 0
     assert json.loads(capsys.readouterr().out)["mode"] == mode
+
+
+def test_replay_draws_as_the_settings_say(tmp_path, monkeypatch):
+    given = {}
+
+    class Spy(Replay):
+        def __init__(self, *args, **options):
+            given.update(options)
+            super().__init__(*args, **options)
+
+    monkeypatch.setattr(loop, "Replay", Spy)
+    config = replace(tiny_run(), SETTINGS | {"train.frames": 4, "train.prefill": 0})
+    agent = make_toy(config, env_spec(config))
+    train(config, tmp_path / "run", agent=agent, loggers=(), stream=io.StringIO())
+    for name in ("online", "sampling", "prioritize_ends", "recent", "mark_first"):
+        assert given[name] == SETTINGS[f"replay.{name}"]
 
 
 @pytest.mark.parametrize("prefill", [0, 4])
