@@ -14,6 +14,7 @@ from dreamer_jax.behaviors.actor_critic import make_actor_critic
 from dreamer_jax.behaviors.exploration import counts_records, explore
 from dreamer_jax.behaviors.planner import make_planner
 from dreamer_jax.config.schema import Config, ConfigError, ValueConfig
+from dreamer_jax.distributions import uniform_actions
 from dreamer_jax.interfaces import Agent, Behavior, WorldModel
 from dreamer_jax.models.encoder import image_grid
 from dreamer_jax.models.world_model import make_world_model
@@ -32,7 +33,7 @@ from dreamer_jax.types import (
     TrajectoryBatch,
 )
 
-LOSSES = ("dyn", "rep", "rew", "con", "policy", "value", "repval")
+LOSSES = ("dyn", "rep", "rew", "con", "policy", "value", "repval", "overshooting")
 """Names of the losses besides one for each observation key."""
 EXPLORE = 2
 """Folded into a policy's key, beside its halves for latents and actions."""
@@ -49,7 +50,7 @@ def make_agent(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -
     """
     check_spec(config, spec)
     dtype = compute_dtype(config)
-    model = make_world_model(config, spec, dtype=dtype)
+    model = make_world_model(config, spec, dtype=dtype, axis_name=axis_name)
     behavior = make_behavior(config, spec, model, dtype=dtype, axis_name=axis_name)
     optimizer = make_optimizer(config.optimizer)
     scales = loss_scales(config, spec)
@@ -82,11 +83,15 @@ def make_agent(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -
             timestep.observation,
             timestep.is_first,
         ).without_stats()
-        action = behavior.act(params, action_key, rows, latent, mode)
         records = carry.records
+        if mode == "random":
+            action = uniform_actions(action_key, rows, spec.action)
+        else:
+            action = behavior.act(params, action_key, rows, latent, mode)
         if mode == "train":
             action = explore(config.explore, spec, jax.random.fold_in(key, EXPLORE), rows, action, records)
-            records = None if records is None else records + len(rows)
+        if mode in ("train", "random") and records is not None:
+            records = records + len(rows)
         return PolicyCarry(latent, action, records), action, model.compress(latent)
 
     def loss(params: Any, state: TrainState, key: Array, batch: TrajectoryBatch) -> tuple[jax.Array, dict[str, Any]]:
@@ -155,6 +160,7 @@ def loss_scales(config: Config, spec: EnvSpec) -> dict[str, float]:
     c = config.loss
     scales = dict(dyn=config.kl.dyn, rep=config.kl.rep, rew=c.reward)
     scales |= {} if config.cont.label == "none" else dict(con=c.cont)
+    scales |= dict(overshooting=config.kl.overshooting_scale) if config.kl.overshooting else {}
     if config.behavior.method == "actor_critic":
         scales |= dict(policy=c.policy, value=c.value)
         scales |= dict(repval=c.replay_value) if c.replay_value else {}

@@ -16,8 +16,8 @@ Array = Any
 """A ``jax.Array`` or a ``np.ndarray``: what takes one takes the other, and ``jit`` turns numpy's into JAX's."""
 ArrayDict = dict[str, Array]
 Params = Any
-Mode = Literal["train", "sample", "mode"]
-"""How a policy acts: ``train`` explores as in training, ``sample`` draws, ``mode`` is greedy."""
+Mode = Literal["train", "sample", "mode", "random"]
+"""How a policy acts: ``train`` explores as in training, ``sample`` draws, ``mode`` is greedy, ``random`` is uniform."""
 
 
 @struct.dataclass

@@ -155,7 +155,9 @@ class PolicyConfig:
     )
     min_std: float = option(0.1, "smallest standard deviation of a continuous action", low=0)
     max_std: float = option(1.0, "normal: largest", low=0)
-    init_std: float = option(0.0, "tanh_normal, trunc_normal: shifts the raw deviation", low=0)
+    init_std: float = option(
+        0.0, "tanh_normal: deviation where the raw one is 0; trunc_normal: is added to the raw one", low=0
+    )
     mean_scale: float = option(5.0, "tanh_normal: bound of the mean before tanh", low=0.1)
     evaluate: Literal["sample", "mode"] = option("sample", "how actions are chosen in evaluations")
     unimix: float = option(
@@ -223,7 +225,7 @@ class BehaviorConfig:
     return_limit: float = option(1.0, "smallest divisor of the advantages", low=0)
     chunk_rows: int = option(
         -1,
-        "imagined states that heads see at a time: less memory; 0: all, -1: all, but few by small heads on CPU",
+        "imagined states that heads see at a time (memory); 0: all; -1: on CPU few if heads are small or see images",
         low=-1,
     )
 
@@ -394,6 +396,9 @@ def _senseless(config: Config) -> dict[str, bool]:
     return {
         "behavior.entropy: a tanh_normal policy has no entropy in closed form; set it to 0 or choose another "
         "policy.dist": learns and config.policy.dist == "tanh_normal" and behavior.entropy > 0,
+        "policy.init_std: got 0, a tanh_normal policy needs more": learns
+        and config.policy.dist == "tanh_normal"
+        and config.policy.init_std == 0,
         "loss.replay_value: replayed returns begin with the next reward, behavior.returns departure with the state's "
         "own; set it to 0": learns and departs and config.loss.replay_value > 0,
         "behavior.start: excluded goes with behavior.returns departure": behavior.start == "excluded" and not departs,

@@ -1,4 +1,4 @@
-"""lambda-returns (DreamerV3, eq. 7, and its replay form). Time is the last axis."""
+"""lambda-returns (DreamerV3, eq. 7, its replay form, and what came before). Time is the last axis."""
 
 from __future__ import annotations
 
@@ -33,10 +33,13 @@ def lambda_return(reward: jax.Array, discount: jax.Array, trace: jax.Array | flo
 
 
 def departure_return(reward: jax.Array, discount: jax.Array, lambda_: float, value: jax.Array) -> jax.Array:
-    def shift(x: jax.Array) -> jax.Array:
-        return jnp.concatenate([x[..., :1], x[..., :-1]], -1)
+    """``R_t = r_t + d_t [(1 - l) v_{t+1} + l R_{t+1}]``, ending in ``R_H = v_H`` (DreamerV1, eq. 6; DreamerV2, eq. 4).
 
-    return lambda_return(shift(reward), shift(discount), lambda_, value)
+    A state's value includes its own reward. All [..., H+1], of which the last reward and discount are unused; returns
+    [..., H].
+    """
+    reward, discount = (jnp.roll(x, 1, -1) for x in (reward, discount))
+    return lambda_return(reward, discount, lambda_, value)
 
 
 def replay_return(
