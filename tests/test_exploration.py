@@ -74,19 +74,6 @@ def test_no_choice_or_every_choice(chance, share):
     assert (found != 3).any((1, 2)).mean() == pytest.approx(share, abs=0.001)
 
 
-@pytest.mark.parametrize("draw", (1 - 2**-24, 0.0))
-def test_the_largest_number_is_a_class(monkeypatch, draw):
-    """18 times the number just below 1 is 18 in float32."""
-    monkeypatch.setattr(
-        "dreamer_jax.behaviors.exploration.draw_noise",
-        lambda key, rows, shape, kind: jnp.full((len(rows), *shape), draw, jnp.float32).at[:, 0].set(0),
-    )
-    spec = EnvSpec({}, {"button": ArraySpec((), "int32", 18)})
-    action = {"button": np.full(2, 3, np.int32)}
-    found = explore(ExploreConfig(epsilon=1.0), spec, KEY, np.arange(2), action, None)
-    np.testing.assert_array_equal(found["button"], 17 if draw else 0)
-
-
 def test_the_chance_goes_linearly_over_agent_steps():
     falls = ExploreConfig(epsilon=0.4, epsilon_final=0.1, epsilon_steps=200_000)
     for records, expected in ((0, 0.4), (50_000, 0.325), (100_000, 0.25), (200_000, 0.1), (10**9, 0.1)):
