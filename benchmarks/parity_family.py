@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import parity_family_heads
-from parity_names import part
 from parity_units import Absent, Found, Unit
 
 from dreamer_jax import distributions
@@ -46,9 +45,16 @@ def tolerance(arrays: Mapping[str, np.ndarray], name: str) -> Tolerance:
             return Tolerance(max(STEP, UPDATE * change), absolute=True)
     if any("grad" in word for word in words):
         return Tolerance(GRADIENT)
-    if words[-1] == "log_prob" and words[-2].startswith("noise"):
-        return Tolerance(FORWARD, SATURATED)
+    if words[-2:] == ["noise", "log_prob"]:
+        return Tolerance(FORWARD, max(SATURATED, _amplified(arrays, words[0])))
     return Tolerance(FORWARD, CANCELLING if arrays[name].ndim == 0 else 0.0)
+
+
+def _amplified(arrays: Mapping[str, np.ndarray], case: str) -> float:
+    """What two roundings of a number before tanh, and as many of the mean, are in its log-probability."""
+    loc, scale, draws = (arrays[f"{case}/{name}"] for name in ("loc", "scale", "noise/sample"))
+    x = np.arctanh(np.clip(draws.astype(np.float64), -distributions.TANH_LIMIT, distributions.TANH_LIMIT))
+    return float((2.0**-21 * np.abs(x) * np.abs(x - loc) / scale**2).max())
 
 
 def _before(arrays: Mapping[str, np.ndarray], words: list[str], place: int) -> str | None:
@@ -73,7 +79,7 @@ def ours(recorded: Unit, meta: Mapping[str, Any]) -> Found:
     for name, function in PARTS.items():
         repository, _, kind = name.partition(" ")
         if meta["repo"] == repository and (
-            meta["part"] == kind or kind[-1] == "*" and meta["part"].startswith(kind[:-1])
+            meta["part"] == kind or (kind[-1] == "*" and meta["part"].startswith(kind[:-1]))
         ):
             return dict(_flat(function(recorded, meta)))
     raise ConfigError(f"{meta['repo']} {meta['part']}: not a part that this program knows")
