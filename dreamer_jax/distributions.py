@@ -7,13 +7,15 @@ gives the same update on any number of devices. ``sample`` turns noise into a dr
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import distrax
 import jax
 import jax.numpy as jnp
 
-from dreamer_jax.types import Array
+from dreamer_jax.specs import ArraySpec
+from dreamer_jax.types import Array, ArrayDict
 
 Kind = Literal["uniform", "normal"]
 
@@ -29,6 +31,15 @@ def draw_noise(key: Array, rows: Array, shape: tuple[int, ...], kind: Kind) -> j
     """Noise [rows, *shape]; row ``i`` depends on ``key`` and ``rows[i]``, its index in the global batch."""
     draw = {"uniform": jax.random.uniform, "normal": jax.random.normal}[kind]
     return jax.vmap(lambda row: draw(jax.random.fold_in(key, row), shape, jnp.float32))(rows)
+
+
+def uniform_actions(key: Array, rows: Array, specs: Mapping[str, ArraySpec]) -> ArrayDict:
+    """Actions as environments take them, {name: [rows, ...]}: any class alike, or numbers uniform in [-1, 1)."""
+    actions = {}
+    for leaf_key, (name, spec) in zip(jax.random.split(key, len(specs)), specs.items(), strict=True):
+        noise = draw_noise(leaf_key, rows, spec.shape, "uniform")
+        actions[name] = (jnp.floor(spec.classes * noise) if spec.classes else 2 * noise - 1).astype(spec.dtype)
+    return actions
 
 
 def categorical(logits: jax.Array, unimix: float = 0.0) -> distrax.Distribution:

@@ -46,7 +46,7 @@ class WorldModel(NamedTuple):
 class Behavior(NamedTuple):
     """How an agent chooses actions, and what it learns from imagination."""
 
-    init: Callable[..., Any]  # (key) -> {"actor": ..., "critic": ...}
+    init: Callable[..., Any]  # (key) -> {"actor": ..., "critic": ...}, or {} if nothing is learnt
     act: Callable[..., Any]  # (params, key, rows, state, mode) -> {name: action}
     loss: Callable[..., Any]  # (params, train_state, key, rows, posterior, batch) -> losses, aux
 

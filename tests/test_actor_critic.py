@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from agents import KEY, ROWS, B, D, H, K, S, T, assert_trees_equal, largest, quick_jit, tiny, tiny_config
+from agents import KEY, MIXED, ROWS, B, D, H, K, S, T, assert_trees_equal, largest, quick_jit, tiny, tiny_config
 
 from dreamer_jax.behaviors.actor_critic import CPU_CHUNK_ROWS, CPU_CHUNK_UNITS, chunk_rows
 from dreamer_jax.models.heads import Head
 from dreamer_jax.ops.returns import lambda_return, replay_return
 from dreamer_jax.ops.transforms import symexp_bins, twohot_loss
+from dreamer_jax.specs import ArraySpec, EnvSpec
 from dreamer_jax.types import RSSMState
 
 TINY = tiny()
@@ -188,8 +189,11 @@ def test_chunks_change_memory_and_nothing_else(result, gradient):
 
 
 def test_rows_of_a_chunk_depend_on_the_device(monkeypatch):
-    assert chunk_rows(TINY.config) == CPU_CHUNK_ROWS
-    assert chunk_rows(tiny_config(behavior__chunk_rows=7)) == 7
-    assert chunk_rows(tiny_config(value__units=CPU_CHUNK_UNITS + 1)) == 0
+    wide = tiny_config(value__units=CPU_CHUNK_UNITS + 1)
+    pictures = EnvSpec({"image": ArraySpec((16, 16, 3), "uint8")}, MIXED.action)
+    assert chunk_rows(TINY.config, MIXED) == CPU_CHUNK_ROWS
+    assert chunk_rows(tiny_config(behavior__chunk_rows=7), MIXED) == 7
+    assert chunk_rows(wide, MIXED) == 0
+    assert chunk_rows(wide, pictures) == CPU_CHUNK_ROWS
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert chunk_rows(TINY.config) == 0
+    assert chunk_rows(TINY.config, MIXED) == 0

@@ -18,13 +18,12 @@ def step(params, carry, now):
     return carry, use_weight(operator.mul, carry**2, params["scale"])
 
 
-def plain(step, params, carry, inputs, *, rematerialize=False):
+def plain(step, params, carry, inputs):
     return jax.lax.scan(lambda carry, now: step(params, carry, now), carry, inputs)
 
 
-@pytest.mark.parametrize("rematerialize", [False, True])
 @pytest.mark.parametrize(("length", "rows", "width"), [(3, 2, 4), (7, 5, 6)])
-def test_values_and_gradients_are_those_of_a_scan(length, rows, width, rematerialize):
+def test_values_and_gradients_are_those_of_a_scan(length, rows, width):
     rng = np.random.default_rng(width)
     params = {"kernel": (width, 2 * width), "bias": (width,), "scale": (width,)}
     params = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in params.items()}
@@ -34,7 +33,7 @@ def test_values_and_gradients_are_those_of_a_scan(length, rows, width, remateria
 
     def value_and_grads(scan):
         def total(params, carry, xs):
-            last, outputs = scan(step, params, carry, (xs, gate), rematerialize=rematerialize)
+            last, outputs = scan(step, params, carry, (xs, gate))
             return (outputs * weights).sum() + (last**3).sum()
 
         return jax.value_and_grad(total, (0, 1, 2))(params, carry, xs)

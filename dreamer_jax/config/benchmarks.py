@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 HEAD = "danijar/dreamerv3 at e3f0224"
 PAPER = "arXiv 2301.04104v2"
 V2 = "danijar/dreamerv2 at 07d906e"
+V1 = "danijar/dreamer at 56d4d44"
 
 
 class Benchmark(NamedTuple):
@@ -147,7 +148,7 @@ BENCHMARKS = {
         "DeepMind Control from pictures, for DreamerV2",
         V2,
         "",
-        _DMC_2020 | {"env.observation": "image", "train.frames": 1_000_000},
+        _DMC_2020 | {"env.observation": "image", "train.frames": 2_000_000},
         published="dmc_vision_2020",
     ),
     "dmc_proprio_2020": Benchmark(
@@ -177,6 +178,13 @@ BENCHMARKS = {
             **{"optimizer.actor_learning_rate": 1e-4, "optimizer.critic_learning_rate": 1e-4},
             **{"train.frames": 1_000_000},
         },
+    ),
+    "dmc_vision_2019": Benchmark(
+        "DeepMind Control from pictures, for DreamerV1",
+        V1,
+        "",
+        {"env.observation": "image", "env.action_repeat": 2, "env.num_envs": 1, "train.frames": 5_000_000},
+        published="dmc_vision_2019",
     ),
     "atari200m_2019": Benchmark(
         "Atari for DreamerV1: discrete actions",

@@ -21,7 +21,7 @@ class Preset(NamedTuple):
 
 # What PlaNet, DreamerV1 and DreamerV2 share; the published code of 2018 to 2020.
 _BEFORE_V3 = {
-    **{"env.observation": "image", "env.action_repeat": 2, "env.num_envs": 1, "replay.capacity": 2_000_000},
+    **{"env.observation": "image", "env.action_repeat": 2, "env.num_envs": 1},
     **{"replay.sampling": "episodes", "replay.online": False, "replay.context": False},
     **{"nets.norm": "none", "nets.init": "glorot", "nets.activation": "elu", "nets.cnn_activation": "elu"},
     **{"encoder.cnn": "valid", "encoder.depth": 32, "encoder.layers": 4, "encoder.units": 400, "encoder.symlog": False},
@@ -38,8 +38,9 @@ _BEFORE_V3 = {
 _HEADS = ("reward", "cont", "policy", "value")
 _V2 = {
     **_BEFORE_V3,
-    **{"env.action_repeat": 1, "replay.prioritize_ends": True, "replay.mark_first": True, "encoder.depth": 48},
-    **{"decoder.depth": 48, "rssm.latent": "categorical", "rssm.stoch": 32, "rssm.classes": 32},
+    **{"env.action_repeat": 1, "replay.capacity": 2_000_000, "replay.prioritize_ends": True},
+    **{"replay.mark_first": True, "encoder.depth": 48, "decoder.depth": 48},
+    **{"rssm.latent": "categorical", "rssm.stoch": 32, "rssm.classes": 32},
     **{"rssm.cell": "norm_gru", "rssm.deter": 1024, "rssm.hidden": 1024, "rssm.std": "sigmoid2"},
     **{f"{head}.{name}": width for head in _HEADS for name, width in (("layers", 4), ("units", 400))},
     **{"reward.squash": "tanh", "cont.label": "soft", "cont.start": "recorded", "policy.dist": "trunc_normal"},
@@ -72,7 +73,7 @@ _PLANET = {
 }
 _V3_2024 = {
     **{"encoder.cnn": "stride", "decoder.cnn": "transpose", "cont.start": "recorded", "policy.unimix": 0.01},
-    **{"train.start_windows": 16},
+    **{"env.action_repeat": 2, "train.train_ratio": 512.0, "train.start_windows": 16},
 }
 _V3_2023 = {
     **{"nets.norm": "layer", "nets.bias": False, "nets.init": "fan_avg", "encoder.cnn": "same", "decoder.cnn": "same"},
@@ -82,8 +83,10 @@ _V3_2023 = {
     **{"behavior.gradient": "auto", "optimizer.kind": "adam", "optimizer.agc": 0.0, "optimizer.warmup": 0},
     **{"optimizer.learning_rate": 1e-4, "optimizer.actor_learning_rate": 3e-5, "optimizer.eps": 1e-8},
     **{"optimizer.critic_learning_rate": 3e-5, "optimizer.clip": 1000.0, "optimizer.actor_critic_clip": 100.0},
-    **{"optimizer.actor_critic_eps": 1e-5, "replay.online": False, "replay.context": False, "replay.mark_first": True},
-    **{"env.num_envs": 4, "env.action_repeat": 2, "train.train_ratio": 512.0, "train.prefill": 1088},
+    **{"optimizer.actor_critic_eps": 1e-5, "replay.capacity": 1_000_000, "replay.online": False},
+    **{"replay.context": False, "replay.mark_first": True, "env.num_envs": 4, "env.action_repeat": 2},
+    # Random actions in hundreds until there are 16 x 64 windows: 1024 + 4 x 63 = 1276 records.
+    **{"train.train_ratio": 512.0, "train.prefill": 1300},
 }
 
 

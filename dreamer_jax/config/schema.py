@@ -225,7 +225,7 @@ class BehaviorConfig:
     return_limit: float = option(1.0, "smallest divisor of the advantages", low=0)
     chunk_rows: int = option(
         -1,
-        "imagined states that heads see at a time: less memory; 0: all, -1: all, but few by small heads on CPU",
+        "imagined states that heads see at a time (memory); 0: all; -1: on CPU few if heads are small or see images",
         low=-1,
     )
 

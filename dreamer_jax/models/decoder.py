@@ -167,8 +167,12 @@ def _output_shape(spec: ArraySpec) -> tuple[int, ...]:
     return (spec.size, spec.classes) if spec.classes else spec.shape
 
 
+SQUARED = DecoderConfig()
+"""Squared errors, vectors in symlog space."""
+
+
 def reconstruction_loss(
-    output: jax.Array, target: jax.Array, spec: ArraySpec, config: DecoderConfig = DecoderConfig()
+    output: jax.Array, target: jax.Array, spec: ArraySpec, config: DecoderConfig = SQUARED
 ) -> jax.Array:
     """Loss of one key, [B, T]: cross entropy for classes, else squared errors of all elements summed.
 

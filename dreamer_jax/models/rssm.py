@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -101,6 +102,9 @@ def enter_cell(config: RSSMConfig, deter: jax.Array) -> jax.Array:
     return enter_blocks(deter, config.blocks) if config.cell == "block_gru" else deter
 
 
+NETS = NetsConfig()
+
+
 def make_rssm(
     config: RSSMConfig,
     *,
@@ -108,7 +112,7 @@ def make_rssm(
     action: int,
     dtype: Any = jnp.float32,
     rematerialize: bool = False,
-    nets: NetsConfig = NetsConfig(),
+    nets: NetsConfig = NETS,
 ) -> RSSM:
     """RSSM over ``tokens``-wide tokens and ``action``-wide action vectors.
 
@@ -200,8 +204,11 @@ def make_rssm(
             after = posterior_step(params, before, inputs)
             return after.without_stats(), after.without_cell()
 
-        records = swap_time((*shares(params, prev_action, tokens, is_first), is_first, noise))
-        _, states = scan_weights_apart(one, params, carry(state), (*records, first), rematerialize=rematerialize)
+        inputs = *swap_time((*shares(params, prev_action, tokens, is_first), is_first, noise)), first
+        if rematerialize:  # what is kept to take the weights apart is what this is to save
+            _, states = jax.lax.scan(jax.checkpoint(partial(one, params)), carry(state), inputs)
+        else:
+            _, states = scan_weights_apart(one, params, carry(state), inputs)
         return swap_time(states)
 
     return RSSM(init, initial, start, carry, prior, posterior, observe, prior_stats, distribution)

@@ -15,7 +15,7 @@ from dreamer_jax.interfaces import WorldModel
 from dreamer_jax.models.decoder import Decoder, reconstruction_loss
 from dreamer_jax.models.encoder import Encoder, flatten_leaves, image_specs, quantize
 from dreamer_jax.models.heads import Head
-from dreamer_jax.models.losses import kl_losses
+from dreamer_jax.models.losses import kl_losses, overshooting_loss
 from dreamer_jax.models.rssm import latent_width, make_rssm
 from dreamer_jax.models.scalars import make_scalar
 from dreamer_jax.ops.sequence import rematerialized
@@ -23,8 +23,8 @@ from dreamer_jax.specs import ArraySpec, EnvSpec
 from dreamer_jax.types import Array, ArrayDict, RSSMState, TrajectoryBatch
 
 Features = tuple[jax.Array, jax.Array]
-PIXELS = 1
-"""Folded into a key for the noise of pixels, beside that of latents."""
+PIXELS, AHEAD = 1, 2
+"""Folded into a key for the noise of pixels and of latents further ahead, beside that of latents."""
 
 
 def features(state: RSSMState) -> Features:
@@ -32,8 +32,13 @@ def features(state: RSSMState) -> Features:
     return state.deter, state.stoch.reshape(*state.deter.shape[:-1], -1)
 
 
-def make_world_model(config: Config, spec: EnvSpec, *, dtype: Any = jnp.float32) -> WorldModel:
-    """World model for the observations and actions of ``spec``. Parameters are a dict by part."""
+def make_world_model(
+    config: Config, spec: EnvSpec, *, dtype: Any = jnp.float32, axis_name: str | None = None
+) -> WorldModel:
+    """World model for the observations and actions of ``spec``. Parameters are a dict by part.
+
+    With ``axis_name`` a batch's means are those over all devices.
+    """
     c, nets = config, config.nets
     inputs = (c.rssm.deter, latent_width(c.rssm))
     encoder = Encoder(spec.observation, c.encoder, dtype, nets)
@@ -125,7 +130,13 @@ def make_world_model(config: Config, spec: EnvSpec, *, dtype: Any = jnp.float32)
         tokens = encode(params, observation)
         posterior = observe_tokens(params, key, rows, batch, tokens)
         prior = rssm.prior_stats(params["rssm"], posterior.deter)
-        losses, kl = kl_losses(rssm.distribution, posterior.stats, prior, config.kl.free_nats)
+        free = c.kl.free_nats, c.kl.free_average, axis_name
+        losses, kl = kl_losses(rssm.distribution, posterior.stats, prior, *free)
+        if c.kl.overshooting:
+            noise = latent_noise(jax.random.fold_in(key, AHEAD), rows, (batch.reward.shape[1], c.kl.overshooting))
+            actions, is_first = action_vector(batch.prev_action), jnp.asarray(batch.is_first)
+            inputs = noise, posterior, actions, is_first, c.kl.free_nats
+            losses["overshooting"] = overshooting_loss(rssm, params["rssm"], *inputs, axis_name=axis_name)
         feat = features(posterior)
         outputs = decode(params, feat)
         for name, leaf in spec.observation.items():
@@ -183,11 +194,11 @@ def make_world_model(config: Config, spec: EnvSpec, *, dtype: Any = jnp.float32)
             stoch = jax.nn.one_hot(stoch, config.rssm.classes, dtype=jnp.float32)
         return RSSMState(jnp.asarray(state.deter).astype(jnp.float32), stoch.astype(jnp.float32))
 
-    latent_spec = {
-        name: ArraySpec(x.shape[1:], x.dtype.name)
-        for name, x in vars(jax.eval_shape(lambda: compress(rssm.initial(1)))).items()
-        if name in ("deter", "stoch")
-    }
+    latent_spec = {}
+    if c.replay.context:
+        stored = jax.eval_shape(lambda: compress(rssm.initial(1)))
+        parts = {"deter": stored.deter, "stoch": stored.stoch}
+        latent_spec = {name: ArraySpec(x.shape[1:], x.dtype.name) for name, x in parts.items()}
     return WorldModel(
         init,
         rssm.initial,

@@ -14,8 +14,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dreamer_jax.ops.sequence import rematerialized
-
 Operation = Callable[[jax.Array, jax.Array], jax.Array]
 """Of rows and a weight; linear or affine in either, and rows may have further axes in front."""
 _use: ContextVar[Callable[[Operation, jax.Array, jax.Array], jax.Array] | None] = ContextVar("use", default=None)
@@ -28,7 +26,7 @@ def use_weight(operation: Operation, x: jax.Array, weight: jax.Array) -> jax.Arr
 
 
 def scan_weights_apart(
-    step: Callable[[Any, Any, Any], tuple[Any, Any]], params: Any, carry: Any, inputs: Any, *, rematerialize: bool
+    step: Callable[[Any, Any, Any], tuple[Any, Any]], params: Any, carry: Any, inputs: Any
 ) -> tuple[Any, Any]:
     """``lax.scan`` of ``step(params, carry, input) -> (carry, output)`` whose weight gradients are taken after it.
 
@@ -75,7 +73,7 @@ def scan_weights_apart(
             return carry, (output, rows)
 
         def rows_apart(carry: Any, inputs: Any, slots: list[jax.Array]) -> tuple[Any, list[jax.Array]]:
-            carry, (outputs, rows) = jax.lax.scan(rematerialized(with_slots, rematerialize), carry, (inputs, slots))
+            carry, (outputs, rows) = jax.lax.scan(with_slots, carry, (inputs, slots))
             return (carry, outputs), rows
 
         results, pull, rows = jax.vjp(rows_apart, carry, inputs, slots, has_aux=True)

@@ -85,7 +85,7 @@ class Updates:
     def compile(self, state: TrainState, root: Array, batches: Any) -> None:
         """Now rather than at the first call."""
         if self._num_devices == 1:
-            self._call = self.lower(state, root, batches).compile()
+            self._call = self.lower(state, root, batches).compile(compiler_options())
 
     def __call__(self, state: TrainState, root: Array, batches: Any) -> tuple[TrainState, jax.Array]:
         """The new state, and results for ``fetch``."""
@@ -103,6 +103,11 @@ class Updates:
             return parts.reshape(len(parts), -1, *parts.shape[3:])
 
         return {name: x[0] for name, x in metrics.items()}, {name: join(x) for name, x in latents.items()}
+
+
+def compiler_options() -> dict[str, Any]:
+    """On the CPU, LLVM's second level compiles the update in a tenth less time than the third, and it runs as fast."""
+    return {"xla_backend_optimization_level": 2} if jax.default_backend() == "cpu" else {}
 
 
 def replicate(state: TrainState, num_devices: int) -> TrainState:

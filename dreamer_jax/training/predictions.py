@@ -55,8 +55,8 @@ class Reports:
         stem = str(self._folder / f"{frames:09d}")
         drawn = {}
         if dream is not None:  # an agent from elsewhere may have none
-            named = dict(title=f"{frames:,} frames", symlog=self._config.decoder.symlog)
-            drawn = draw(dream, batch, self._spec, batch.reward.shape[1] // 2, stem, **named)
+            context, symlog = batch.reward.shape[1] // 2, self._config.decoder.symlog
+            drawn = draw(dream, batch, self._spec, context, stem, title=f"{frames:,} frames", symlog=symlog)
         warning = collapse(metrics, self._config.rssm.stoch)
         return {f"{label}/{name}": value for name, value in metrics.items()}, drawn, warning
 
@@ -187,8 +187,8 @@ def dream_run(
     key = jax.random.key(seed)
     dream = jax.jit(partial(agent.dream, length=length))(state.params, key, seen, ahead)
     title = f"{config.env.task}, {actions if given is None else stem.name} actions"
-    named = dict(title=title, symlog=config.decoder.symlog, truth_ahead=recorded)
-    drawn = draw(dream, batch, spec, context, str(stem), **named)
+    symlog = config.decoder.symlog
+    drawn = draw(dream, batch, spec, context, str(stem), title=title, symlog=symlog, truth_ahead=recorded)
     metrics = jax.device_get(jax.jit(agent.report)(state, key, batch)[0]) if recorded else {}
     return {name: float(value) for name, value in metrics.items()}, drawn
 

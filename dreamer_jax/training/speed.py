@@ -25,7 +25,7 @@ from dreamer_jax.replay import record_bytes
 from dreamer_jax.specs import ArraySpec, EnvSpec
 from dreamer_jax.training import run_directory
 from dreamer_jax.training.acting import make_act
-from dreamer_jax.training.parallel import AXIS, Updates, replicate
+from dreamer_jax.training.parallel import AXIS, Updates, compiler_options, replicate
 from dreamer_jax.types import RSSMState, TrajectoryBatch
 
 Note = Callable[[str], None]
@@ -59,7 +59,7 @@ def random_windows(spec: EnvSpec, latents: dict[str, ArraySpec], size: int, leng
         is_first,
         is_last,
         is_last & False,
-        RSSMState(draw(latents["deter"], size), draw(latents["stoch"], size)),
+        RSSMState(draw(latents["deter"], size), draw(latents["stoch"], size)) if latents else None,
     )
 
 
@@ -82,7 +82,7 @@ def update_speed(config: Config, spec: EnvSpec, repeats: int, note: Note = lambd
     note("compiling the update")
     trace_s, lowered = seconds(lambda: updates.lower(state, key, batch))
     with _cache_hits() as hits:
-        compile_s, compiled = seconds(lowered.compile)
+        compile_s, compiled = seconds(lambda: lowered.compile(compiler_options()))
     memory = compiled.memory_analysis()
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
 
