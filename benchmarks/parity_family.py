@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import parity_family_heads
+import parity_family_models
 from parity_units import Absent, Found, Unit
 
 from dreamer_jax import distributions
@@ -207,4 +208,9 @@ PARTS: dict[str, Callable[[Unit, Mapping[str, Any]], Found]] = {
     f"{V2} optim": optimizer,
     f"{V1} actor": parity_family_heads.actors,
     f"{V2} heads": parity_family_heads.heads,
+    f"{V2} gru": parity_family_models.gru,
+    f"{V2} rssm": parity_family_models.rssm_v2,
+    f"{V1} rssm": parity_family_models.rssm_v1,
+    f"{V2} encdec": parity_family_models.coders_v2,
+    f"{V1} conv": parity_family_models.coders_v1,
 }
