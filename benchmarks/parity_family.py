@@ -15,6 +15,7 @@ import numpy as np
 import optax
 import parity_family_heads
 import parity_family_models
+import parity_family_v2
 from parity_units import Absent, Found, Unit
 
 from dreamer_jax import distributions
@@ -213,4 +214,6 @@ PARTS: dict[str, Callable[[Unit, Mapping[str, Any]], Found]] = {
     f"{V1} rssm": parity_family_models.rssm_v1,
     f"{V2} encdec": parity_family_models.coders_v2,
     f"{V1} conv": parity_family_models.coders_v1,
+    f"{V2} worldmodel_*": parity_family_v2.world_model,
+    f"{V2} behavior_*": parity_family_v2.behavior,
 }

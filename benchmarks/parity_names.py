@@ -63,6 +63,37 @@ def policy(arrays: Arrays, discrete: bool, leaf: str = "action") -> Tree:
     }
 
 
+def turned(tree: Tree, deter: int) -> Tree:
+    """Of a head on features: theirs are stoch and then deter, ours the other way round."""
+    first = dict(tree["mlp"]["hidden_0"])
+    kernel = first["dense"]["kernel"]
+    first["dense"] = first["dense"] | {"kernel": jnp.concatenate([kernel[-deter:], kernel[:-deter]])}
+    return tree | {"mlp": tree["mlp"] | {"hidden_0": first}}
+
+
+def world_v2(arrays: Arrays) -> Tree:
+    """A world model, or as much of it as there is."""
+    heads, cells = part(arrays, "heads"), rssm_v2(part(arrays, "rssm"))
+    deter = cells["prior_mlp"]["hidden_0"]["dense"]["kernel"].shape[0]
+    tree = {"rssm": cells, "reward": turned(head(part(heads, "reward")), deter)}
+    if "discount/out/out/kernel" in heads:
+        tree["cont"] = turned(head(part(heads, "discount")), deter)
+    if part(heads, "decoder"):
+        tree |= {"encoder": encoder(part(arrays, "encoder")), "decoder": decoder(part(heads, "decoder"))}
+    return tree
+
+
+def world_v1(arrays: Arrays) -> Tree:
+    deter = arrays["dynamics/cell/recurrent_kernel"].shape[0]
+    names = {"reward": "reward", "pcont": "cont"}
+    return {
+        "encoder": encoder(part(arrays, "encode")),
+        "rssm": rssm_v1(part(arrays, "dynamics")),
+        "decoder": decoder(part(arrays, "decode")),
+        **{ours: turned(head(part(arrays, name)), deter) for name, ours in names.items() if part(arrays, name)},
+    }
+
+
 def rssm_v2(arrays: Arrays) -> Tree:
     """With the first of the prior's heads."""
     return {
