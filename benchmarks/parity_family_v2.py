@@ -123,7 +123,7 @@ def world_model(u: Unit, meta: Mapping[str, Any]) -> Found:
     found: Found = {
         "pre": {
             "reward": np.tanh(batch.reward) if config.reward.squash == "tanh" else batch.reward,
-            "discount": aux["cont_target"],
+            "discount": aux["cont_target"] if c["pred_discount"] else Absent("without a head nothing learns it"),
         },
         "loss": loss,
         "grads": grads,
@@ -239,4 +239,5 @@ def _metrics(config: Config, losses: Any, aux: Any, plain: Any, grads: Any) -> F
         "critic_target": aux["return"].mean(),
         "actor_ent": aux["entropy"]["action"][:, :-1].mean(),
         "actor_ent_scale": config.behavior.entropy,
+        "actor_grad_mix": config.behavior.gradient_mix,
     }
