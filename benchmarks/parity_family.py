@@ -15,6 +15,7 @@ import numpy as np
 import optax
 import parity_family_heads
 import parity_family_models
+import parity_family_v1
 import parity_family_v2
 from parity_units import Absent, Found, Unit
 
@@ -214,6 +215,8 @@ PARTS: dict[str, Callable[[Unit, Mapping[str, Any]], Found]] = {
     f"{V1} rssm": parity_family_models.rssm_v1,
     f"{V2} encdec": parity_family_models.coders_v2,
     f"{V1} conv": parity_family_models.coders_v1,
+    f"{V1} train_*": parity_family_v1.train,
+    f"{V1} fixed_*": parity_family_v1.fixed,
     f"{V2} worldmodel_*": parity_family_v2.world_model,
     f"{V2} behavior_*": parity_family_v2.behavior,
 }
