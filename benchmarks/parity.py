@@ -150,7 +150,9 @@ def _rows_of(
     absent = {name: value for name, value in found.items() if isinstance(value, parity_units.Absent)}
     for part, value in absent.items():
         count = sum(name.startswith(part) for name in recorded)
-        rows.append(Row(f"{prefix}{part}".rstrip("/"), "absent", note=f"{count} arrays; {value.reason}"))
+        rows.append(
+            Row(f"{prefix}{part}".rstrip("/") or "everything", "absent", note=f"{count} arrays; {value.reason}")
+        )
     for name, theirs in recorded.items():
         if name in inputs or any(name.startswith(part) for part in absent):
             continue

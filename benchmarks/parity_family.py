@@ -14,6 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import parity_family_heads
+import parity_family_models
+import parity_family_v1
+import parity_family_v2
 from parity_units import Absent, Found, Unit
 
 from dreamer_jax import distributions
@@ -45,9 +48,16 @@ def tolerance(arrays: Mapping[str, np.ndarray], name: str) -> Tolerance:
             return Tolerance(max(STEP, UPDATE * change), absolute=True)
     if any("grad" in word for word in words):
         return Tolerance(GRADIENT)
-    if words[-1] == "log_prob" and words[-2].startswith("noise"):
-        return Tolerance(FORWARD, SATURATED)
+    if words[-2:] == ["noise", "log_prob"]:
+        return Tolerance(FORWARD, max(SATURATED, _amplified(arrays, words[0])))
     return Tolerance(FORWARD, CANCELLING if arrays[name].ndim == 0 else 0.0)
+
+
+def _amplified(arrays: Mapping[str, np.ndarray], case: str) -> float:
+    """What two roundings of a number before tanh, and as many of the mean, are in its log-probability."""
+    loc, scale, draws = (arrays[f"{case}/{name}"] for name in ("loc", "scale", "noise/sample"))
+    x = np.arctanh(np.clip(draws.astype(np.float64), -distributions.TANH_LIMIT, distributions.TANH_LIMIT))
+    return float((2.0**-21 * np.abs(x) * np.abs(x - loc) / scale**2).max())
 
 
 def _before(arrays: Mapping[str, np.ndarray], words: list[str], place: int) -> str | None:
@@ -200,4 +210,13 @@ PARTS: dict[str, Callable[[Unit, Mapping[str, Any]], Found]] = {
     f"{V2} optim": optimizer,
     f"{V1} actor": parity_family_heads.actors,
     f"{V2} heads": parity_family_heads.heads,
+    f"{V2} gru": parity_family_models.gru,
+    f"{V2} rssm": parity_family_models.rssm_v2,
+    f"{V1} rssm": parity_family_models.rssm_v1,
+    f"{V2} encdec": parity_family_models.coders_v2,
+    f"{V1} conv": parity_family_models.coders_v1,
+    f"{V1} train_*": parity_family_v1.train,
+    f"{V1} fixed_*": parity_family_v1.fixed,
+    f"{V2} worldmodel_*": parity_family_v2.world_model,
+    f"{V2} behavior_*": parity_family_v2.behavior,
 }

@@ -97,7 +97,9 @@ def _normal(u: Unit, case: str, options: Any, nets: Any, weights: Any, features:
 def _binary(u: Unit, case: str, options: Any, nets: Any, weights: Any, features: Any, event: Any) -> Any:
     logit = lambda w, x: _raw(nets, 1)(w, x)[..., 0]  # noqa: E731
     dist = distributions.bernoulli(logit(weights, features))
-    outputs = {"logit": dist.logits, "mean": dist.probs, "mode": distributions.mode(dist), "entropy": dist.entropy()}
+    entropy = lambda w: distributions.bernoulli(logit(w, features)).entropy()  # noqa: E731
+    outputs = {"logit": dist.logits, "mean": dist.probs, "mode": distributions.mode(dist), "entropy": entropy(weights)}
+    outputs["entropy_grad_params"] = jax.grad(lambda w: entropy(w).sum())(weights)
     return lambda w, x: distributions.bernoulli(logit(w, x)).log_prob(event), outputs
 
 
@@ -174,7 +176,6 @@ def _noisy(u: Unit, case: str, run: Callable[..., Any], weights: Any, features: 
     likely = run(weights, features)[1].log_prob(recorded)
     sample0 = lambda w: run(w, features)[1].distribution.push(noise[0]).sum()  # noqa: E731
     _, each = run(weights, features[:, :, None])
-    _, first = run(weights, features[:, 0])
     by_draw = jnp.moveaxis(recorded, 0, -2)
     best = distributions.likeliest(each, by_draw)
     return {
@@ -191,7 +192,7 @@ def _noisy(u: Unit, case: str, run: Callable[..., Any], weights: Any, features: 
             "the draw that is best for the first row, taken for all of them: not on purpose"
         ),
         "noise_flat/mode_per_element": best[:, 0],
-        "noise_flat/log_prob": first.log_prob(recorded[:, :, 0]),
+        "noise_flat/log_prob": Absent("of draws that are not recorded; near 1 their last bit is whole units of it"),
     }
 
 

@@ -19,7 +19,7 @@ MOTORS = EnvSpec({"place": ArraySpec((3,), "float32")}, {"motors": ArraySpec((2,
 BUTTONS = EnvSpec(MOTORS.observation, {"button": ArraySpec((), "int32", 4)})
 SMALL = {
     **{"dtype": "float32", "rssm.deter": 12, "rssm.hidden": 10, "rssm.stoch": 5, "rssm.classes": 6, "rssm.blocks": 2},
-    **{"behavior.imagination_length": HORIZON, "optimizer.warmup": 0},
+    **{"behavior.imagination_length": HORIZON, "optimizer.warmup": 0, "kl.free_nats": 0.0},
     **{"planner.candidates": 20, "planner.elites": 5, "planner.iterations": 2, "planner.horizon": 3},
 }
 

@@ -127,7 +127,11 @@ class GRU(nn.Module):
         self, deter: jax.Array, before: jax.Array, stoch: jax.Array, action_share: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """The next ``deter`` [N, D] in float32, twice: this cell has no layout of its own."""
-        x = self.embed.finish(self.embed.dense.share(0, stoch) + action_share)
+        after = self.recur(self.embed.finish(self.embed.dense.share(0, stoch) + action_share), deter)
+        return after, after
+
+    def recur(self, x: jax.Array, deter: jax.Array) -> jax.Array:
+        """The unit itself."""
         match self.kind:
             case "norm_gru":
                 gates = self.norm(self.gates(x, deter).astype(jnp.float32))
@@ -143,8 +147,7 @@ class GRU(nn.Module):
                 gates = nn.sigmoid(self.gates(x, deter).astype(jnp.float32))
                 reset, keep = jnp.split(gates, 2, -1)
                 candidate = jnp.tanh(self.candidate(x, reset * deter).astype(jnp.float32))
-        after = keep * deter + (1 - keep) * candidate
-        return after, after
+        return keep * deter + (1 - keep) * candidate
 
 
 def enter_blocks(x: jax.Array, blocks: int) -> jax.Array:
