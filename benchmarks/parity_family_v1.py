@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 from unittest import mock
@@ -155,7 +156,7 @@ def _any_policy(config: Config, features: int, width: int, discrete: bool) -> An
     """One that nobody asks: the recorded states came from nowhere."""
     outputs = {"out": width if discrete else 2 * width}
     units = [features, *[config.policy.units] * config.policy.layers]
-    arrays = {f"h{i}/kernel": jnp.zeros((a, b)) for i, (a, b) in enumerate(zip(units, units[1:], strict=False))}
+    arrays = {f"h{i}/kernel": jnp.zeros((a, b)) for i, (a, b) in enumerate(itertools.pairwise(units))}
     arrays |= {f"h{i}/bias": jnp.zeros(b) for i, b in enumerate(units[1:])}
     arrays |= {"hout/kernel": jnp.zeros((units[-1], outputs["out"])), "hout/bias": jnp.zeros(outputs["out"])}
     return parity_names.policy(arrays, discrete)

@@ -47,8 +47,15 @@ def unlikely(counts, shares):
     return (square - degrees) / np.sqrt(2 * degrees)
 
 
-def test_every_episode_alike_then_every_start_but_the_last(tmp_path):
+def test_every_episode_alike_then_every_start(tmp_path):
     replay = make(tmp_path)
+    play(replay, T, 5)  # at rows 0 and 3
+    assert replay.windows == 1 + 3
+    assert unlikely(drawn(replay), {(0, 0): 1 / 2, **{(0, row): 1 / 6 for row in (3, 4, 5)}}) < 4
+
+
+def test_the_last_start_is_skipped_if_wanted(tmp_path):
+    replay = make(tmp_path, ends="skipped")
     play(replay, T, 2, 5, T + 1, 13)  # at rows 0, 3, 5, 10, 14
     assert replay.windows == 1 + 0 + 2 + 1 + 10
     shares = {(0, 0): 1 / 4, (0, 10): 1 / 4}
@@ -57,7 +64,7 @@ def test_every_episode_alike_then_every_start_but_the_last(tmp_path):
 
 
 def test_ends_are_drawn_more_often_if_wanted(tmp_path):
-    replay = make(tmp_path, prioritize_ends=True)
+    replay = make(tmp_path, ends="prioritized")
     play(replay, T, 8)  # at rows 0 and 3
     assert replay.windows == 1 + 6
     # Of the numbers 0 to 8 those from 5 on give start 5, the last.
@@ -224,7 +231,7 @@ def test_windows_in_an_episode_begin_with_the_latents_before_them(tmp_path):
 @pytest.mark.parametrize("until", [10, 31, 97, 140])
 def test_restored_is_as_never_stopped(tmp_path, until, fraction):
     """Checkpoints within episodes, before and after the ring has wrapped, with records that came after them."""
-    options = dict(num_envs=3, rows=50, prioritize_ends=True, recent=0.4, validation_fraction=fraction)
+    options = dict(num_envs=3, rows=50, ends="prioritized", recent=0.4, validation_fraction=fraction)
     rng = np.random.default_rng(3)
     last = rng.random((200, 3)) < 0.15
     first = np.concatenate([np.ones((1, 3), bool), last[:-1]]) | (rng.random((200, 3)) < 0.02)  # some abandoned

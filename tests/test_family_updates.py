@@ -156,7 +156,7 @@ SENSELESS = {
     "behavior.start: excluded goes with": {"preset": "dreamer_v3", "behavior__start": "excluded"},
     "behavior.starts: replayed values": {"preset": "dreamer_v3", "behavior__starts": "but_last"},
     "replay.online: new windows": {"preset": "dreamer_v2", "replay__online": True},
-    "replay.prioritize_ends: goes with": {"preset": "dreamer_v3", "replay__prioritize_ends": True},
+    "replay.ends: goes with": {"preset": "dreamer_v3", "replay__ends": "skipped"},
     "replay.recent: goes with": {"preset": "dreamer_v3", "replay__recent": 0.5},
     "replay.mark_first: throws away": {"preset": "dreamer_v3", "replay__mark_first": True},
     "nets.bias: without a norm": {"preset": "planet", "nets__bias": False},

@@ -23,7 +23,7 @@ from dreamer_jax.training.preflight import env_spec, in_words
 E, PREFILL, FRAMES = 2, 50, 120
 SETTINGS = {
     **{"replay.sampling": "episodes", "replay.online": False, "replay.context": False, "replay.mark_first": True},
-    **{"replay.prioritize_ends": True, "replay.recent": 0.5, "replay.capacity": 1000, "train.prefill": PREFILL},
+    **{"replay.ends": "prioritized", "replay.recent": 0.5, "replay.capacity": 1000, "train.prefill": PREFILL},
     **{"train.pretrain": 3, "train.update_every": 20, "train.start_windows": 1, "train.report_frames": 110},
     **{"env.task": "probe/continuous_target", "policy.evaluate": "mode", "train.eval_frames": 100},
 }
@@ -112,7 +112,7 @@ def test_replay_draws_as_the_settings_say(tmp_path, monkeypatch):
     config = replace(tiny_run(), SETTINGS | {"train.frames": 4, "train.prefill": 0})
     agent = make_toy(config, env_spec(config))
     train(config, tmp_path / "run", agent=agent, loggers=(), stream=io.StringIO())
-    for name in ("online", "sampling", "prioritize_ends", "recent", "mark_first"):
+    for name in ("online", "sampling", "ends", "recent", "mark_first"):
         assert given[name] == SETTINGS[f"replay.{name}"]
 
 

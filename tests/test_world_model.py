@@ -366,7 +366,7 @@ def test_pixels_of_five_bits():
 
 def test_encoder_and_decoder_see_the_same_coarse_pixels():
     spec = EnvSpec(SMALL_SQUARE, MIXED.action)
-    config = tiny_config(encoder__image_bits=2, replay__context_dtype="float32")
+    config = tiny_config(encoder__image_bits=2, decoder__blocks=4)
     model, batch = make_world_model(config, spec), random_batch(spec, config)
     losses, _, aux = quick_jit(model.loss)(model.init(KEY), KEY, ROWS, batch)
     image, output = np.asarray(batch.observation["image"]), np.asarray(aux["reconstruction"]["image"])
@@ -401,7 +401,9 @@ def test_labels_of_the_continuation(label):
     np.testing.assert_allclose(aux["cont_target"], (1 - ends) * (0.9 if label == "soft" else 1), rtol=1e-6)
     assert "con" in losses
     if label == "hard":
-        assert set(np.unique(np.asarray(discount).round(6))) == {0, np.float32(0.9)}
+        for shift, expected in ((-50, 0.0), (50, 0.9)):
+            sure = params | {"cont": params["cont"] | {"out": {**params["cont"]["out"], "bias": np.float32([shift])}}}
+            np.testing.assert_allclose(model.predict(sure, features(posterior))[1], expected, rtol=1e-6)
 
 
 def test_squashed_rewards_are_what_is_learnt():
