@@ -13,9 +13,9 @@ T = 3
 pytestmark = pytest.mark.usefixtures("blocks")
 
 
-def make(directory, *, num_envs=1, rows=200, latents=LATENTS, seed=0, **options):
+def make(directory, *, num_envs=1, rows=200, latents=LATENTS, seed=0, ends="skipped", **options):
     sizes = dict(num_envs=num_envs, capacity=rows * num_envs, batch_length=T)
-    return Replay(directory, SPEC, latents, **sizes, online=False, seed=seed, sampling="episodes", **options)
+    return Replay(directory, SPEC, latents, **sizes, online=False, seed=seed, sampling="episodes", ends=ends, **options)
 
 
 def add(replay, first, last):
@@ -48,7 +48,7 @@ def unlikely(counts, shares):
 
 
 def test_every_episode_alike_then_every_start(tmp_path):
-    replay = make(tmp_path)
+    replay = make(tmp_path, ends="uniform")
     play(replay, T, 5)  # at rows 0 and 3
     assert replay.windows == 1 + 3
     assert unlikely(drawn(replay), {(0, 0): 1 / 2, **{(0, row): 1 / 6 for row in (3, 4, 5)}}) < 4
