@@ -143,6 +143,8 @@ def test_training_explores_around_the_sample():
     base = decide(PLAIN, "sample")[1]
     noise = action["motors"] - np.clip(base["motors"], -1, 1)
     assert (noise != 0).any() and (np.abs(noise) < 1.5).all() and (np.abs(action["motors"]) <= 1).all()
+    drawn, within = base["motors"] - decide(PLAIN, "mode")[1]["motors"], np.abs(action["motors"]) < 1
+    assert within.sum() > E and (noise * drawn < 0)[within].any()  # not the sample's noise once more
     assert (action["choice"] != base["choice"]).any()
     assert_trees_equal(carry.prev_action, action)  # what was done, not what was meant
 
