@@ -17,7 +17,7 @@ def recording(request):
 
 
 def test_every_quantity_agrees_or_says_why_it_is_absent(recording):
-    arrays, rows = recording
+    _, rows = recording
     assert not [row for row in rows if row.status == "FAIL"]
     absent = [row for row in rows if row.status == "absent"]
     assert all(len(row.note.split("; ", 1)[1]) > 20 and not row.note.startswith("0 ") for row in absent)
