@@ -184,7 +184,7 @@ def without_effect(config: Config) -> set[str]:
         "nets.bias": config.nets.norm == "none",
         "policy.init_std": config.policy.dist == "normal",
         "value.slow_rate value.slow_every": config.value.target == "online" and config.value.slow_regularizer == 0,
-        "replay.prioritize_ends replay.recent": config.replay.sampling == "windows",
+        "replay.ends replay.recent": config.replay.sampling == "windows",
     }
     patterns = [pattern for some, holds in rules.items() if holds for pattern in some.split()]
     kept = {"behavior.method", "cont.label"}

@@ -19,7 +19,9 @@ from dreamer_jax.distributions import (
     straight_through,
     tanh_normal,
     trunc_normal,
+    uniform_actions,
 )
+from dreamer_jax.specs import ArraySpec
 
 KEY = jax.random.PRNGKey(0)
 LOGITS = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)  # [N, S, K]
@@ -31,6 +33,32 @@ def softmax(logits):
 
 
 # --- noise
+
+
+def test_uniform_actions():
+    specs = {
+        "move": ArraySpec((2, 3), "float32"),
+        "press": ArraySpec((), "int32", 5),
+        "keys": ArraySpec((2,), "int32", 2),
+    }
+    rows = np.arange(4000)
+    draw = jax.jit(lambda rows: uniform_actions(KEY, rows, specs))
+    actions = draw(rows)
+    assert {name: (x.shape, str(x.dtype)) for name, x in actions.items()} == dict(
+        move=((4000, 2, 3), "float32"), press=((4000,), "int32"), keys=((4000, 2), "int32")
+    )
+    for name, classes in (("press", 5), ("keys", 2)):
+        counts, expected = np.bincount(np.ravel(actions[name]), minlength=classes), actions[name].size / classes
+        assert len(counts) == classes
+        assert ((counts - expected) ** 2 / expected).sum() < 20  # 4 degrees of freedom: once in 2000 seeds
+    moves = np.sort(np.ravel(actions["move"]))
+    assert moves[0] >= -1 and moves[-1] < 1
+    distance = np.abs((moves + 1) / 2 - (np.arange(moves.size) + 0.5) / moves.size).max()
+    assert distance < 2 / np.sqrt(moves.size)  # Kolmogorov-Smirnov: once in 1500 seeds
+    numbers = np.concatenate([np.reshape(x, (4000, -1)) for x in actions.values()], 1)
+    assert np.abs(np.corrcoef(numbers.T) - np.eye(numbers.shape[1])).max() < 0.07  # no two are one
+    for name, part in draw(rows[[7, 5]]).items():  # another batch, another device
+        np.testing.assert_array_equal(part, actions[name][np.array([7, 5])])
 
 
 @pytest.mark.parametrize("kind", ("uniform", "normal"))

@@ -47,8 +47,15 @@ def unlikely(counts, shares):
     return (square - degrees) / np.sqrt(2 * degrees)
 
 
-def test_every_episode_alike_then_every_start_but_the_last(tmp_path):
+def test_every_episode_alike_then_every_start(tmp_path):
     replay = make(tmp_path)
+    play(replay, T, 5)  # at rows 0 and 3
+    assert replay.windows == 1 + 3
+    assert unlikely(drawn(replay), {(0, 0): 1 / 2, **{(0, row): 1 / 6 for row in (3, 4, 5)}}) < 4
+
+
+def test_the_last_start_is_skipped_if_wanted(tmp_path):
+    replay = make(tmp_path, ends="skipped")
     play(replay, T, 2, 5, T + 1, 13)  # at rows 0, 3, 5, 10, 14
     assert replay.windows == 1 + 0 + 2 + 1 + 10
     shares = {(0, 0): 1 / 4, (0, 10): 1 / 4}
@@ -57,7 +64,7 @@ def test_every_episode_alike_then_every_start_but_the_last(tmp_path):
 
 
 def test_ends_are_drawn_more_often_if_wanted(tmp_path):
-    replay = make(tmp_path, prioritize_ends=True)
+    replay = make(tmp_path, ends="prioritized")
     play(replay, T, 8)  # at rows 0 and 3
     assert replay.windows == 1 + 6
     # Of the numbers 0 to 8 those from 5 on give start 5, the last.
@@ -106,8 +113,10 @@ def test_draws_follow_from_seed_and_counter(tmp_path):
 def lives(draw):
     """Flags (first, last) of some rows [rows, E]: whole and abandoned episodes, and records outside of any."""
     num_envs, count = draw(st.integers(1, 3)), draw(st.integers(1, 60))
-    flags = st.sampled_from([(False, False)] * 6 + [(False, True)] * 2 + [(True, False)] * 2 + [(True, True)])
-    return np.array(draw(st.lists(st.lists(flags, min_size=num_envs, max_size=num_envs), min_size=1, max_size=count)))
+    flags = st.sampled_from([(False, False)] * 20 + [(False, True)] * 3 + [(True, False)] * 3 + [(True, True)])
+    return np.array(
+        draw(st.lists(st.lists(flags, min_size=num_envs, max_size=num_envs), min_size=count, max_size=count))
+    )
 
 
 def whole(flags, rows):
@@ -133,8 +142,8 @@ def test_windows_are_within_episodes_that_are_whole_and_ended(tmp_path_factory, 
     for row in flags:
         timestep, action, _ = record(replay.rows.stop, len(row), first=row[:, 0], last=row[:, 1])
         replay.append(timestep, action, {})
-    possible = whole(flags, replay.rows)
-    assert replay.windows == len(possible)
+        possible = whole(flags, replay.rows)
+        assert replay.windows == len(possible)
     if not possible:
         return
     assert drawn(replay, 20).keys() == possible
@@ -179,6 +188,33 @@ def test_an_episode_at_the_start_of_the_run_has_nothing_before_it(tmp_path):
         assert (replay.column("latents/deter", env, range(T)) == 1).all()
 
 
+def test_an_episode_is_gone_with_its_first_record(tmp_path):
+    replay = make(tmp_path, num_envs=2, rows=12)
+    play(replay, 4, 5)
+    assert drawn(replay).keys() == {(env, row) for env in range(2) for row in (0, 4, 5)}
+    for left in (10, 11, 12, 13, 14):
+        add(replay, [left == 10] * 2, [False] * 2)
+    assert replay.rows.start == 2 and drawn(replay).keys() == {(env, row) for env in range(2) for row in (4, 5)}
+    add(replay, [False] * 2, [False] * 2)
+    add(replay, [False] * 2, [False] * 2)
+    assert replay.rows.start == 4 and replay.windows == 4
+    add(replay, [False] * 2, [False] * 2)
+    assert replay.rows.start == 5 and replay.windows == 0
+
+
+@pytest.mark.parametrize("sampling", ["windows", "episodes"])
+def test_the_first_record_is_marked_if_wanted(tmp_path, sampling):
+    sizes = dict(num_envs=1, capacity=200, batch_length=T, online=False, seed=0, sampling=sampling)
+    plain, marked = (Replay(tmp_path / str(mark), SPEC, {}, **sizes, mark_first=mark) for mark in (False, True))
+    for replay in (plain, marked):
+        for row in range(20):
+            replay.append(*record(row, 1, first=row == 0, last=row == 19)[:2], {})
+    (one, index), (other, same) = plain.sample(30, 0), marked.sample(30, 0)
+    assert (index == same).all() and (one.is_first[:, 0] == (index[:, 1] == -1)).all()
+    assert other.is_first[:, 0].all() and (one.is_first[:, 1:] == other.is_first[:, 1:]).all()
+    assert (one.is_last == other.is_last).all()
+
+
 def test_windows_in_an_episode_begin_with_the_latents_before_them(tmp_path):
     replay = make(tmp_path)
     play(replay, 7)
@@ -195,7 +231,7 @@ def test_windows_in_an_episode_begin_with_the_latents_before_them(tmp_path):
 @pytest.mark.parametrize("until", [10, 31, 97, 140])
 def test_restored_is_as_never_stopped(tmp_path, until, fraction):
     """Checkpoints within episodes, before and after the ring has wrapped, with records that came after them."""
-    options = dict(num_envs=3, rows=50, prioritize_ends=True, recent=0.4, validation_fraction=fraction)
+    options = dict(num_envs=3, rows=50, ends="prioritized", recent=0.4, validation_fraction=fraction)
     rng = np.random.default_rng(3)
     last = rng.random((200, 3)) < 0.15
     first = np.concatenate([np.ones((1, 3), bool), last[:-1]]) | (rng.random((200, 3)) < 0.02)  # some abandoned
@@ -230,3 +266,19 @@ def test_held_out_episodes_are_never_trained_on_and_there_when_asked_for(tmp_pat
     assert {(env, row - row % 7) for env, row in other} == kept and len(kept) > 8
     assert replay.windows == 4 * (len(episodes) - len(kept))
     assert unlikely(other, {(e, row + k): 1 / len(kept) / 4 for e, row in kept for k in range(4)}) < 4  # none newest
+
+
+def test_held_out_episodes_are_forgotten_with_the_others(tmp_path):
+    replay = make(tmp_path, num_envs=2, rows=150, validation_fraction=0.4)
+    play(replay, *[7] * 50)
+    gone = set()
+    while len(gone) < 2:
+        for held_out in {False, True} - gone:
+            try:
+                index = replay.sample(20, 0, held_out=held_out)[1]
+            except ValueError:
+                gone.add(held_out)
+            else:
+                assert (index[:, 1] + 1 >= replay.rows.start).all()
+        add(replay, [False] * 2, [False] * 2)
+    assert replay.rows.start in range(350 - 7, 350)

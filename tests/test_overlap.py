@@ -62,7 +62,7 @@ class Compiled:
 
 
 class Lowered(Compiled):
-    def compile(self):
+    def compile(self, options):
         return Compiled(self.call.compile(), self.name, self.events)
 
 

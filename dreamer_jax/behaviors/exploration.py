@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from dreamer_jax.config.schema import ExploreConfig
-from dreamer_jax.distributions import draw_noise, noise_kind
+from dreamer_jax.distributions import draw_noise, noise_kind, uniform_actions
 from dreamer_jax.specs import ArraySpec, EnvSpec
 from dreamer_jax.types import Array, ArrayDict
 
@@ -27,12 +27,11 @@ def explore(
         if not leaf.discrete and config.noise:
             noise = draw_noise(key, rows, leaf.shape, noise_kind(discrete=False))
             return jnp.clip(chosen + config.noise * noise, -1, 1)
-        if leaf.classes and explores_choices(config):
-            numbers = draw_noise(key, rows, (1 + leaf.size,), noise_kind(discrete=True))
-            # A number just below 1 is rounded up to the number of classes.
-            classes = jnp.minimum((numbers[:, 1:] * leaf.classes).astype(chosen.dtype), leaf.classes - 1)
-            replaced = (numbers[:, 0] < chance).reshape(-1, *(1,) * len(leaf.shape))
-            return jnp.where(replaced, classes.reshape(chosen.shape), chosen)
+        if leaf.discrete and explores_choices(config):
+            coin_key, class_key = jax.random.split(key)
+            replaced = draw_noise(coin_key, rows, (1,) * len(leaf.shape), noise_kind(discrete=True)) < chance
+            random = uniform_actions(class_key, rows, {name: leaf})[name]
+            return jnp.where(replaced, random.astype(chosen.dtype), chosen)
         return chosen
 
     return {name: disturb(name, leaf) for name, leaf in spec.action.items()}

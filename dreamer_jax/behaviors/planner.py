@@ -17,6 +17,9 @@ from dreamer_jax.types import Array, ArrayDict, Mode, RSSMState, TrainState, Tra
 
 MIN_VARIANCE = 1e-6
 """Added to that of the elites."""
+AT_ONCE = 8
+"""Environments whose candidates are one batch: a thousand narrow rows leave an accelerator idle, and the memory of
+all environments' would grow with their number."""
 
 
 def make_planner(config: Config, spec: EnvSpec, model: WorldModel) -> Behavior:
@@ -71,7 +74,8 @@ def make_planner(config: Config, spec: EnvSpec, model: WorldModel) -> Behavior:
         return jax.lax.fori_loop(0, c.iterations, improve, fit)[0][0]
 
     def act(params: Any, key: Array, rows: Array, state: RSSMState, mode: Mode) -> ArrayDict:
-        vector = jax.vmap(plan, (None, None, 0, 0))(params, key, jnp.asarray(rows), state.without_stats())
+        each = jnp.asarray(rows), state.without_stats()
+        vector = jax.lax.map(lambda row: plan(params, key, *row), each, batch_size=min(len(rows), AT_ONCE))
         return split_leaves(vector, spec.action)
 
     def loss(

@@ -27,7 +27,7 @@ class Benchmark(NamedTuple):
 
 _ATARI100K = {"env.action_repeat": 4, "env.num_envs": 1, "env.image_size": 64, "env.grey": False, "env.sticky": 0.0}
 _DMC_2020 = {
-    **{"env.action_repeat": 2, "env.num_envs": 1, "replay.prioritize_ends": False, "rssm.deter": 200},
+    **{"env.action_repeat": 2, "env.num_envs": 1, "replay.ends": "uniform", "rssm.deter": 200},
     **{"rssm.hidden": 200, "reward.squash": "none", "cont.label": "none", "cont.start": "predicted"},
     **{"kl.free_nats": 1.0, "behavior.entropy": 1e-4, "optimizer.learning_rate": 3e-4},
     **{"optimizer.critic_learning_rate": 8e-5, "train.prefill": 1000, "train.pretrain": 100},

@@ -22,7 +22,7 @@ class Preset(NamedTuple):
 # What PlaNet, DreamerV1 and DreamerV2 share; the published code of 2018 to 2020.
 _BEFORE_V3 = {
     **{"env.observation": "image", "env.action_repeat": 2, "env.num_envs": 1},
-    **{"replay.sampling": "episodes", "replay.online": False, "replay.context": False},
+    **{"replay.sampling": "episodes", "replay.ends": "skipped", "replay.online": False, "replay.context": False},
     **{"nets.norm": "none", "nets.init": "glorot", "nets.activation": "elu", "nets.cnn_activation": "elu"},
     **{"encoder.cnn": "valid", "encoder.depth": 32, "encoder.layers": 4, "encoder.units": 400, "encoder.symlog": False},
     **{"decoder.cnn": "valid", "decoder.depth": 32, "decoder.layers": 4, "decoder.units": 400, "decoder.symlog": False},
@@ -38,7 +38,7 @@ _BEFORE_V3 = {
 _HEADS = ("reward", "cont", "policy", "value")
 _V2 = {
     **_BEFORE_V3,
-    **{"env.action_repeat": 1, "replay.capacity": 2_000_000, "replay.prioritize_ends": True},
+    **{"env.action_repeat": 1, "replay.capacity": 2_000_000, "replay.ends": "prioritized"},
     **{"replay.mark_first": True, "encoder.depth": 48, "decoder.depth": 48},
     **{"rssm.latent": "categorical", "rssm.stoch": 32, "rssm.classes": 32},
     **{"rssm.cell": "norm_gru", "rssm.deter": 1024, "rssm.hidden": 1024, "rssm.std": "sigmoid2"},

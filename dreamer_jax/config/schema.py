@@ -49,7 +49,9 @@ class ReplayConfig:
     sampling: Literal["windows", "episodes"] = option(
         "windows", "every window alike; or an episode that has ended, then a window in it"
     )
-    prioritize_ends: bool = option(False, "episodes: windows at their ends are drawn more often")
+    ends: Literal["skipped", "uniform", "prioritized"] = option(
+        "uniform", "episodes: the window at an end is never drawn, or as any other, or more often"
+    )
     recent: float = option(0.0, "episodes: share of draws that are from the newest ones alone", low=0, high=1)
     context: bool = option(True, "keep the policy's latents, and start windows from them; else from zero")
     mark_first: bool = option(False, "the first record of a window counts as the first of an episode")
@@ -410,8 +412,7 @@ def _senseless(config: Config) -> dict[str, bool]:
         and config.loss.replay_value > 0,
         "replay.online: new windows come first only where replay.sampling is windows; set it to false": replay.online
         and replay.sampling == "episodes",
-        "replay.prioritize_ends: goes with replay.sampling episodes": replay.prioritize_ends
-        and replay.sampling == "windows",
+        "replay.ends: goes with replay.sampling episodes": replay.ends != "uniform" and replay.sampling == "windows",
         "replay.recent: goes with replay.sampling episodes": replay.recent > 0 and replay.sampling == "windows",
         "replay.mark_first: throws away the stored latents that replay.context keeps; set one of them to false": (
             replay.mark_first and replay.context

@@ -47,7 +47,17 @@ class Windows:
         Raises:
           ValueError: there is no such window yet.
         """
-        index = self._uniform(rng, count, rows, wholly, held_out)
+        if not self.count(rows):
+            raise ValueError(f"no window of {self._length} records to sample yet, only {len(rows)} records")
+        index = np.zeros((0, 2), np.int64)
+        for _ in range(_TRIES):
+            draws = self._uniform(rng, _CANDIDATES if held_out else count, rows)
+            index = np.concatenate([index, draws[wholly(draws, held_out)]])[:count]
+            if len(index) == count:
+                break
+        else:
+            where = "in" if held_out else "outside"
+            raise ValueError(f"no window of {self._length} records {where} held-out episodes")
         if online and self._online and not held_out:
             queue = self.queue(rows)[:count]
             start, env = np.divmod(np.asarray(queue, np.int64), self._num_envs)
@@ -57,22 +67,6 @@ class Windows:
             self.taken = max(self.taken, queue.stop)
         return index
 
-    def _uniform(
-        self,
-        rng: np.random.Generator,
-        count: int,
-        rows: range,
-        wholly: Callable[[np.ndarray, bool], np.ndarray],
-        held_out: bool,
-    ) -> np.ndarray:
-        if not self.count(rows):
-            raise ValueError(f"no window of {self._length} records to sample yet, only {len(rows)} records")
-        found = np.zeros((0, 2), np.int64)
-        for _ in range(_TRIES):
-            draws = rng.integers(0, self.count(rows), _CANDIDATES if held_out else count)
-            start, env = np.divmod(draws, self._num_envs)
-            index = np.stack([env, start + rows.start], axis=1)
-            found = np.concatenate([found, index[wholly(index, held_out)]])[:count]
-            if len(found) == count:
-                return found
-        raise ValueError(f"no window of {self._length} records {'in' if held_out else 'outside'} held-out episodes")
+    def _uniform(self, rng: np.random.Generator, count: int, rows: range) -> np.ndarray:
+        start, env = np.divmod(rng.integers(0, self.count(rows), count), self._num_envs)
+        return np.stack([env, start + rows.start], axis=1)

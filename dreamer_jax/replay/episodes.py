@@ -19,15 +19,16 @@ class Episodes:
     An episode is the records from one with ``is_first`` to one with ``is_last``; an abandoned one ends before
     the next ``is_first``. What lies before the first ``is_first`` of a stream belongs to none.
 
-    A draw is an episode, each alike, then a start in it: uniform in [0, n - T) of its n records, or 0 if n = T, as
-    DreamerV1's code has it (so no window has the last record of a longer episode); with ``prioritize_ends``
-    uniform in [0, n] and clipped to n - T, as DreamerV2's has it. A share ``recent`` of a batch (rounded) is from
+    A draw is an episode, each alike, then a start in it. Of n records ``ends`` makes it ``uniform`` in [0, n - T];
+    ``skipped`` in [0, n - T), or 0 if n = T, as DreamerV1's code has it (so no window has the last record of a longer
+    episode); ``prioritized`` in [0, n] and clipped to n - T, as DreamerV2's code may.
+    A share ``recent`` of a batch (rounded) is from
     the ``NEWEST`` episodes alone and the rest from all, which is a simple form of PlaNet's mixture: there one loader
     draws from old episodes and another, refreshed every 1000 draws, from those that were added since.
     """
 
-    def __init__(self, num_envs: int, length: int, *, prioritize_ends: bool = False, recent: float = 0.0) -> None:
-        self._length, self._prioritize_ends, self._recent = length, prioritize_ends, recent
+    def __init__(self, num_envs: int, length: int, *, ends: str = "uniform", recent: float = 0.0) -> None:
+        self._length, self._ends, self._recent = length, ends, recent
         self._begun = np.full(num_envs, -1, np.int64)  # first row of the episode that goes on, or -1
         self._held_out = np.zeros(num_envs, bool)  # whether that one is
         self._ended: dict[bool, np.ndarray] = {held_out: np.zeros(0, _EPISODE) for held_out in (False, True)}
@@ -65,7 +66,7 @@ class Episodes:
     def windows(self) -> int:
         """Different windows that training can draw now."""
         spare = self._pool(False)["length"] - self._length
-        return int((spare + 1 if self._prioritize_ends else np.maximum(spare, 1)).sum())
+        return int((np.maximum(spare, 1) if self._ends == "skipped" else spare + 1).sum())
 
     def draw(self, rng: np.random.Generator, count: int, held_out: bool) -> np.ndarray:
         """Environment and row before the first record of so many windows, int64 [count, 2].
@@ -81,10 +82,13 @@ class Episodes:
         lowest = np.where(np.arange(count) < recent, max(0, len(pool) - NEWEST), 0)
         episode = pool[rng.integers(lowest, len(pool))]
         spare = episode["length"] - self._length
-        if self._prioritize_ends:
-            start = np.minimum(rng.integers(0, episode["length"] + 1), spare)
-        else:
-            start = rng.integers(0, np.maximum(spare, 1))
+        match self._ends:
+            case "skipped":
+                start = rng.integers(0, np.maximum(spare, 1))
+            case "prioritized":
+                start = np.minimum(rng.integers(0, episode["length"] + 1), spare)
+            case _:
+                start = rng.integers(0, spare + 1)
         return np.stack([episode["env"], episode["first"] + start - 1], axis=1)
 
     def _pool(self, held_out: bool) -> np.ndarray:

@@ -36,7 +36,7 @@ class Replay:
     has never wrapped at that checkpoint, it grows to a larger ``capacity``; else it keeps its own.
 
     About ``validation_fraction`` of the records belong to episodes that are held out: ``sample`` gives no
-    window that touches them, unless it is asked for them. ``sampling``, ``prioritize_ends`` and ``recent`` choose
+    window that touches them, unless it is asked for them. ``sampling``, ``ends`` and ``recent`` choose
     windows as ``Episodes`` says, else all alike. ``mark_first`` sets ``is_first`` in the first record of each.
 
     Raises:
@@ -57,7 +57,7 @@ class Replay:
         seed: int,
         validation_fraction: float = 0.0,
         sampling: Literal["windows", "episodes"] = "windows",
-        prioritize_ends: bool = False,
+        ends: str = "uniform",
         recent: float = 0.0,
         mark_first: bool = False,
         writable: bool = True,
@@ -84,7 +84,7 @@ class Replay:
         self._windows = Windows(num_envs, batch_length + 1, online=online)
         self._episodes: Episodes | None = None
         if sampling == "episodes":
-            self._episodes = Episodes(num_envs, batch_length, prioritize_ends=prioritize_ends, recent=recent)
+            self._episodes = Episodes(num_envs, batch_length, ends=ends, recent=recent)
         # In the files' order, not the caller's: entries of the undo log rely on it.
         self._latent_names = tuple(part_of(self.fields, "latents"))
         self._rows = 0  # appended so far to each stream

@@ -344,7 +344,7 @@ class _Run:
             seed=config.seed,
             validation_fraction=config.replay.validation_fraction,
             sampling=config.replay.sampling,
-            prioritize_ends=config.replay.prioritize_ends,
+            ends=config.replay.ends,
             recent=config.replay.recent,
             mark_first=config.replay.mark_first,
         )

@@ -61,8 +61,8 @@ def in_words(config: Config, done: Mapping[str, int], update_seconds: float) -> 
     left = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
     return (
         f"{at_first}{together} every {every:g} agent steps ({every * env.action_repeat:g} frames); "
-        f"{train.frames:,} frames are {steps:,} agent steps and {updates:,} updates of {train.batch_size} x "
-        f"{train.batch_length} records; "
+        f"{train.frames:,} frames are {steps:,} agent steps and {updates:,} updates of "
+        f"{train.batch_size} x {train.batch_length} records; "
         f"at {1000 * update_seconds:.0f} ms an update, {left} of updates are left"
     )
 
