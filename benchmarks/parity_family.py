@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import parity_family_given
 import parity_family_heads
 import parity_family_models
 import parity_family_v1
@@ -217,6 +218,8 @@ PARTS: dict[str, Callable[[Unit, Mapping[str, Any]], Found]] = {
     f"{V1} conv": parity_family_models.coders_v1,
     f"{V1} train_*": parity_family_v1.train,
     f"{V1} fixed_*": parity_family_v1.fixed,
+    f"{V2} actorcritic": parity_family_given.given,
     f"{V2} worldmodel_*": parity_family_v2.world_model,
     f"{V2} behavior_*": parity_family_v2.behavior,
+    f"{V2} expl": lambda u, meta: {"": Absent("exploration by disagreement: no preset has it")},
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from typing import Any
 from unittest import mock
@@ -57,7 +56,7 @@ def settings(meta: Mapping[str, Any], weights: Mapping[str, Any]) -> Config:
 
 def behavior_params(weights: Weights, discrete: bool) -> dict[str, Any]:
     """The actor's and the critic's, whose features are the other way round here."""
-    deter = weights["dynamics/cell/recurrent_kernel"].shape[0] if "dynamics/cell/bias" in weights else None
+    deter = weights["dynamics/cell/recurrent_kernel"].shape[0]
     actor = parity_names.policy(parity_names.part(weights, "actor"), discrete)
     critic = parity_names.head(parity_names.part(weights, "value"))
     return {"actor": parity_names.turned(actor, deter), "critic": parity_names.turned(critic, deter)}
@@ -126,7 +125,7 @@ def fixed(u: Unit, meta: Mapping[str, Any]) -> Found:
         def head(name: str) -> Any:
             return parity_names.turned(parity_names.head(parity_names.part(weights, name)), deter)
 
-        actor = parity_names.turned(_any_policy(config, feat.shape[-1], width, discrete), deter)
+        actor = _any_policy(feat.shape[-1], width if discrete else 2 * width, discrete)
         params = {"model": {ours: head(name) for ours, name in heads.items()}, "actor": actor, "critic": head("value")}
         state = TrainState(jnp.zeros((), jnp.int32), params, params["critic"], None, initial_range())
         # The start counts for nothing.
@@ -148,18 +147,14 @@ def fixed(u: Unit, meta: Mapping[str, Any]) -> Found:
         "value_loss": losses["value"],
         "actor_grads/imag_feat": by_feat,
         "value_grads": by_value,
-        **{f"actor_grads/{name}/": unused for name in ("reward", "value", "pcont") if f"{name}/hout/bias" in weights},
+        **{f"actor_grads/{name}/": unused for name in ("reward", "value")},
     }
 
 
-def _any_policy(config: Config, features: int, width: int, discrete: bool) -> Any:
+def _any_policy(features: int, outputs: int, discrete: bool) -> Any:
     """One that nobody asks: the recorded states came from nowhere."""
-    outputs = {"out": width if discrete else 2 * width}
-    units = [features, *[config.policy.units] * config.policy.layers]
-    arrays = {f"h{i}/kernel": jnp.zeros((a, b)) for i, (a, b) in enumerate(itertools.pairwise(units))}
-    arrays |= {f"h{i}/bias": jnp.zeros(b) for i, b in enumerate(units[1:])}
-    arrays |= {"hout/kernel": jnp.zeros((units[-1], outputs["out"])), "hout/bias": jnp.zeros(outputs["out"])}
-    return parity_names.policy(arrays, discrete)
+    shapes = {"hout/kernel": (features, outputs), "hout/bias": (outputs,)}
+    return parity_names.policy({name: jnp.zeros(shape) for name, shape in shapes.items()}, discrete)
 
 
 def _behavior(aux: Any) -> Found:

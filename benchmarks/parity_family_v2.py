@@ -14,7 +14,7 @@ from parity_family_models import flat_state, prior_of, theirs
 from parity_units import Absent, Found, Unit
 
 from dreamer_jax.agent import follow, loss_scales
-from dreamer_jax.behaviors.actor_critic import make_actor_critic
+from dreamer_jax.behaviors import actor_critic
 from dreamer_jax.config.loading import load, replace
 from dreamer_jax.config.schema import Config
 from dreamer_jax.models.rssm import make_rssm
@@ -164,7 +164,7 @@ def behavior(u: Unit, meta: Mapping[str, Any]) -> Found:
     width = u.output("step1/seq/action").shape[-1]
     spec = env_spec({"vector": np.zeros((1, 1, 1), np.float32)}, width, discrete)
     model = make_world_model(config, spec)
-    learner = make_actor_critic(config, spec, model)
+    learner = actor_critic.make_actor_critic(config, spec, model)
     terminal, deter = u["in/is_terminal"] > 0, posterior.deter.shape[-1]
     batch = TrajectoryBatch({}, {}, jnp.zeros(terminal.shape), terminal, terminal, terminal)
     world = {name: jnp.asarray(x) for name, x in u.part("params/wm").items()}

@@ -459,7 +459,7 @@ def optimizer(u: Unit) -> Found:
     start = {name: jnp.asarray(x) for name, x in u.part("param0").items()}
     steps = 1 + max(int(name.split("/")[1].removeprefix("step")) for name in u if name.startswith("grad/")) - 1
     grads = [u.part(f"grad/step{step}") for step in range(1, steps + 1)]
-    found: Found = {"warm0_wd": Absent("no agent of ours decays weights")}
+    found: Found = {"warm0_wd": Absent("no preset with LaProp decays weights")}
     for schedule in sorted({name.split("/")[0] for name in u if name.startswith("warm")} - {"warm0_wd"}):
         warmup, _, rest = schedule.removeprefix("warm").partition("_")
         config = OptimizerConfig(warmup=int(warmup), agc=0.0 if rest == "noagc" else OptimizerConfig().agc)

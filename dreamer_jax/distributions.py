@@ -119,8 +119,8 @@ class TruncNormal(Pushed):
     def push(self, noise: Array) -> jax.Array:
         """The inverse of the distribution function."""
         low, high = self._cumulative()
-        # The middle of the step of 2^-23 that the noise stands for: at the lower end of the first one lies infinity.
-        place = low + (noise + 2**-24) * (high - low)
+        place = low + noise * (high - low)
+        # At its lower end the noise is exactly 0, and infinity lies there.
         return self.at(math.sqrt(2) * jax.lax.erf_inv(jnp.clip(place, -1 + 2**-23, 1 - 2**-23)))
 
     def at(self, standard: Array) -> jax.Array:
