@@ -21,12 +21,13 @@ from dreamer_jax.training.speed import acting_speed, machine, peak_rss_mb
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=PRESETS, default="dreamer_v3")
-    parser.add_argument("--size", choices=SIZES, default="1m")
+    parser.add_argument("--size", choices=SIZES, help="other than the preset's own")
     parser.add_argument("--task", default="dmc/walker_walk")
     parser.add_argument("--num-envs", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--repeats", type=int, default=500)
     options = parser.parse_args()
+    options.size = options.size or PRESETS[options.preset].size
     config = load(options.preset, options.size, overrides=[("dtype", options.dtype), ("env.task", options.task)])
     jax.config.update("jax_enable_compilation_cache", False)
     before = machine()

@@ -133,7 +133,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=PRESETS, default="dreamer_v3")
-    parser.add_argument("--size", choices=SIZES, default="1m")
+    parser.add_argument("--size", choices=SIZES, help="other than the preset's own")
     parser.add_argument("--task", default="dmc/walker_walk")
     parser.add_argument("--num-envs", type=int, default=16)
     parser.add_argument("--train-ratio", type=float, default=512)
@@ -145,6 +145,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--directory", help="where to make the (temporary) run")
     options = parser.parse_args()
+    options.size = options.size or PRESETS[options.preset].size
     check_devices(options.devices)
     before = machine()
     print(

@@ -12,13 +12,15 @@ import argparse
 import json
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from unittest import mock
 
 import numpy as np
 import parity_certificate
+import parity_family
 import parity_training
 import parity_units
 
@@ -51,6 +53,8 @@ def compare(path: str) -> list[Row]:
       ConfigError: the file can't be read, or records something that this package does not compute.
     """
     arrays, meta = read(path)
+    if "repo" in meta:
+        return family_rows(arrays, meta)
     if "agent_config" not in meta:
         return unit_rows(arrays)
     try:
@@ -106,8 +110,17 @@ def unit_rows(arrays: Arrays) -> list[Row]:
     with mock.patch.object(distributions, "sample", parity_training.deterministic(None)):
         for unit, recorded in units.items():
             inputs = parity_units.Unit(recorded)
-            rows += _rows_of(unit, recorded, parity_units.ours(unit, inputs), inputs.read)
+            found = parity_units.ours(unit, inputs)
+            rows += _rows_of(f"{unit}/", recorded, found, inputs.read, partial(_unit_tolerance, unit))
     return rows
+
+
+def family_rows(arrays: Arrays, meta: Mapping[str, Any]) -> list[Row]:
+    """Of a part of DreamerV1 or DreamerV2, by its own name in the file."""
+    inputs = parity_units.Unit(arrays)
+    with mock.patch.object(distributions, "sample", parity_training.deterministic(0.0)):
+        found = parity_family.ours(inputs, meta)
+    return _rows_of("", arrays, found, inputs.read, partial(parity_family.tolerance, arrays))
 
 
 def _unit(name: str) -> tuple[str, str]:
@@ -117,22 +130,34 @@ def _unit(name: str) -> tuple[str, str]:
     return "/".join(words[:depth]), "/".join(words[depth:])
 
 
-def _rows_of(unit: str, recorded: Arrays, found: dict[str, Any], inputs: set[str]) -> list[Row]:
+def _unit_tolerance(unit: str, name: str) -> parity_family.Tolerance:
+    words = name.split("/")
+    if unit == "opt" and "param" in words:
+        return parity_family.Tolerance(STEP, absolute=True)
+    gradient = words[0].startswith("grad") or words[0].startswith("final_") or "update" in words[1:-1]
+    floor = 1e-6 if words[-1] == "grad_plain_sum" else 0.0  # rounding alone, probabilities sum to one
+    return parity_family.Tolerance(GRADIENT if gradient else FORWARD, floor)
+
+
+def _rows_of(
+    prefix: str,
+    recorded: Arrays,
+    found: dict[str, Any],
+    inputs: set[str],
+    tolerance: Callable[[str], parity_family.Tolerance],
+) -> list[Row]:
     rows: list[Row] = []
     absent = {name: value for name, value in found.items() if isinstance(value, parity_units.Absent)}
-    for prefix, value in absent.items():
-        count = sum(name.startswith(prefix) for name in recorded)
-        rows.append(Row(f"{unit}/{prefix}".rstrip("/"), "absent", note=f"{count} arrays; {value.reason}"))
+    for part, value in absent.items():
+        count = sum(name.startswith(part) for name in recorded)
+        rows.append(
+            Row(f"{prefix}{part}".rstrip("/") or "everything", "absent", note=f"{count} arrays; {value.reason}")
+        )
     for name, theirs in recorded.items():
-        if name in inputs or any(name.startswith(prefix) for prefix in absent) or unit == "lambda_return/count":
+        if name in inputs or any(name.startswith(part) for part in absent):
             continue
-        words = name.split("/")
-        gradient = words[0].startswith("grad") or words[0].startswith("final_") or "update" in words[1:-1]
-        after = unit == "opt" and "param" in words
-        limit = STEP if after else GRADIENT if gradient else FORWARD
         mine = None if name not in found else np.asarray(found[name])
-        floor = 1e-6 if words[-1] == "grad_plain_sum" else 0.0  # rounding alone, probabilities sum to one
-        rows.append(row(f"{unit}/{name}", theirs, mine, limit, floor=floor, absolute=after))
+        rows.append(row(f"{prefix}{name}", theirs, mine, **tolerance(name)._asdict()))
     return rows
 
 
@@ -156,8 +181,9 @@ def row(
     """Compare one quantity; ``limit`` is relative to its largest value unless ``absolute``."""
     if mine is None or mine.shape != theirs.shape:
         return Row(name, "FAIL", np.inf, np.inf, 0.0, "not computed" if mine is None else f"shape {mine.shape}")
-    difference = np.abs(np.asarray(mine, np.float64) - np.asarray(theirs, np.float64))
-    scale = float(np.abs(theirs).max()) if theirs.size else 0.0
+    same = mine == theirs  # infinities differ by nothing
+    difference = np.where(same, 0, np.abs(np.asarray(mine, np.float64) - np.where(same, 0, theirs)))
+    scale = float(np.abs(theirs[np.isfinite(theirs)]).max(initial=0))
     tolerance = limit if absolute else max(limit * max(scale, 1e-12), floor)
     note, passed = "", True
     if excuse is not None:

@@ -140,14 +140,16 @@ def trajectory(arrays: Arrays, spec: EnvSpec, context: int) -> TrajectoryBatch:
     )
 
 
-def deterministic(noise: np.ndarray | None) -> Any:
-    """What stands in for ``distributions.sample``."""
+def deterministic(noise: np.ndarray | float | None) -> Any:
+    """What stands in for ``distributions.sample``: the most likely class, and ``noise`` as the standardised number."""
 
     def sample(distribution: Any, _: Any) -> jax.Array:
         inner = distribution.distribution
         if isinstance(inner, distrax.OneHotCategorical):
             best = jax.nn.one_hot(jnp.argmax(inner.logits, -1), inner.logits.shape[-1])
             return distributions.straight_through(best, inner.probs)
+        if isinstance(inner, distributions.Pushed):
+            return inner.at(noise)
         return inner.loc + inner.scale * noise
 
     return sample

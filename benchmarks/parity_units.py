@@ -61,9 +61,9 @@ class Unit(Mapping[str, np.ndarray]):
     def __len__(self) -> int:
         return len(self._arrays)
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Of an output, where nothing else in the file says a size."""
-        return self._arrays[name].shape
+    def output(self, name: str) -> np.ndarray:
+        """One that is compared nevertheless: for a size that nothing else in the file says, or to start from."""
+        return self._arrays[name]
 
     def part(self, prefix: str) -> dict[str, np.ndarray]:
         """Inputs below ``prefix``."""
@@ -315,7 +315,7 @@ def dict_concat(u: Unit) -> Found:
     widths = {name: int(np.prod(x.shape[2:])) for name, x in values.items() if x.dtype.kind == "f"}
     widths |= {name: 2 * int(np.prod(x.shape[2:])) for name, x in values.items() if x.dtype.kind == "b"}
     (choice,) = set(values) - set(widths)
-    classes = {choice: u.shape("out_plain")[-1] - sum(widths.values())}  # nothing else in the file says it
+    classes = {choice: u.output("out_plain").shape[-1] - sum(widths.values())}  # nothing else in the file says it
     classes |= {name: 2 for name, x in values.items() if x.dtype.kind == "b"}
     specs = {name: ArraySpec(x.shape[2:], str(x.dtype), classes.get(name)) for name, x in values.items()}
     return {"out_plain": flatten_leaves(values, specs), "out_symlog": flatten_leaves(values, specs, squash=symlog)}
@@ -459,7 +459,7 @@ def optimizer(u: Unit) -> Found:
     start = {name: jnp.asarray(x) for name, x in u.part("param0").items()}
     steps = 1 + max(int(name.split("/")[1].removeprefix("step")) for name in u if name.startswith("grad/")) - 1
     grads = [u.part(f"grad/step{step}") for step in range(1, steps + 1)]
-    found: Found = {"warm0_wd": Absent("no agent of ours decays weights")}
+    found: Found = {"warm0_wd": Absent("no preset with LaProp decays weights")}
     for schedule in sorted({name.split("/")[0] for name in u if name.startswith("warm")} - {"warm0_wd"}):
         warmup, _, rest = schedule.removeprefix("warm").partition("_")
         config = OptimizerConfig(warmup=int(warmup), agc=0.0 if rest == "noagc" else OptimizerConfig().agc)
@@ -501,7 +501,7 @@ UNITS: dict[str, Callable[[Unit], Found] | Absent] = {
     "binary": binary,
     "mse": Absent("squared errors belong to images, which encdec_image compares"),
     "symlog_mse": vector_loss,
-    "lambda_return/count": lambda u: {},
+    "lambda_return/count": lambda u: {"": u[""]},  # how many there are
     "lambda_return/*": returns,
     "norm/retnorm_zero": normaliser,
     "norm/retnorm_warm": normaliser,

@@ -28,7 +28,7 @@ from dreamer_jax.training.speed import SPECS, machine, update_speed
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=PRESETS, default="dreamer_v3")
-    parser.add_argument("--size", choices=SIZES, default="1m")
+    parser.add_argument("--size", choices=SIZES, help="other than the preset's own")
     parser.add_argument("--observation", choices=SPECS, default="proprio")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--batch-length", type=int, default=64)
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cache", metavar="DIR", help="keep compiled programs there")
     options = parser.parse_args()
+    options.size = options.size or PRESETS[options.preset].size
     if options.cache is None:
         jax.config.update("jax_enable_compilation_cache", False)
     elif problem := keep_programs(Path(options.cache)):

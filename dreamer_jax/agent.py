@@ -11,8 +11,11 @@ import optax
 
 from dreamer_jax import report as reports
 from dreamer_jax.behaviors.actor_critic import make_actor_critic
+from dreamer_jax.behaviors.exploration import counts_records, explore
+from dreamer_jax.behaviors.planner import make_planner
 from dreamer_jax.config.schema import Config, ConfigError, ValueConfig
-from dreamer_jax.interfaces import Agent
+from dreamer_jax.distributions import uniform_actions
+from dreamer_jax.interfaces import Agent, Behavior, WorldModel
 from dreamer_jax.models.encoder import image_grid
 from dreamer_jax.models.world_model import make_world_model
 from dreamer_jax.nets.layers import drawn_at_once
@@ -30,8 +33,10 @@ from dreamer_jax.types import (
     TrajectoryBatch,
 )
 
-LOSSES = ("dyn", "rep", "rew", "con", "policy", "value", "repval")
+LOSSES = ("dyn", "rep", "rew", "con", "policy", "value", "repval", "overshooting")
 """Names of the losses besides one for each observation key."""
+EXPLORE = 2
+"""Folded into a policy's key, beside its halves for latents and actions."""
 
 
 def make_agent(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -> Agent:
@@ -45,8 +50,8 @@ def make_agent(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -
     """
     check_spec(config, spec)
     dtype = compute_dtype(config)
-    model = make_world_model(config, spec, dtype=dtype)
-    behavior = make_actor_critic(config, spec, model, dtype=dtype, axis_name=axis_name)
+    model = make_world_model(config, spec, dtype=dtype, axis_name=axis_name)
+    behavior = make_behavior(config, spec, model, dtype=dtype, axis_name=axis_name)
     optimizer = make_optimizer(config.optimizer)
     scales = loss_scales(config, spec)
 
@@ -54,13 +59,14 @@ def make_agent(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -
     def init(key: Array) -> TrainState:
         model_key, behavior_key = jax.random.split(key)
         params = {"model": model.init(model_key), **behavior.init(behavior_key)}
-        slow = jax.tree.map(jnp.copy, params["critic"])
+        slow = jax.tree.map(jnp.copy, params.get("critic", {}))
         return TrainState(jnp.zeros((), jnp.int32), params, slow, optimizer.init(params), initial_range())
 
     def reset(params: Any, num_envs: int) -> PolicyCarry:
         """Carry before the first record of ``num_envs`` environments."""
         actions = {name: jnp.zeros((num_envs, *leaf.shape), leaf.dtype) for name, leaf in spec.action.items()}
-        return PolicyCarry(model.initial(num_envs), actions)
+        records = jnp.zeros((), jnp.int32) if counts_records(config.explore) else None
+        return PolicyCarry(model.initial(num_envs), actions, records)
 
     def policy(
         params: Any, key: Array, carry: PolicyCarry, timestep: TimeStep, mode: Mode = "sample"
@@ -77,8 +83,16 @@ def make_agent(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -
             timestep.observation,
             timestep.is_first,
         ).without_stats()
-        action = behavior.act(params, action_key, rows, latent, mode)
-        return PolicyCarry(latent, action), action, model.compress(latent)
+        records = carry.records
+        if mode == "random":
+            action = uniform_actions(action_key, rows, spec.action)
+        else:
+            action = behavior.act(params, action_key, rows, latent, mode)
+        if mode == "train":
+            action = explore(config.explore, spec, jax.random.fold_in(key, EXPLORE), rows, action, records)
+        if mode in ("train", "random") and records is not None:
+            records = records + len(rows)
+        return PolicyCarry(latent, action, records), action, model.compress(latent)
 
     def loss(params: Any, state: TrainState, key: Array, batch: TrajectoryBatch) -> tuple[jax.Array, dict[str, Any]]:
         size = batch.reward.shape[0]
@@ -117,7 +131,7 @@ def make_agent(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -
             "opt/param_rms": root_mean_square(params),
         }
         step = state.step + 1
-        slow = follow(config.value, step, params["critic"], state.slow)
+        slow = follow(config.value, step, params.get("critic", {}), state.slow)
         state = TrainState(step, params, slow, opt_state, aux["behavior"]["moments"])
         return state, metrics, model.compress(aux["model"]["posterior"])
 
@@ -126,17 +140,30 @@ def make_agent(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -
     return Agent(init, reset, policy, loss, update, report, dream, model.latent_spec)
 
 
+def make_behavior(config: Config, spec: EnvSpec, model: WorldModel, *, dtype: Any, axis_name: str | None) -> Behavior:
+    """How actions come about, as configured."""
+    match config.behavior.method:
+        case "actor_critic":
+            return make_actor_critic(config, spec, model, dtype=dtype, axis_name=axis_name)
+        case "planner":
+            return make_planner(config, spec, model)
+
+
 def follow(config: ValueConfig, step: jax.Array, critic: Any, slow: Any) -> Any:
-    """The slow critic after update number ``step``, a moving average of the critic."""
-    rate = jnp.where(step % config.slow_every == 0, jnp.float32(config.slow_rate), 0.0)
+    """The slow critic after update number ``step`` (from 1), a moving average of the critic or a copy now and then."""
+    rate = jnp.where((step - 1) % config.slow_every == 0, jnp.float32(config.slow_rate), 0.0)
     return optax.incremental_update(critic, slow, rate)
 
 
 def loss_scales(config: Config, spec: EnvSpec) -> dict[str, float]:
     """The weight of every loss in the total."""
     c = config.loss
-    scales = dict(dyn=config.kl.dyn, rep=config.kl.rep, rew=c.reward, con=c.cont)
-    scales |= dict(policy=c.policy, value=c.value, repval=c.replay_value)
+    scales = dict(dyn=config.kl.dyn, rep=config.kl.rep, rew=c.reward)
+    scales |= {} if config.cont.label == "none" else dict(con=c.cont)
+    scales |= dict(overshooting=config.kl.overshooting_scale) if config.kl.overshooting else {}
+    if config.behavior.method == "actor_critic":
+        scales |= dict(policy=c.policy, value=c.value)
+        scales |= dict(repval=c.replay_value) if c.replay_value else {}
     return scales | dict.fromkeys(spec.observation, c.reconstruction)
 
 
@@ -152,7 +179,8 @@ def check_spec(config: Config, spec: EnvSpec) -> None:
     for name in spec.observation:
         if name in LOSSES:
             raise ConfigError(f"observation {name!r}: the name is taken by a loss ({', '.join(LOSSES)})")
-    if any(image_grid(spec.observation)):
+    grid = [image_grid(spec.observation, part.cnn) for part in (config.encoder, config.decoder)]
+    if any(grid[1]) and config.decoder.cnn in ("repeat", "transpose"):
         c = config.decoder
         for field, width in (("rssm.deter", config.rssm.deter), ("4 x decoder.depth", 4 * c.depth)):
             if width % c.blocks:

@@ -130,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("run_dir", type=Path)
     sub.add_argument("--episodes", type=_positive, default=20, help="default 20")
     sub.add_argument(
-        "--mode", choices=["sample", "mode"], default="sample", help="sampled actions (default) or greedy ones"
+        "--mode", choices=["sample", "mode"], help="sampled or greedy actions (default: the run's policy.evaluate)"
     )
     sub.add_argument("--seed", type=int, help="of the environments; never those of training (default: the run's)")
     sub.add_argument("--checkpoint", type=int, help="agent steps of the checkpoint (default: the newest)")
@@ -256,6 +256,7 @@ def _evaluate(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
     checkpoint = checkpoints.latest() if options.checkpoint is None else options.checkpoint
     checkpoints.close()
     seed = config.seed if options.seed is None else options.seed
+    mode = options.mode or config.policy.evaluate
     if options.video is not None:
         check_film(options.video)
 
@@ -263,7 +264,7 @@ def _evaluate(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
         if sys.stderr.isatty():
             print(f"\repisode {count}/{options.episodes}: {score:.1f}   ", end="", file=sys.stderr, flush=True)
 
-    act = make_act(agent, options.mode)
+    act = make_act(agent, mode)
     if options.video is not None:  # first, because not everything can be filmed
         frames, rate = film_episode(agent, act, state.params, config.env, seed=seed)
         save_film(frames, options.video, rate)
@@ -275,7 +276,7 @@ def _evaluate(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
         "task": config.env.task,
         "checkpoint": checkpoint,
         "frames": (checkpoint or 0) * config.env.action_repeat,
-        "mode": options.mode,
+        "mode": mode,
         "seed": seed,
         **summary(scores),
         "scores": scores,
@@ -285,7 +286,7 @@ def _evaluate(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
     if options.json:
         print(json.dumps(result))
     else:
-        actions = "sampled" if options.mode == "sample" else "greedy"
+        actions = "sampled" if mode == "sample" else "greedy"
         print(f"{config.env.task} after {result['frames']:,} frames, {actions} actions")
         print(format_summary(result))
         print(result["video"]) if "video" in result else None

@@ -13,6 +13,7 @@ class RSSM(NamedTuple):
 
     init: Callable[..., Any]  # (key) -> params
     initial: Callable[..., Any]  # (rows) -> state of zeros
+    start: Callable[..., Any]  # (params, rows) -> state before an episode
     carry: Callable[..., Any]  # (state) -> state that a scan of prior or posterior starts from
     prior: Callable[..., Any]  # (params, noise, state, action) -> state one step ahead
     posterior: Callable[..., Any]  # (params, noise, state, prev_action, tokens, is_first) -> state
@@ -45,7 +46,7 @@ class WorldModel(NamedTuple):
 class Behavior(NamedTuple):
     """How an agent chooses actions, and what it learns from imagination."""
 
-    init: Callable[..., Any]  # (key) -> {"actor": ..., "critic": ...}
+    init: Callable[..., Any]  # (key) -> {"actor": ..., "critic": ...}, or {} if nothing is learnt
     act: Callable[..., Any]  # (params, key, rows, state, mode) -> {name: action}
     loss: Callable[..., Any]  # (params, train_state, key, rows, posterior, batch) -> losses, aux
 

@@ -1,6 +1,8 @@
-"""LaProp with adaptive gradient clipping (DreamerV3, sec. 3; Ziyin et al. 2020)."""
+"""LaProp with adaptive gradient clipping (DreamerV3, sec. 3; Ziyin et al. 2020), and the Adams before it."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -25,14 +27,75 @@ def clip_by_tensor_norm(limit: float, floor: float = 1e-3) -> optax.GradientTran
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
+def scale_by_adam_eps_hat(beta1: float, beta2: float, eps: float) -> optax.GradientTransformation:
+    """``sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + eps)`` (Kingma and Ba 2015, end of section 2).
+
+    At first eps is larger beside the corrected root than optax's, by ``1 / sqrt(1 - b2^t)``.
+    """
+
+    def init(params: optax.Params) -> optax.ScaleByAdamState:
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return optax.ScaleByAdamState(jnp.zeros((), jnp.int32), zeros, zeros)
+
+    def update(
+        grads: optax.Updates, state: optax.ScaleByAdamState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.ScaleByAdamState]:
+        count = state.count + 1
+        mean = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, state.mu, grads)
+        square = jax.tree.map(lambda v, g: beta2 * v + (1 - beta2) * jnp.square(g), state.nu, grads)
+        correction = jnp.sqrt(1 - beta2**count) / (1 - beta1**count)
+        updates = jax.tree.map(lambda m, v: correction * m / (jnp.sqrt(v) + eps), mean, square)
+        return updates, optax.ScaleByAdamState(count, mean, square)
+
+    return optax.GradientTransformation(init, update)
+
+
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Clip, divide by the root mean square, *then* average: the order that allows so small an eps."""
+    """One chain for all parameters, or one for each group {"model", "actor", "critic"} where they differ.
+
+    A norm that is clipped is a group's, too. Groups may be absent.
+    """
+    groups = {"model": config, "actor": _actor_critic(config, config.actor_learning_rate)}
+    groups["critic"] = _actor_critic(config, config.critic_learning_rate)
+    if not config.clip and not config.actor_critic_clip and all(group == config for group in groups.values()):
+        return _chain(config)
+    return optax.partition(
+        {name: _chain(group) for name, group in groups.items()}, lambda params: {n: n for n in params}
+    )
+
+
+def _actor_critic(config: OptimizerConfig, learning_rate: float) -> OptimizerConfig:
+    """What is not set for actor and critic is the model's."""
+    return replace(
+        config,
+        learning_rate=learning_rate or config.learning_rate,
+        eps=config.actor_critic_eps or config.eps,
+        clip=config.actor_critic_clip or config.clip,
+    )
+
+
+def _chain(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Clip, divide by the root mean square, *then* average, which allows so small an eps; or Adam.
+
+    Weights decay by their share whatever the step size, from what they were when the gradient was taken.
+    """
     rate: optax.ScalarOrSchedule = config.learning_rate
     if config.warmup:
         rate = optax.linear_schedule(0.0, config.learning_rate, config.warmup)
+    match config.kind:
+        case "laprop":
+            steps = [
+                optax.scale_by_rms(config.beta2, config.eps, eps_in_sqrt=False, bias_correction=True),
+                optax.ema(config.beta1, debias=True),
+            ]
+        case "adam":
+            steps = [optax.scale_by_adam(config.beta1, config.beta2, config.eps)]
+        case "adam_eps_hat":
+            steps = [scale_by_adam_eps_hat(config.beta1, config.beta2, config.eps)]
     return optax.chain(
+        *([optax.clip_by_global_norm(config.clip)] if config.clip else []),
         clip_by_tensor_norm(config.agc) if config.agc else optax.identity(),
-        optax.scale_by_rms(config.beta2, config.eps, eps_in_sqrt=False, bias_correction=True),
-        optax.ema(config.beta1, debias=True),
+        *steps,
         optax.scale_by_learning_rate(rate),
+        *([optax.add_decayed_weights(-config.weight_decay)] if config.weight_decay else []),
     )

@@ -9,13 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dreamer_jax.config.schema import Config
+from dreamer_jax.config.schema import Config, DecoderConfig
 from dreamer_jax.distributions import active_variables, sample, variable_kl
 from dreamer_jax.interfaces import Behavior, WorldModel
 from dreamer_jax.models.decoder import decoder_target, reconstruction_loss
 from dreamer_jax.models.world_model import features
 from dreamer_jax.ops.sequence import scan_time
-from dreamer_jax.specs import ArraySpec, EnvSpec
+from dreamer_jax.specs import EnvSpec
 from dreamer_jax.types import Array, ArrayDict, Dream, Mode, RSSMState, TrainState, TrajectoryBatch
 
 HORIZONS = (1, 5, 15)
@@ -82,12 +82,13 @@ def report(
     before = model.distribution(model.prior_stats(params, posterior.deter))
     after = model.distribution(posterior.stats)
     kl = variable_kl(after, before)
+    nats = sum(_nats(losses, spec, config.decoder).values())
     metrics = {
         "kl": kl.sum(-1).mean(),
         "kl_below_free_nats": (kl.sum(-1) < config.kl.free_nats).mean(),
         **{f"kl_latent/{i:02d}": x for i, x in enumerate(kl.mean((0, 1)))},
         "active_latents": active_variables(after).sum(),
-        "elbo": -(aux["kl"] + losses["rew"] + losses["con"] + sum(_nats(losses, spec).values())).mean(),
+        "elbo": -(aux["kl"] + losses["rew"] + losses.get("con", 0) + nats).mean(),
     }
 
     prior_noise = model.latent_noise(jax.random.fold_in(key, 3), rows, batch.reward.shape[1:])
@@ -95,10 +96,12 @@ def report(
     outputs = {"posterior": aux["reconstruction"]}
     for label, stoch in stochs.items():
         outputs[label] = model.decode(params, features(replace(posterior, stoch=stoch)))
+    squared = replace(config.decoder, loss="squared")
     for name, leaf in spec.observation.items():
         target = jnp.asarray(batch.observation[name])
         for label, output in outputs.items():
-            metrics[f"{label}_error/{name}"] = _error(output[name], target, leaf).mean()
+            error = reconstruction_loss(output[name], target, leaf, squared) / leaf.size
+            metrics[f"{label}_error/{name}"] = error.mean()
 
     context = batch.reward.shape[1] // 2
     seen, ahead = split_window(jax.tree.map(jnp.asarray, batch), context)
@@ -113,7 +116,7 @@ def report(
     for name, leaf in spec.observation.items():
         if leaf.discrete:
             continue
-        target = decoder_target(jnp.asarray(batch.observation[name]), leaf)
+        target = decoder_target(jnp.asarray(batch.observation[name]), leaf, config.decoder.symlog)
         guesses = {
             "openloop": dreamt.observation[name][:, context:],
             "repeat": target[:, context - 1 : context],
@@ -141,14 +144,10 @@ def split_window(batch: TrajectoryBatch, context: int) -> tuple[TrajectoryBatch,
     return replace(seen, context=batch.context), jax.tree.map(lambda x: x[:, context:], records)
 
 
-def _error(output: jax.Array, target: jax.Array, leaf: ArraySpec) -> jax.Array:
-    """Of one key, [B, T], a mean over its elements."""
-    return reconstruction_loss(output, target, leaf) / leaf.size
-
-
-def _nats(losses: ArrayDict, spec: EnvSpec) -> ArrayDict:
+def _nats(losses: ArrayDict, spec: EnvSpec, config: DecoderConfig) -> ArrayDict:
     """Negative log-likelihoods of the observations."""
+    squared = config.loss == "squared"
     return {
-        name: losses[name] + (0 if leaf.discrete else leaf.size / 2 * math.log(math.pi))
+        name: losses[name] + (leaf.size / 2 * math.log(math.pi) if squared and not leaf.discrete else 0)
         for name, leaf in spec.observation.items()
     }

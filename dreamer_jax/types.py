@@ -16,8 +16,8 @@ Array = Any
 """A ``jax.Array`` or a ``np.ndarray``: what takes one takes the other, and ``jit`` turns numpy's into JAX's."""
 ArrayDict = dict[str, Array]
 Params = Any
-Mode = Literal["train", "sample", "mode"]
-"""How a policy acts: ``train`` explores as in training, ``sample`` draws, ``mode`` is greedy."""
+Mode = Literal["train", "sample", "mode", "random"]
+"""How a policy acts: ``train`` explores as in training, ``sample`` draws, ``mode`` is greedy, ``random`` is uniform."""
 
 
 @struct.dataclass
@@ -88,7 +88,7 @@ class ImaginedTrajectory:
 class Dream:
     """What a world model makes of windows of which it sees ``C`` records and imagines ``H`` more."""
 
-    observation: ArrayDict  # {name: [B, C+H, ...]} images in [0, 1], numbers in symlog space, logits of classes
+    observation: ArrayDict  # {name: [B, C+H, ...]} images in [0, 1], numbers as the decoder has them, logits of classes
     reward: Array  # [B, C+H]
     discount: Array  # [B, C+H] probability of going on, discount included
 
@@ -99,6 +99,7 @@ class PolicyCarry:
 
     latent: RSSMState  # [E, ...]
     prev_action: ArrayDict  # {name: [E, ...]} the action taken after the previous record
+    records: Array | None = None  # [] int32 agent steps in training, all environments; where exploration changes
 
 
 @struct.dataclass
@@ -106,7 +107,7 @@ class TrainState:
     """Everything that an update changes. No random key is ever stored here."""
 
     step: Array  # [] int32, updates done
-    params: dict[str, Params]  # {"model", "actor", "critic"}
-    slow: Params  # slowly following copy of params["critic"]
+    params: dict[str, Params]  # {"model", "actor", "critic"}, or what there is of them
+    slow: Params  # slowly following copy of params["critic"], {} without one
     opt_state: Any
     moments: ArrayDict  # running statistics of the return normaliser

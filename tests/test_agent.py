@@ -161,7 +161,7 @@ def test_metrics(updated):
     scales = loss_scales(TINY.config, MIXED)
     total = sum(scale * metrics[f"loss/{name}"] for name, scale in scales.items())
     np.testing.assert_allclose(metrics["loss/total"], total, rtol=1e-5)
-    assert set(scales) == {*LOSSES, "speed", "cells", "place"}
+    assert set(scales) == {*LOSSES, "speed", "cells", "place"} - {"overshooting"}
     assert {(x.shape, x.dtype) for x in metrics.values()} == {((), jnp.dtype("float32"))}
     assert all(np.isfinite(x) for x in metrics.values())
 
@@ -255,7 +255,8 @@ def test_seeds_and_devices_equal_one_seed_on_one_device(two_by_two, seed):
 
 # --- acting
 
-act = {mode: quick_jit(lambda *x, mode=mode: AGENT.policy(STATE.params, *x, mode=mode)) for mode in ("sample", "mode")}
+MODES = ("sample", "mode", "random")
+act = {mode: quick_jit(lambda *x, mode=mode: AGENT.policy(STATE.params, *x, mode=mode)) for mode in MODES}
 NEW = AGENT.reset(STATE.params, SIZE)
 
 
@@ -284,6 +285,17 @@ def test_carry_keeps_what_replay_gets():
     carry, _, latents = act["sample"](KEY, NEW, random_timestep(MIXED, size=SIZE))
     np.testing.assert_array_equal(latents.deter, carry.latent.deter.astype(jnp.bfloat16))
     np.testing.assert_array_equal(latents.stoch, np.argmax(carry.latent.stoch, -1))
+
+
+def test_random_actions_leave_the_latents_as_they_are():
+    timestep = random_timestep(MIXED, size=SIZE)
+    carry, action, latents = act["random"](KEY, NEW, timestep)
+    chosen, _, kept = act["sample"](KEY, NEW, timestep)
+    assert_trees_equal((carry.latent, latents), (chosen.latent, kept))
+    assert_trees_equal(carry.prev_action, action)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), carry) == jax.tree.map(lambda x: (x.shape, x.dtype), NEW)
+    blind = act["random"](KEY, NEW, random_timestep(MIXED, seed=9, size=SIZE))[1]
+    assert_trees_equal(action, blind)  # whatever is seen
 
 
 def test_first_records_forget():

@@ -5,6 +5,7 @@ import sys
 
 import loop
 import numpy as np
+import planner
 import pytest
 import replay
 from trainer import make_toy
@@ -52,6 +53,16 @@ def test_loop(monkeypatch, capsys):
     assert 0 < found["update_share"] <= 1
     assert found.keys() >= MACHINE | {"update_ms", "idle_ms", "peak_rss_mb"}
     assert Learner.prepare is prepare
+
+
+def test_planner(monkeypatch, capsys):
+    sizes = ("--preset", "dreamer_v3", "--candidates", 30, "--set", "planner.iterations=2", "planner.horizon=3")
+    found = line(planner, monkeypatch, capsys, *sizes, "--observation", "proprio", "--num-envs", 2, "--repeats", 3)
+    assert (found["benchmark"], found["num_envs"], found["repeats"]) == ("planner", 2, 3)
+    assert (found["candidates"], found["elites"], found["iterations"], found["horizon"]) == (30, 3, 2, 3)
+    assert len(found["decide_ms_each"]) == 3 and found["decide_ms"] > 0 < found["cpu_ms"]
+    assert found["decisions_per_s"] == pytest.approx(2e3 / found["decide_ms"], rel=0.01)
+    assert found.keys() >= MACHINE | {"compile_s", "dtype", "preset", "size", "set", "peak_rss_mb"}
 
 
 def test_an_update_runs_from_its_dispatch_or_from_the_end_of_the_one_before():

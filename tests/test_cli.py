@@ -150,7 +150,7 @@ def test_other_mistakes(tmp_path, capsys):
     assert "no such task" in refusal(capsys, "check-env", "probe/nothing")
     assert "step() failed" in refusal(capsys, "check-env", "worlds:Raising", "--steps", "60")
     assert "unknown field" in refusal(capsys, "config", "--nothing", "1")
-    assert "--size: got '3m', expected one of 1m" in refusal(capsys, "bench", "--size", "3m")
+    assert "--size: got '3m', expected one of own, 1m" in refusal(capsys, "bench", "--size", "3m")
     assert "invalid choice: 'sound'" in refusal(capsys, "bench", "--observation", "proprio", "sound")
     assert "--train.batch_size: got 0, must be at least 1" in refusal(capsys, "bench", "--batch-size", "0")
 

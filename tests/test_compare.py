@@ -250,9 +250,70 @@ def test_the_published_values():
         assert curve.edges[at] == frames - 10_000
 
 
+# Means over the seeds of what the files of the two repositories have, worked out by hand.
+EARLIER = {
+    "dreamerv2": (
+        ("dmc/walker_walk", 30_000, np.mean([85.1, 83.1, 238.8, 152.6, 88.4]), 5),
+        ("dmc/cup_catch", 60_000, np.mean([449.8, 98.1, 627.5, 66.2, 352.2]), 5),
+        ("atari/pong", 200_000_000, np.mean([19.6, 20.4, 18.7, 20.3, 17.9, 20.0, 20.7, 20.2]), 8),
+        ("atari/james_bond", 1_000_000, None, 8),
+    ),
+    "dreamerv1": (
+        ("dmc/walker_walk", 105_000, np.mean([173.3, 81.3, 232.7, 88.2, 110.4]), 5),
+        ("dmc/cup_catch", 205_000, np.mean([395.9, 713.7, 668.0, 544.8, 191.9]), 5),
+    ),
+}
+
+
+@pytest.mark.parametrize(("method", "case"), [(method, case) for method, cases in EARLIER.items() for case in cases])
+def test_the_published_values_of_earlier_agents(method, case):
+    task, frames, mean, seeds = case
+    curve = published.published_curve(task, EnvSpec({"image": IMAGES}, {"action": ArraySpec((1,), "float32")}), method)
+    (at,) = np.flatnonzero(curve.edges[1:] == frames)
+    assert curve.seeds == seeds and (mean is None or curve.mean[at] == pytest.approx(mean, abs=0.1))
+
+
+@pytest.mark.parametrize(
+    ("method", "preset", "benchmark", "facts"),
+    [
+        ("dreamerv2", "dreamer_v2", "dmc_vision_2020", "preset dreamer_v2, action repeat 2, 1 environment, train"),
+        ("dreamerv1", "dreamer_v1", "none", "preset dreamer_v1, action repeat 2, 1 environment, train ratio 500"),
+    ],
+)
+def test_earlier_agents_are_compared_with_their_own_settings(tmp_path, method, preset, benchmark, facts):
+    episodes, settings = [(99_000, 500), (106_000, 500)], ("benchmark", benchmark)
+    run = write_run(
+        tmp_path / "own", episodes, settings, task="dmc/walker_walk", preset=preset, size="own", leaf=IMAGES
+    )
+    text = as_text(compare([run], method))
+    assert facts in text and f"against {method}" in text and "settings that differ: none" in text
+    other = write_run(tmp_path / "v3", episodes, task="dmc/walker_walk", preset="dreamer_v3", size="1m", leaf=IMAGES)
+    (result,) = compare([other], method)
+    found = {one.setting: (one.run, one.other) for one in result.differences}
+    assert found["behavior.returns"] == ("arrival", "departure") and found["rssm.deter"] == (512, 200)
+
+
+@pytest.mark.parametrize(
+    ("to", "task", "leaf", "message"),
+    [
+        ("dreamerv1", "atari/pong", IMAGES, "atari/pong; there are dreamerv2 here, and dreamerv1 in dmc_vision_2019$"),
+        ("dreamerv2", "dmc/walker_run", STATES, "dreamerv3, mpo, .* and dreamerv2 in dmc_vision_2020, atari200m_2020$"),
+        ("planet", "dmc/walker_run", IMAGES, "--to planet: no published curve for dmc/walker_run; there are curl, "),
+        ("dreamerv1", "probe/count", STATES, "probe/count: no published curve; .*; atari200m_2020 has atari/alien, "),
+    ],
+)
+def test_curves_that_are_elsewhere(tmp_path, capsys, to, task, leaf, message):
+    run = write_run(tmp_path / "run", ZERO, task=task, leaf=leaf)
+    refused(tmp_path, capsys, [run], to=to, message=message)
+
+
 def test_the_published_file_is_whole():
     data = published.published_scores()
-    assert "danijar/dreamerv3" in data["source"] and "e3f0224" in data["source"]
+    sources = {name: content["source"] for name, content in data["benchmarks"].items()}
+    years = {"_2019": "danijar/dreamer at commit 56d4d44", "_2020": "danijar/dreamerv2 at commit 07d906e"}
+    for name, source in sources.items():
+        repository = years.get(name[-5:], "danijar/dreamerv3 at commit e3f0224")
+        assert source.startswith(f"{repository}, scores/")
     found = {
         (benchmark, method): len(tasks)
         for benchmark, content in data["benchmarks"].items()
@@ -262,6 +323,8 @@ def test_the_published_file_is_whole():
     vision = dict.fromkeys("curl dreamerv3 drqv2 ppo_fixhp sac".split(), 20)
     atari = dict.fromkeys("dreamerv3 ppo_fixhp".split(), 26)
     shipped = {"dmc_proprio": proprio, "dmc_vision": vision, "atari100k": atari}
+    shipped |= {"dmc_vision_2019": {"dreamerv1": 20}, "dmc_vision_2020": {"dreamerv2": 20}}
+    shipped["atari200m_2020"] = {"dreamerv2": 55}
     assert found == {(name, method): count for name, content in shipped.items() for method, count in content.items()}
     for content in data["benchmarks"].values():
         bins = len(content["edges"]) - 1
@@ -282,6 +345,7 @@ def test_a_benchmark_has_the_settings_of_its_published_protocol():
         assert config.size == facts["size"]
         assert config.train.train_ratio == facts["train_ratio"]
         assert (config.env.action_repeat, config.env.num_envs) == (facts["action_repeat"], facts["num_envs"])
+        assert config.preset == facts["preset"]
 
 
 def test_the_published_file_is_in_the_wheel():

@@ -91,7 +91,11 @@ def test_presets_are_valid_and_say_their_revision(preset):
     assert entry.size in SIZES
     assert set(entry.settings) | set(size_settings(entry.size)) <= set(FIELDS)
     for name, value in entry.settings.items():
-        assert type(value) is FIELDS[name].kind
+        kind = FIELDS[name].kind
+        assert value in get_args(kind) if get_origin(kind) is Literal else type(value) is kind
+
+
+MEANT_FOR = {"_2019": "dreamer_v1", "_2020": "dreamer_v2", "_2021": "dreamer_v2"}
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
@@ -99,13 +103,14 @@ def test_benchmarks_are_valid_and_come_between_preset_and_size(name, write):
     entry = BENCHMARKS[name]
     for field, value in entry.settings.items():
         assert type(value) is FIELDS[field].kind or value in get_args(FIELDS[field].kind)
-    config = load(overrides=[("benchmark", name)])
+    preset = next((preset for end, preset in MEANT_FOR.items() if name.endswith(end)), Config.preset)
+    config = load(preset, overrides=[("benchmark", name)])
     assert {field: flatten(config)[field] for field in entry.settings} == entry.settings
     assert config.size == (entry.size or PRESETS[config.preset].size)
-    assert config.rssm.deter == size_settings(config.size)["rssm.deter"]
+    assert config.rssm.deter == (size_settings(config.size) | entry.settings).get("rssm.deter", config.rssm.deter)
     other = load(next(reversed(PRESETS)), overrides=[("benchmark", name)])
     assert {field: flatten(other)[field] for field in entry.settings} == entry.settings
-    small = load(files=[write(f"benchmark: {name}\nsize: 25m\ntrain: {{frames: 7}}\n")])
+    small = load(preset, files=[write(f"benchmark: {name}\nsize: 25m\ntrain: {{frames: 7}}\n")])
     assert (small.size, small.rssm.deter, small.train.frames) == ("25m", 3072, 7)
     assert load(files=[write(dump(config))]) == config
 

@@ -100,6 +100,28 @@ def test_updates_follow_the_train_ratio(tmp_path, per_dispatch, ratio, start):
     assert all(metrics["loss/total"].shape == (per_dispatch,) for metrics in bench.metrics)
 
 
+@pytest.mark.parametrize("per_dispatch", [1, 4])
+@pytest.mark.parametrize("ratio, every", [(4.0, 12), (3.0, 10), (0.5, 6), (22.0, 1)])
+def test_updates_in_bursts(tmp_path, per_dispatch, ratio, every):
+    changes = dict(train__train_ratio=ratio, train__update_every=every, train__updates_per_dispatch=per_dispatch)
+    bench = Bench(tmp_path, counting=True, **changes, train__pretrain=5, train__start_windows=1, train__prefill=22)
+    for _ in range(40):
+        bench.learner.run_ahead(bench.steps + E)
+        bench.step()
+        bursts = (bench.steps - 22) // every
+        due = 5 + Fraction(ratio) * bursts * every // (B * T) if bench.steps >= 22 else 0
+        assert bench.learner.grad_steps == due // per_dispatch * per_dispatch
+    assert bench.learner.grad_steps > 5
+
+
+@pytest.mark.parametrize("prefill, windows, begin", [(31, 1, 32), (0, 21, 30), (20, 21, 30)])
+def test_neither_prefill_nor_windows_alone_begin_updates(tmp_path, prefill, windows, begin):
+    bench = Bench(tmp_path, counting=True, train__prefill=prefill, train__start_windows=windows, train__pretrain=7)
+    while not bench.learner.grad_steps:
+        bench.step()
+    assert (bench.steps, bench.learner.grad_steps) == (begin, 7)
+
+
 def test_no_updates_without_a_ratio(tmp_path):
     bench = Bench(tmp_path, train__train_ratio=0.0)
     for _ in range(40):
@@ -114,6 +136,8 @@ def test_updates_per_dispatch_by_default(monkeypatch, ratio, expected):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert updates_per_dispatch(tiny_run(**settings, train__updates_per_dispatch=0)) == expected
     assert updates_per_dispatch(tiny_run(**settings, train__updates_per_dispatch=3)) == 3
+    in_bursts = tiny_run(**settings, train__updates_per_dispatch=0, train__update_every=6)
+    assert updates_per_dispatch(in_bursts) == {0.1: 1, 4: 2, 8: 4, 11: 8}.get(ratio, 8)
 
 
 def test_samples_are_one_ahead_and_latents_one_behind(tmp_path):

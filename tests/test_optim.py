@@ -1,9 +1,12 @@
-"""LaProp with adaptive clipping, against numbers of the reference."""
+"""LaProp with adaptive clipping, against numbers of the reference; Adams, groups, clipping and decay by hand."""
+
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from dreamer_jax.config.schema import OptimizerConfig
 from dreamer_jax.optim import clip_by_tensor_norm, make_optimizer
@@ -63,3 +66,84 @@ def test_state_stays_float32():
     kinds = {x.dtype for x in jax.tree.leaves(state)}
     assert kinds == {jnp.dtype("float32"), jnp.dtype("int32")}
     assert isinstance(state, tuple) and optax.tree_utils.tree_get(state, "nu")["w"].shape == (3,)
+
+
+def test_the_state_of_the_defaults_is_one_chain():
+    """Checkpoints depend on it."""
+    chain = optax.chain(
+        optax.identity(), optax.scale_by_rms(0.999, bias_correction=True), optax.ema(0.9), optax.scale_by_schedule(len)
+    )
+    found, expected = (jax.tree.structure(x.init(PARAMS)) for x in (make_optimizer(OptimizerConfig()), chain))
+    assert found == expected
+
+
+PLAIN = {"agc": 0.0, "warmup": 0, "learning_rate": 0.1}
+
+
+@pytest.mark.parametrize("kind", ("adam", "adam_eps_hat"))
+def test_adam_by_its_formula(kind):
+    """A large eps, so that its place shows: beside the corrected root, or beside the root before."""
+    found = run(OptimizerConfig(kind=kind, eps=0.05, beta1=0.8, beta2=0.9, **PLAIN))
+    mean, square = np.zeros(3), np.zeros(3)
+    for t, grad in enumerate(np.asarray(GRADS, np.float64), 1):
+        mean, square = 0.8 * mean + 0.2 * grad, 0.9 * square + 0.1 * grad**2
+        if kind == "adam":
+            step = mean / (1 - 0.8**t) / (np.sqrt(square / (1 - 0.9**t)) + 0.05)
+        else:
+            step = np.sqrt(1 - 0.9**t) / (1 - 0.8**t) * mean / (np.sqrt(square) + 0.05)
+        np.testing.assert_allclose(found[t - 1], -0.1 * step, rtol=1e-5, atol=1e-8)
+
+
+GROUPS = {name: {"w": jnp.array(x)} for name, x in (("model", [1.0, 2]), ("actor", [3.0]), ("critic", [4.0]))}
+
+
+def grouped(config, grads, params=GROUPS):
+    optimizer = make_optimizer(config)
+    updates, _ = jax.jit(optimizer.update)(grads, optimizer.init(params), params)
+    return {name: np.asarray(x["w"]) for name, x in updates.items()}
+
+
+def test_groups_have_their_own_step_sizes_and_eps():
+    """The first step of Adam is g / (|g| + eps)."""
+    config = OptimizerConfig(kind="adam", eps=1.0, actor_critic_eps=3.0, **PLAIN)
+    config = replace(config, actor_learning_rate=0.2, critic_learning_rate=0.4)
+    found = grouped(config, jax.tree.map(lambda x: jnp.full_like(x, -2), GROUPS))
+    np.testing.assert_allclose(found["model"], 0.1 * 2 / 3, rtol=1e-5)
+    np.testing.assert_allclose(found["actor"], 0.2 * 2 / 5, rtol=1e-5)
+    np.testing.assert_allclose(found["critic"], 0.4 * 2 / 5, rtol=1e-5)
+    same = grouped(replace(config, actor_learning_rate=0.0, actor_critic_eps=0.0), GROUPS)
+    np.testing.assert_allclose(same["actor"], -0.1 * 3 / 4, rtol=1e-5)
+
+
+def test_the_norm_of_each_group_is_clipped():
+    """eps so large that Adam's first step is nearly proportional to the gradient."""
+    config = OptimizerConfig(kind="adam", eps=1e6, clip=1.0, actor_critic_clip=2.0, **PLAIN)
+    grads = {"model": jnp.array([3.0, 4.0]), "actor": jnp.array([1.5]), "critic": jnp.array([8.0])}
+    found = grouped(config, {name: {"w": x} for name, x in grads.items()})
+    np.testing.assert_allclose(found["model"] * -1e7, [0.6, 0.8], rtol=1e-4)
+    np.testing.assert_allclose(found["actor"] * -1e7, 1.5, rtol=1e-4)
+    np.testing.assert_allclose(found["critic"] * -1e7, 2.0, rtol=1e-4)
+    same = grouped(replace(config, actor_critic_clip=0.0), {name: {"w": x} for name, x in grads.items()})
+    np.testing.assert_allclose(same["critic"] * -1e7, 1.0, rtol=1e-4)
+
+
+def test_weights_decay_by_a_share_whatever_the_step_size():
+    config = OptimizerConfig(kind="adam_eps_hat", eps=1e-8, weight_decay=0.01, **PLAIN)
+    found = run(config, [jnp.array([2.0, -2, 0])])
+    np.testing.assert_allclose(found[0], [-0.1 - 0.01, 0.1 - 0.02, -0.02], rtol=1e-4)
+
+
+def test_a_group_may_be_absent():
+    params = {"model": GROUPS["model"]}
+    found = grouped(OptimizerConfig(kind="adam", eps=1e-8, clip=1000.0, **PLAIN), params, params)
+    np.testing.assert_allclose(found["model"], -0.1, rtol=1e-5)
+
+
+def test_groups_warm_up_to_their_own_step_sizes():
+    config = OptimizerConfig(kind="adam", learning_rate=0.1, actor_learning_rate=0.3, warmup=2, agc=0.0, eps=1e-8)
+    optimizer = make_optimizer(config)
+    state, steps = optimizer.init(GROUPS), []
+    for _ in range(4):
+        updates, state = optimizer.update(GROUPS, state, GROUPS)
+        steps.append([-float(updates[name]["w"][0]) for name in ("model", "actor")])
+    np.testing.assert_allclose(steps, [[0, 0], [0.05, 0.15], [0.1, 0.3], [0.1, 0.3]], rtol=1e-4)

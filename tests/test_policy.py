@@ -1,12 +1,16 @@
 """The actor: bounded normals and choices, what environments get, unimix."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
 from agents import KEY, MIXED, D, K, S, tiny, tiny_config
 
+from dreamer_jax.behaviors.actor_critic import make_actor_critic
 from dreamer_jax.behaviors.policy import Policy
 from dreamer_jax.specs import ArraySpec
+from dreamer_jax.types import RSSMState
 
 N = 4
 PARAMS = {"params": tiny().state.params["actor"]}
@@ -92,3 +96,71 @@ def test_noise_of_leaves_is_independent():
     assert {name: x.shape for name, x in noise.items()} == {"motors": (N, 3, 2), "choice": (N, 3, 1)}
     assert (noise["choice"] >= 0).all() and (noise["choice"] < 1).all()
     assert (noise["motors"] < 0).any()
+
+
+def bounded(**settings):
+    return Policy(replace(tiny_config().policy, **settings), MIXED.action, (D, S * K))
+
+
+def softplus(x):
+    return np.log1p(np.exp(x))
+
+
+@pytest.mark.parametrize(
+    ("settings", "mean", "std"),
+    (
+        (
+            {"dist": "tanh_normal", "mean_scale": 2.0, "init_std": 5.0, "min_std": 0.25},
+            lambda m: 2 * np.tanh(m / 2),
+            lambda s: softplus(s + np.log(np.exp(5) - 1)) + 0.25,
+        ),
+        (
+            {"dist": "trunc_normal", "init_std": 0.5, "min_std": 0.25},
+            np.tanh,
+            lambda s: 2 / (1 + np.exp(-(s + 0.5) / 2)) + 0.25,
+        ),
+    ),
+)
+def test_statistics_of_bounded_actions(settings, mean, std):
+    policy = bounded(**settings)
+    plain = bounded(min_std=0.0)
+    found, raw = (x.apply(PARAMS, *FEATURES)["motors"] for x in (policy, plain))
+    raw_mean, share = np.arctanh(np.asarray(raw["mean"], np.float64)), np.asarray(raw["std"], np.float64)
+    np.testing.assert_allclose(found["mean"], mean(raw_mean), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found["std"], std(np.log(share / (1 - share)) - 2), rtol=1e-4)
+
+
+def test_the_first_deviation_of_a_squashed_policy_is_a_setting():
+    policy = bounded(dist="tanh_normal", init_std=5.0, init_scale=0.0)
+    stats = policy.apply(policy.init(KEY, *FEATURES), *FEATURES)
+    np.testing.assert_allclose(stats["motors"]["std"], 5.1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dist", ("tanh_normal", "trunc_normal"))
+def test_bounded_actions_are_drawn_and_scored_by_their_distribution(dist):
+    policy = bounded(dist=dist, init_std=1.0)
+    stats = policy.apply(PARAMS, *FEATURES)
+    noise = policy.noise(KEY, np.arange(N), ())
+    motors = np.asarray(policy.draw(stats, noise)["motors"])
+    assert (np.abs(motors) < 1).all() and np.isfinite(policy.distributions(stats)["motors"].log_prob(motors)).all()
+    assert ((noise["motors"] >= 0) & (noise["motors"] < 1)).all() == (dist == "trunc_normal")
+
+
+def test_the_mode_of_a_squashed_policy_is_the_likeliest_of_many_draws():
+    """Also when it acts."""
+    config = tiny_config(policy__dist="tanh_normal", policy__init_std=1.0, behavior__entropy=0.0)
+    policy = Policy(config.policy, MIXED.action, (D, S * K))
+    stats, rows = policy.apply(PARAMS, *FEATURES), np.arange(N)
+    noise = policy.noise(KEY, rows, (), best=True)
+    assert noise["motors"].shape == (N, 100, 2)
+    events = policy.draw(stats, noise, best=True)
+    mean, std = stats["motors"]["mean"][:, None], stats["motors"]["std"][:, None]
+    draws = np.tanh(mean + std * noise["motors"])
+    dist = policy.distributions({"motors": {"mean": mean, "std": std}})["motors"]
+    best = np.asarray(dist.log_prob(draws)).argmax(-1)
+    np.testing.assert_allclose(events["motors"], np.asarray(draws)[np.arange(N), best], rtol=1e-6)
+    np.testing.assert_array_equal(events["choice"], np.eye(6)[stats["choice"]["logits"].argmax(-1)])
+    behavior = make_actor_critic(config, MIXED, tiny().model)
+    state = RSSMState(FEATURES[0], FEATURES[1].reshape(N, S, K))
+    action = behavior.act({"actor": PARAMS["params"]}, KEY, rows, state, "mode")
+    np.testing.assert_allclose(action["motors"], events["motors"], rtol=1e-5)

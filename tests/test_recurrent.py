@@ -1,4 +1,4 @@
-"""The block GRU against a plain formula: repeated inputs, one product for each block."""
+"""Recurrent cells against plain formulas; the block GRU's with repeated inputs and one product for each block."""
 
 from functools import partial
 
@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamer_jax.nets.recurrent import BlockGRU, enter_blocks
+from dreamer_jax.config.schema import NetsConfig
+from dreamer_jax.nets.recurrent import GRU, BlockGRU, enter_blocks
 
 KEY = jax.random.PRNGKey(0)
 SIZES = {
@@ -112,3 +113,71 @@ def test_parameters_by_name_and_shape():
     assert shapes["hidden0_kernel"].shape == (8, 256, 64)
     assert shapes["gates_kernel"].shape == (8, 64, 192)
     assert [shapes[f"embed_{i}"]["dense"]["kernel"].shape for i in range(3)] == [(512, 64), (128, 64), (6, 64)]
+
+
+WIDTHS = dict(deter=6, hidden=5, stoch=4, action=3)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def norm_gru(params, x, h):
+    gates = np.concatenate([x, h], -1) @ params["gates"]["kernel"] + params["gates"]["bias"]
+    gates = (gates - gates.mean(-1, keepdims=True)) / np.sqrt(gates.var(-1, keepdims=True) + 1e-3)
+    reset, candidate, update = np.split(gates * params["norm"]["scale"] + params["norm"]["shift"], 3, -1)
+    update = sigmoid(update - 1)
+    return update * np.tanh(sigmoid(reset) * candidate) + (1 - update) * h
+
+
+def gru(params, x, h):
+    ours, theirs = params["from_input"], params["from_state"]
+    x, y = x @ ours["kernel"] + ours["bias"], h @ theirs["kernel"] + theirs["bias"]
+    (u, r, c), (v, s, d) = np.split(x, 3, -1), np.split(y, 3, -1)
+    return sigmoid(u + v) * h + (1 - sigmoid(u + v)) * np.tanh(c + sigmoid(r + s) * d)
+
+
+def gru_reset_before(params, x, h):
+    gates = sigmoid(np.concatenate([x, h], -1) @ params["gates"]["kernel"] + params["gates"]["bias"])
+    reset, keep = np.split(gates, 2, -1)
+    new = np.concatenate([x, reset * h], -1) @ params["candidate"]["kernel"] + params["candidate"]["bias"]
+    return keep * h + (1 - keep) * np.tanh(new)
+
+
+def step_gru(self, deter, stoch, action):
+    return self(deter, deter, stoch, self.action_share(action))
+
+
+@pytest.mark.parametrize("formula", [norm_gru, gru, gru_reset_before], ids=lambda formula: formula.__name__)
+def test_other_cells_follow_their_formulas(formula):
+    nets = NetsConfig(norm="none", activation="elu")
+    cell = GRU(formula.__name__, *WIDTHS.values(), nets=nets)
+    rng = np.random.default_rng(0)
+    deter, stoch, action = (
+        rng.normal(size=(4, WIDTHS[name])).astype(np.float32) for name in ("deter", "stoch", "action")
+    )
+    shapes = jax.eval_shape(lambda key: cell.init(key, deter, stoch, action, method=step_gru)["params"], KEY)
+    params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+    after, again = cell.apply({"params": params}, deter, stoch, action, method=step_gru)
+    dense = params["embed"]["dense"]
+    x = np.concatenate([stoch, action], -1) @ dense["kernel"] + dense["bias"]
+    expected = formula(params, np.where(x > 0, x, np.expm1(x)), deter)
+    np.testing.assert_allclose(after, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(after, again)
+
+
+def test_initial_values_of_other_cells():
+    """Keras begins with an orthogonal recurrent kernel, TensorFlow 1 with gates of bias 1."""
+    wide = dict(deter=60, hidden=50, stoch=4, action=3)
+    inputs = [jnp.zeros((1, wide[name])) for name in ("deter", "stoch", "action")]
+    nets = NetsConfig(norm="none", init="glorot")
+    keras, first = (
+        GRU(kind, *wide.values(), nets=nets).init(KEY, *inputs, method=step_gru)["params"]
+        for kind in ("gru", "gru_reset_before")
+    )
+    kernel = keras["from_state"]["kernel"]
+    np.testing.assert_allclose(kernel @ kernel.T, np.eye(60), atol=1e-5)
+    np.testing.assert_array_equal(first["gates"]["bias"], np.ones(120))
+    np.testing.assert_array_equal(first["candidate"]["bias"], np.zeros(60))
+    limit = np.sqrt(6 / (110 + 60))
+    assert 0.98 * limit < np.abs(first["candidate"]["kernel"]).max() <= limit

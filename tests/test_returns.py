@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dreamer_jax.ops.returns import lambda_return, replay_return
+from dreamer_jax.ops.returns import departure_return, lambda_return, replay_return
 
 REWARD = jnp.arange(5.0)
 BOOTSTRAP = jnp.arange(10.0, 51, 10)
@@ -67,3 +67,11 @@ def test_lambda_zero_is_one_step_and_one_is_the_whole_sum():
     discount = jnp.full(4, 0.5)
     np.testing.assert_allclose(lambda_return(reward, discount, 0.0, value), [6, 12, 18])
     np.testing.assert_allclose(lambda_return(reward, discount, 1.0, value), [1 + 0.5 * (2 + 9), 2 + 9, 18])
+
+
+def test_a_return_that_begins_with_its_own_reward():
+    """By hand: the last one is 2 + 0.5 x 20."""
+    reward, discount, value = jnp.array([1.0, 2, 77]), jnp.array([0.25, 0.5, 77]), jnp.array([77.0, 10, 20])
+    np.testing.assert_allclose(departure_return(reward, discount, 1.0, value), [1 + 0.25 * 12, 12])
+    np.testing.assert_allclose(departure_return(reward, discount, 0.0, value), [1 + 0.25 * 10, 12])
+    np.testing.assert_allclose(departure_return(reward, discount, 0.5, value), [1 + 0.25 * 11, 12])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from agents import KEY, B, D, K, S, T, assert_trees_equal, quick_jit, tiny, tiny_config
 
+from dreamer_jax.config.schema import NetsConfig
 from dreamer_jax.models.rssm import make_rssm, mask
 from dreamer_jax.types import RSSMState
 
@@ -116,3 +117,108 @@ def test_numbers_of_layers(layers):
     assert len(params.get("posterior_mlp", ())) == layers - 1
     state = jax.eval_shape(rssm.observe, params, NOISE, STATE, ACTION, EMBEDDED, FIRST)
     assert state.stats["logits"].shape == (B, T, S, K)
+
+
+# --- other latents, cells and beginnings
+
+
+def other(**settings):
+    """An RSSM that differs in ``settings``, and random parameters for it."""
+    named = {f"rssm__{name}": value for name, value in settings.items()}
+    rssm = make_rssm(tiny_config(**named).rssm, tokens=TOKENS, action=A, nets=NetsConfig(norm="none", activation="elu"))
+    rng = np.random.default_rng(0)
+    draw = lambda x: rng.normal(0, 0.4, x.shape).astype(np.float32)  # noqa: E731
+    return rssm, jax.tree.map(draw, jax.eval_shape(rssm.init, KEY))
+
+
+@pytest.mark.parametrize("cell", ["block_gru", "norm_gru", "gru", "gru_reset_before"])
+@pytest.mark.parametrize("latent", ["categorical", "gaussian"])
+@pytest.mark.parametrize("initial", ["zeros", "learned"])
+def test_every_kind_is_a_loop_of_its_steps(cell, latent, initial):
+    rssm, params = other(cell=cell, latent=latent, initial=initial)
+    noise = NOISE if latent == "categorical" else RNG.normal(size=(B, T, S)).astype(np.float32)
+    state = rssm.start(params, B)
+    states = quick_jit(rssm.observe)(params, noise, state, ACTION, EMBEDDED, FIRST)
+    step = quick_jit(rssm.posterior)
+    for t in range(T):
+        state = step(params, noise[:, t], state, ACTION[:, t], EMBEDDED[:, t], FIRST[:, t])
+        now = jax.tree.map(lambda x, t=t: x[:, t], states)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), state, now)
+        state = state.replace(stats={})
+
+
+def test_a_gaussian_state_is_mean_plus_noise():
+    rssm, params = other(latent="gaussian", std="sigmoid2", min_std=0.2)
+    state = rssm.initial(B)
+    assert state.stoch.shape == (B, S)
+    noise = RNG.normal(size=(B, S)).astype(np.float32)
+    after = rssm.prior(params, noise, state, ACTION[:, 0])
+    assert {name: x.shape for name, x in after.stats.items()} == {"mean": (B, S), "std": (B, S)}
+    np.testing.assert_allclose(after.stoch, after.stats["mean"] + after.stats["std"] * noise, rtol=1e-5)
+    assert after.stats["std"].min() > 0.2 and after.stats["std"].max() < 2.2
+
+
+@pytest.mark.parametrize(
+    ("name", "formula"),
+    [
+        ("softplus", lambda x: np.log1p(np.exp(x))),
+        ("sigmoid", lambda x: 1 / (1 + np.exp(-x))),
+        ("sigmoid2", lambda x: 2 / (1 + np.exp(-x / 2))),
+    ],
+)
+def test_deviations(name, formula):
+    rssm, params = other(latent="gaussian", std=name, min_std=0.1, prior_layers=0)
+    deter = RNG.uniform(-1, 1, (B, D)).astype(np.float32)
+    raw = (deter @ params["prior_out"]["kernel"] + params["prior_out"]["bias"])[:, S:]
+    np.testing.assert_allclose(rssm.prior_stats(params, deter)["std"], formula(raw) + 0.1, rtol=1e-4)
+
+
+def test_a_learnt_beginning_replaces_zeros_and_learns():
+    rssm, params = other(initial="learned")
+    start = rssm.start(params, 2)
+    np.testing.assert_allclose(start.deter, np.tanh(params["first"])[None].repeat(2, 0), rtol=1e-5)
+    np.testing.assert_array_equal(start.stoch.argmax(-1), rssm.prior_stats(params, start.deter)["logits"].argmax(-1))
+    everything = np.ones((B, T), bool)
+    elsewhere = STATE.replace(deter=STATE.deter + 1)
+    run = quick_jit(rssm.observe)
+    assert_trees_equal(
+        run(params, NOISE, STATE, ACTION, EMBEDDED, everything),
+        run(params, NOISE, elsewhere, ACTION, EMBEDDED, everything),
+    )
+
+    def total(params, first):
+        return jnp.square(rssm.observe(params, NOISE, STATE, ACTION, EMBEDDED, first).deter).sum()
+
+    assert jnp.abs(jax.grad(total)(params, everything)["first"]).max() > 0.01
+    assert not jax.grad(total)(params, np.zeros((B, T), bool))["first"].any()
+
+
+def test_unclipped_actions():
+    rssm, params = other(clip_action=False)
+    clipped = make_rssm(tiny_config().rssm, tokens=TOKENS, action=A, nets=NetsConfig(norm="none", activation="elu"))
+    run = lambda rssm, action: rssm.prior(params, NOISE[:, 0], STATE, action).deter  # noqa: E731
+    np.testing.assert_allclose(run(rssm, ACTION[:, 0]), run(clipped, ACTION[:, 0]), rtol=1e-5)
+    assert np.abs(run(rssm, 3 * ACTION[:, 0]) - run(clipped, 3 * ACTION[:, 0])).max() > 1e-3
+
+
+def test_gradients_of_the_whole_scan_are_those_of_a_plain_one():
+    """Weight gradients are taken after the scan for every cell; with rematerialisation they are not."""
+    for cell in ("norm_gru", "gru", "gru_reset_before"):
+        config = tiny_config(rssm__cell=cell, rssm__latent="gaussian", rssm__initial="learned").rssm
+        nets = NetsConfig(norm="layer", activation="elu")
+        named = dict(tokens=TOKENS, action=A, nets=nets)
+        rssm, plain = make_rssm(config, **named), make_rssm(config, **named, rematerialize=True)
+        params = jax.tree.map(
+            lambda x: np.random.default_rng(0).normal(0, 0.4, x.shape).astype(np.float32),
+            jax.eval_shape(rssm.init, KEY),
+        )
+
+        def total(params, rssm=rssm):
+            state = rssm.start(params, B)
+            states = rssm.observe(params, NOISE, state, ACTION, EMBEDDED, FIRST)
+            return sum((x**2).sum() for x in jax.tree.leaves(states))
+
+        ours, theirs = (quick_jit(jax.grad(lambda p, r=r: total(p, r)))(params) for r in (rssm, plain))
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(b).max() + 1e-6), ours, theirs
+        )

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamer_jax.ops.transforms import symexp, symexp_bins, symlog, twohot_loss, twohot_mean
+from dreamer_jax.ops.transforms import even_bins, symexp, symexp_bins, symlog, twohot_loss, twohot_mean
 
 BINS = symexp_bins(255)
 
@@ -39,6 +39,15 @@ def test_bins():
 def test_an_even_number_of_bins_is_refused(count):
     with pytest.raises(ValueError, match=f"got {count}, must be odd"):
         symexp_bins(count)
+    with pytest.raises(ValueError, match=f"got {count}, must be odd"):
+        even_bins(count)
+
+
+def test_even_bins():
+    bins = even_bins(255)
+    np.testing.assert_allclose(bins, np.linspace(-20, 20, 255), atol=2e-6)
+    np.testing.assert_array_equal(bins, -bins[::-1])
+    assert bins.dtype == np.float32
 
 
 @pytest.mark.parametrize(

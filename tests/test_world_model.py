@@ -5,13 +5,29 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from agents import KEY, MIXED, ROWS, B, D, K, S, T, assert_trees_equal, largest, quick_jit, random_batch, tiny
+from agents import (
+    KEY,
+    MIXED,
+    ROWS,
+    B,
+    D,
+    K,
+    S,
+    T,
+    assert_trees_equal,
+    largest,
+    quick_jit,
+    random_batch,
+    tiny,
+    tiny_config,
+)
 
-from dreamer_jax.config.schema import DecoderConfig, EncoderConfig
+from dreamer_jax.config.schema import ConfigError, DecoderConfig, EncoderConfig, NetsConfig
 from dreamer_jax.models.decoder import Decoder, reconstruction_loss
-from dreamer_jax.models.encoder import Encoder, flatten_leaves
+from dreamer_jax.models.encoder import Encoder, flatten_leaves, image_grid, quantize
 from dreamer_jax.models.world_model import features, make_world_model
-from dreamer_jax.specs import ArraySpec
+from dreamer_jax.nets.convolution import Conv
+from dreamer_jax.specs import ArraySpec, EnvSpec
 from dreamer_jax.types import RSSMState
 
 TINY = tiny()
@@ -287,3 +303,120 @@ def test_reconstruction_of_an_image_is_a_sum_over_pixels():
     target[..., 0, 0, 0], target[..., 1, 1, 0] = 255, 51
     loss = reconstruction_loss(jnp.full(target.shape, 0.5), target, ArraySpec((2, 2, 1), "uint8"))
     np.testing.assert_allclose(loss, [[3 * 0.25 + 0.09]], rtol=1e-6)
+
+
+# --- what the earlier agents do otherwise
+
+SMALL_SQUARE = {"image": ArraySpec((64, 64, 3), "uint8")}
+
+
+def square_pictures(size=2):
+    return {"image": np.random.default_rng(0).integers(256, size=(size, *SMALL_SQUARE["image"].shape)).astype(np.uint8)}
+
+
+@pytest.mark.parametrize(("cnn", "width"), [("valid", 2 * 2 * 16), ("same", 4 * 4 * 16)])
+def test_encoders_by_kernels_of_four(cnn, width):
+    nets = NetsConfig(norm="none", cnn_activation="relu")
+    encoder = Encoder(SMALL_SQUARE, EncoderConfig(depth=2, cnn=cnn), nets=nets)
+    params = random_params(encoder, square_pictures())
+    kernels = [params["params"][f"cnn_{i}"]["conv"]["kernel"].shape for i in range(4)]
+    assert kernels == [(4, 4, 3, 2), (4, 4, 2, 4), (4, 4, 4, 8), (4, 4, 8, 16)]
+    assert encoder.apply(params, square_pictures()).shape == (2, width) == (2, encoder.width)
+
+
+@pytest.mark.parametrize(("cnn", "grid"), [("valid", (1, 1, 64)), ("same", (4, 4, 16))])
+def test_decoders_by_one_linear_layer(cnn, grid):
+    config = DecoderConfig(depth=2, cnn=cnn, images="linear")
+    decoder = Decoder(SMALL_SQUARE, (6, 12), config, nets=NetsConfig(norm="none", cnn_activation="elu"))
+    stoch, deter = (np.random.default_rng(0).normal(size=(2, 3, width)).astype(np.float32) for width in (6, 12))
+    params = random_params(decoder, stoch, deter)
+    inner = params["params"]["images"]
+    assert inner["dense"]["kernel"].shape == (18, np.prod(grid))
+    image = decoder.apply(params, stoch, deter)["image"]
+    assert image.shape == (2, 3, 64, 64, 3)
+    assert image.min() < 0 and image.max() > 1  # linear: nothing bounds it
+    silent = jax.tree.map(np.zeros_like, params)
+    np.testing.assert_array_equal(decoder.apply(silent, stoch, deter)["image"], np.full(image.shape, 0.5))
+
+
+def test_a_transposed_convolution_scatters_its_kernel():
+    """out[2i + a, 2j + b] += x[i, j] kernel[a, b], without padding."""
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(2, 3, 4, 2)), rng.normal(size=(5, 5, 2, 3))
+    expected = np.zeros((2, 9, 11, 3))
+    for i, j, a, b in np.ndindex(3, 4, 5, 5):
+        expected[:, 2 * i + a, 2 * j + b] += x[:, i, j] @ kernel[a, b]
+    params = {"kernel": jnp.asarray(kernel, jnp.float32), "bias": jnp.zeros(3)}
+    out = Conv(2, 3, 5, "valid_transpose").apply({"params": params}, jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_images_of_another_size_need_padding():
+    with pytest.raises(ConfigError, match="got 32 x 48 pixels; cnn valid, without padding, takes 64 x 64"):
+        image_grid({"left": CAMERAS["left"]}, "valid")
+
+
+def test_pixels_of_five_bits():
+    """floor(x / 8) / 32 and noise of one step, as PlaNet has it; with a noise of 0 the lowest of eight values."""
+    image, noise = np.arange(256).astype(np.uint8), np.random.default_rng(0).uniform(size=256)
+    seen = quantize(image, 5, noise)
+    np.testing.assert_allclose(seen, (np.arange(256) // 8 + noise) / 32, rtol=1e-6)
+    np.testing.assert_array_equal(quantize(image, 8, np.zeros(256)), np.arange(256) / 256)
+
+
+def test_encoder_and_decoder_see_the_same_coarse_pixels():
+    spec = EnvSpec(SMALL_SQUARE, MIXED.action)
+    config = tiny_config(encoder__image_bits=2, decoder__blocks=4)
+    model, batch = make_world_model(config, spec), random_batch(spec, config)
+    losses, _, aux = quick_jit(model.loss)(model.init(KEY), KEY, ROWS, batch)
+    image, output = np.asarray(batch.observation["image"]), np.asarray(aux["reconstruction"]["image"])
+    lowest = (image // 64) / 4 - output
+    # The noise lies in a quarter of the range, so that the loss does between those of its ends.
+    corners = [np.square(lowest), np.square(lowest + 0.25)]
+    most = np.maximum(*corners).sum((2, 3, 4))
+    least = np.where(np.sign(lowest) != np.sign(lowest + 0.25), 0, np.minimum(*corners)).sum((2, 3, 4))
+    assert (least <= losses["image"]).all() and (losses["image"] <= most).all()
+    mean = (np.square(lowest + 0.125) + 0.25**2 / 12).sum((2, 3, 4))
+    np.testing.assert_allclose(losses["image"], mean, rtol=0.03)
+
+
+def test_a_normal_likelihood_has_a_half_and_a_constant():
+    config = DecoderConfig(loss="normal", symlog=False)
+    loss = reconstruction_loss(jnp.zeros((1, 1, 2)), np.float32([[[1, -3]]]), ArraySpec((2,), "float32"), config)
+    np.testing.assert_allclose(loss, [[(1 + 9) / 2 + np.log(2 * np.pi)]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("label", ["soft", "hard", "none"])
+def test_labels_of_the_continuation(label):
+    config = tiny_config(cont__label=label, behavior__discount_horizon=10)
+    model = make_world_model(config, MIXED)
+    params = random_tree(jax.eval_shape(model.init, KEY))
+    losses, posterior, aux = quick_jit(model.loss)(params, KEY, ROWS, BATCH)
+    _, discount = model.predict(params, features(posterior))
+    ends = np.asarray(BATCH.is_terminal, np.float32)
+    if label == "none":
+        assert "cont" not in params and "con" not in losses
+        np.testing.assert_allclose(discount, 0.9, rtol=1e-6)
+        return
+    np.testing.assert_allclose(aux["cont_target"], (1 - ends) * (0.9 if label == "soft" else 1), rtol=1e-6)
+    assert "con" in losses
+    if label == "hard":
+        for shift, expected in ((-50, 0.0), (50, 0.9)):
+            sure = params | {"cont": params["cont"] | {"out": {**params["cont"]["out"], "bias": np.float32([shift])}}}
+            np.testing.assert_allclose(model.predict(sure, features(posterior))[1], expected, rtol=1e-6)
+
+
+def test_squashed_rewards_are_what_is_learnt():
+    plain, squashed = (tiny_config(reward__squash=name, reward__dist="normal") for name in ("none", "tanh"))
+    params = random_tree(jax.eval_shape(make_world_model(plain, MIXED).init, KEY))
+    small = BATCH.replace(reward=np.tanh(BATCH.reward))
+    one, two = (
+        quick_jit(make_world_model(config, MIXED).loss)(params, KEY, ROWS, batch)[0]["rew"]
+        for config, batch in ((squashed, BATCH), (plain, small))
+    )
+    np.testing.assert_allclose(one, two, rtol=1e-5)
+
+
+def random_tree(shapes):
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda x: rng.normal(0, 0.5, x.shape).astype(np.float32), shapes)

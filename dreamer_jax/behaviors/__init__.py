@@ -1,1 +1,1 @@
-"""Behaviours learnt in imagination."""
+"""How actions are chosen: behaviours learnt in imagination, plans, exploration."""

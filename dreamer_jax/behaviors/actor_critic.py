@@ -1,7 +1,6 @@
-"""Actor and critic learnt in imagination (DreamerV3, eqs. 6-13; V3-HEAD).
+"""Actor and critic learnt in imagination (DreamerV1, eqs. 7-8; DreamerV2, eqs. 4-6; DreamerV3, eqs. 6-13).
 
-The policy gradient is REINFORCE for discrete and continuous actions alike; returns use the online
-critic, and the slow critic only regularises.
+The policy's gradient is REINFORCE, or the return's own through the imagined dynamics, or both.
 """
 
 from __future__ import annotations
@@ -12,16 +11,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dreamer_jax.behaviors.credit import assign_credit
 from dreamer_jax.behaviors.imagination import Rollout, imagine
 from dreamer_jax.behaviors.policy import Policy
 from dreamer_jax.config.schema import Config
 from dreamer_jax.interfaces import Behavior, WorldModel
 from dreamer_jax.models.heads import Head
+from dreamer_jax.models.rssm import latent_width
+from dreamer_jax.models.scalars import make_scalar
 from dreamer_jax.models.world_model import Features, features
 from dreamer_jax.ops.moments import range_scale, update_range
-from dreamer_jax.ops.returns import lambda_return, replay_return
+from dreamer_jax.ops.returns import replay_return
 from dreamer_jax.ops.sequence import in_chunks, rematerialized, swap_time
-from dreamer_jax.ops.transforms import symexp_bins, twohot_loss, twohot_mean
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.types import (
     Array,
@@ -43,11 +44,12 @@ def make_actor_critic(
     config: Config, spec: EnvSpec, model: WorldModel, *, dtype: Any = jnp.float32, axis_name: str | None = None
 ) -> Behavior:
     """Actor-critic on the latent states of ``model``."""
-    c = config.behavior
-    inputs = (config.rssm.deter, config.rssm.stoch * config.rssm.classes)
-    policy = Policy(config.policy, spec.action, inputs, dtype)
-    critic = Head(inputs, config.value.layers, config.value.units, config.value.bins, 0.0, dtype)
-    bins = symexp_bins(config.value.bins)
+    c, v = config.behavior, config.value
+    inputs = (config.rssm.deter, latent_width(config.rssm))
+    policy = Policy(config.policy, spec.action, inputs, dtype, config.nets)
+    scalar = make_scalar(v.dist, v.bins)
+    critic = Head(inputs, v.layers, v.units, scalar.outputs, v.init_scale, dtype, config.nets)
+    gradient = policy_gradient(config, spec)
     chunk = chunk_rows(config, spec)
 
     def init(key: Array) -> dict[str, Any]:
@@ -60,24 +62,26 @@ def make_actor_critic(
 
     def act(params: Any, key: Array, rows: Array, state: RSSMState, mode: Mode) -> ArrayDict:
         stats = policy.apply({"params": params["actor"]}, *features(state))
-        noise = None if mode == "mode" else policy.noise(key, rows, ())
-        return policy.for_environment(policy.draw(stats, noise))
+        best = mode == "mode"
+        noise = policy.noise(key, rows, (), best=best)
+        return policy.for_environment(policy.draw(stats, noise, best=best))
 
     def value_logits(params: Any, feat: Features) -> jax.Array:
         return rematerialized(critic.apply, config.rematerialize)({"params": params}, *feat)
 
     def value_loss(logits: jax.Array, target: jax.Array, slow: jax.Array) -> jax.Array:
         """Towards the return, and towards the slow critic's prediction."""
-        regularizer = config.value.slow_regularizer * twohot_loss(logits, stop(slow), bins)
-        return twohot_loss(logits, stop(target), bins) + regularizer
+        loss = scalar.loss(logits, stop(target))
+        return loss + v.slow_regularizer * scalar.loss(logits, stop(slow)) if v.slow_regularizer else loss
 
     def dream(params: Any, key: Array, rows: Array, posterior: RSSMState) -> Rollout:
-        """Imagination from every replayed state; nothing in it has a gradient."""
-        frozen = stop(params)
+        """Imagination from every replayed state; only the actor has a gradient in it, and that only if it is used."""
+        actor = params["actor"] if gradient != "reinforce" else stop(params["actor"])
         size, length = posterior.deter.shape[:2]
         start = jax.tree.map(lambda x: stop(x).reshape(size * length, *x.shape[2:]), posterior)
         starts = (jnp.asarray(rows)[:, None] * length + jnp.arange(length)).reshape(-1)
-        return imagine(model, policy, frozen, key, starts, start, c.imagination_length)
+        known = {"model": stop(params["model"]), "actor": actor}
+        return imagine(model, policy, known, key, starts, start, c.imagination_length)
 
     def loss(
         params: Any,
@@ -87,48 +91,70 @@ def make_actor_critic(
         posterior: RSSMState,
         batch: TrajectoryBatch,
     ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
-        """Losses policy, value [B, T] and repval [B, T-1]."""
-        size, length = batch.reward.shape
+        """Losses policy, value [B, T] and repval [B, T-1], the latter if it has a weight."""
+        whole, is_terminal = posterior, jnp.asarray(batch.is_terminal)
+        if c.starts == "but_last":
+            posterior, is_terminal = jax.tree.map(lambda x: x[:, :-1], (posterior, is_terminal))
+        size, length = is_terminal.shape
         path = dream(params, key, rows, posterior)
         feat, last = path.features, path.last_features
         frozen = stop(params)
 
         def judge(feat: Features) -> tuple[jax.Array, ...]:
             logits = value_logits(frozen["critic"], feat), value_logits(state.slow, feat)
-            return *model.predict(frozen["model"], feat), *(twohot_mean(x, bins) for x in logits)
+            return *model.predict(frozen["model"], feat), *(scalar.mean(x) for x in logits)
 
-        judged = in_chunks(judge, feat, chunk), judge(last)
-        reward, discount, value, slow = jax.tree.map(by_start, *judged)
-        weight = stop(jnp.cumprod(discount, 1))
-        returns = stop(lambda_return(reward, discount, c.lambda_, value))
-        moments = update_range(
-            state.moments, returns, low=c.return_low, high=c.return_high, rate=c.return_rate, axis_name=axis_name
-        )
-        scale = range_scale(moments, c.return_limit)
-        advantage = stop((returns - value[:, :-1]) / scale)
+        reward, discount, value, slow = jax.tree.map(by_start, in_chunks(judge, feat, chunk), judge(last))
+        constant = 1 - 1 / c.discount_horizon
+        if config.cont.start == "recorded":
+            discount = discount.at[:, 0].set(constant * (1 - is_terminal.reshape(-1).astype(jnp.float32)))
+        base = slow if v.target == "slow" else value
+        # A hard label knows nothing of the discount, which is then not to shorten the start itself.
+        first_weight = constant if config.cont.label == "hard" else 1.0
+        credit = assign_credit(c, reward, discount, base, first_weight=first_weight)
+        returns, moments, scale = stop(credit.target), state.moments, jnp.ones(())
+        scaled = c.normalize == "range"
+        if scaled:
+            limits = dict(low=c.return_low, high=c.return_high, rate=c.return_rate)
+            moments = update_range(moments, returns, **limits, axis_name=axis_name)
+            scale = range_scale(moments, c.return_limit)
+        advantage = (credit.returned - base[:, :-1]) / scale
+        # What is differentiated itself are advantages where they are what is normalised, else returns.
+        judged = {
+            **({} if gradient == "dynamics" else {"advantage": stop(advantage)}),
+            **({} if gradient == "reinforce" else {"objective": advantage if scaled else credit.returned}),
+        }
 
         def learn(states: tuple[Features, ArrayDict, tuple[jax.Array, ...]]) -> tuple[Any, ...]:
-            feat, action, (weight, advantage, target, slow) = states
+            feat, action, (weight, judged, target_weight, target, slow) = states
+            feat = stop(feat)
             stats = rematerialized(policy.apply, config.rematerialize)({"params": params["actor"]}, *feat)
             parts = policy.distributions(stats)
-            log_prob = {name: part.log_prob(stop(action[name])) for name, part in parts.items()}
-            entropy = {name: part.entropy() for name, part in parts.items()}
-            gain = sum(log_prob.values()) * advantage + c.entropy * sum(entropy.values())
+            taken = {name: scored_action(x, spec.action[name].discrete, gradient) for name, x in action.items()}
+            log_prob = {name: part.log_prob(taken[name]) for name, part in parts.items()}
+            entropy = {name: part.entropy() for name, part in parts.items()} if c.entropy else {}
+            gain = judged["objective"] if gradient == "dynamics" else sum(log_prob.values()) * judged["advantage"]
+            if gradient == "mix":
+                gain = c.gradient_mix * judged["objective"] + (1 - c.gradient_mix) * gain
+            gain = gain + c.entropy * sum(entropy.values()) if c.entropy else gain
             critic_loss = value_loss(value_logits(params["critic"], feat), target, slow)
-            return -weight * gain, weight * critic_loss, stats, log_prob, entropy
+            return -weight * gain, target_weight * critic_loss, stats, log_prob, entropy
 
-        targets = swap_time((weight[:, :-1], advantage, returns, slow[:, :-1]))
+        targets = credit.weight, judged, credit.target_weight, returns, slow[:, :-1]
         policy_loss, critic_loss, stats, log_prob, entropy = swap_time(
-            in_chunks(learn, (feat, path.action, targets), chunk)
+            in_chunks(learn, (feat, path.action, swap_time(targets)), chunk)
         )
 
-        replayed = replay_value(params, state, posterior, batch, returns[:, 0].reshape(size, length))
         losses = {
             "policy": policy_loss.mean(1).reshape(size, length),
             "value": critic_loss.mean(1).reshape(size, length),
-            "repval": replayed["loss"],
         }
-        normed = (returns - moments["low"]) / scale
+        replayed: ArrayDict = {}
+        if config.loss.replay_value:
+            replayed = replay_value(params, state, whole, batch, returns[:, 0].reshape(size, length))
+            losses["repval"] = replayed["loss"]
+        advantage, weight = stop(advantage), credit.reach
+        normed = (returns - moments["low"]) / scale  # moments stay 0 where nothing is normalised
         metrics = {
             "adv": advantage.mean(),
             "adv_std": advantage.std(),
@@ -148,7 +174,7 @@ def make_actor_critic(
             **{
                 f"rand/{name}": entropy[name].mean() / (leaf.size * math.log(leaf.classes))
                 for name, leaf in spec.action.items()
-                if leaf.classes
+                if leaf.classes and entropy
             },
         }
         states, actions = jax.tree.map(by_start, (feat, path.action), (last, path.last_action))
@@ -178,7 +204,7 @@ def make_actor_critic(
         """Critic on the replayed states, bootstrapped by the imagined returns that start there."""
         feat = features(posterior if c.replay_value_grad else stop(posterior))
         logits = value_logits(params["critic"], feat)
-        slow = twohot_mean(value_logits(state.slow, feat), bins)
+        slow = scalar.mean(value_logits(state.slow, feat))
         discount = 1 - 1 / c.discount_horizon
         flags = jnp.asarray(batch.is_last), jnp.asarray(batch.is_terminal)
         target = replay_return(jnp.asarray(batch.reward), *flags, bootstrap, discount=discount, lambda_=c.lambda_)
@@ -187,13 +213,28 @@ def make_actor_critic(
         return {
             "loss": loss,
             "logits": logits,
-            "value": twohot_mean(logits, bins),
+            "value": scalar.mean(logits),
             "slow_value": slow,
             "return": target,
             "weight": weight,
         }
 
     return Behavior(init, act, loss)
+
+
+def policy_gradient(config: Config, spec: EnvSpec) -> str:
+    """``reinforce``, ``dynamics`` or ``mix``, as configured or as actions ask for it."""
+    if config.behavior.gradient != "auto":
+        return config.behavior.gradient
+    return "reinforce" if any(leaf.discrete for leaf in spec.action.values()) else "dynamics"
+
+
+def scored_action(action: jax.Array, discrete: bool, gradient: str) -> jax.Array:
+    """An action as its log-probability takes it: with a gradient of its own only if both ways are mixed.
+
+    A one-hot one has none even then (DreamerV2's code: the distribution's log-probability stops it).
+    """
+    return action if gradient == "mix" and not discrete else stop(action)
 
 
 def chunk_rows(config: Config, spec: EnvSpec) -> int:

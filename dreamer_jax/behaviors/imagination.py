@@ -28,13 +28,17 @@ class Rollout(NamedTuple):
 def imagine(
     model: WorldModel, policy: Policy, params: Any, key: Array, rows: Array, start: RSSMState, length: int
 ) -> Rollout:
-    """``length`` = H steps from every start; ``rows`` [N] are the starts' places in the global batch."""
+    """``length`` = H steps from every start; ``rows`` [N] are the starts' places in the global batch.
+
+    States have a gradient by the actions that led to them (DreamerV1, eq. 7); the policy sees them without.
+    """
     model_key, action_key = jax.random.split(key)
     latent_noise = model.latent_noise(model_key, rows, (length,))
     action_noise = policy.noise(action_key, rows, (length + 1,))
 
     def act(state: RSSMState, noise: ArrayDict) -> ArrayDict:
-        return policy.draw(policy.apply({"params": params["actor"]}, *features(state)), noise)
+        feat = jax.lax.stop_gradient(features(state))
+        return policy.draw(policy.apply({"params": params["actor"]}, *feat), noise)
 
     def step(state: RSSMState, noise: tuple[jax.Array, ArrayDict]) -> tuple[RSSMState, Any]:
         action = act(state, noise[1])

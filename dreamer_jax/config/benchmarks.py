@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 HEAD = "danijar/dreamerv3 at e3f0224"
 PAPER = "arXiv 2301.04104v2"
+V2 = "danijar/dreamerv2 at 07d906e"
+V1 = "danijar/dreamer at 56d4d44"
 
 
 class Benchmark(NamedTuple):
@@ -24,6 +26,12 @@ class Benchmark(NamedTuple):
 
 
 _ATARI100K = {"env.action_repeat": 4, "env.num_envs": 1, "env.image_size": 64, "env.grey": False, "env.sticky": 0.0}
+_DMC_2020 = {
+    **{"env.action_repeat": 2, "env.num_envs": 1, "replay.ends": "uniform", "rssm.deter": 200},
+    **{"rssm.hidden": 200, "reward.squash": "none", "cont.label": "none", "cont.start": "predicted"},
+    **{"kl.free_nats": 1.0, "behavior.entropy": 1e-4, "optimizer.learning_rate": 3e-4},
+    **{"optimizer.critic_learning_rate": 8e-5, "train.prefill": 1000, "train.pretrain": 100},
+}
 
 BENCHMARKS = {
     "none": Benchmark("whatever preset and settings say", "", "", {}),
@@ -135,5 +143,58 @@ BENCHMARKS = {
         HEAD,
         "200m",
         {"env.action_repeat": 1, "env.num_envs": 1, "train.train_ratio": 512.0, "train.frames": 1_100_000},
+    ),
+    "dmc_vision_2020": Benchmark(
+        "DeepMind Control from pictures, for DreamerV2",
+        V2,
+        "",
+        _DMC_2020 | {"env.observation": "image", "train.frames": 2_000_000},
+        published="dmc_vision_2020",
+    ),
+    "dmc_proprio_2020": Benchmark(
+        "the same from joint states", V2, "", _DMC_2020 | {"env.observation": "state", "train.frames": 1_000_000}
+    ),
+    "atari200m_2020": Benchmark(
+        "Atari within 200M frames, for DreamerV2",
+        V2,
+        "",
+        {
+            **{"env.action_repeat": 4, "env.num_envs": 1, "env.image_size": 64, "env.grey": True, "env.sticky": 0.25},
+            **{"env.actions": "minimal", "env.noops": 30, "env.time_limit": 27_000, "rssm.deter": 600},
+            **{"rssm.hidden": 600, "kl.dyn": 0.08, "kl.rep": 0.02, "loss.cont": 5.0, "behavior.entropy": 1e-3},
+            **{"behavior.discount_horizon": 1000, "optimizer.learning_rate": 2e-4},
+            **{"optimizer.actor_learning_rate": 4e-5, "optimizer.critic_learning_rate": 1e-4},
+            **{"train.prefill": 50_000, "train.train_ratio": 50.0, "train.frames": 200_000_000},
+        },
+        published="atari200m_2020",
+    ),
+    "crafter_2021": Benchmark(
+        "Crafter with rewards, for DreamerV2",
+        V2,
+        "",
+        {
+            **{"env.action_repeat": 1, "env.num_envs": 1, "nets.norm": "layer", "behavior.entropy": 3e-3},
+            **{"behavior.discount_horizon": 1000, "optimizer.learning_rate": 1e-4},
+            **{"optimizer.actor_learning_rate": 1e-4, "optimizer.critic_learning_rate": 1e-4},
+            **{"train.frames": 1_000_000},
+        },
+    ),
+    "dmc_vision_2019": Benchmark(
+        "DeepMind Control from pictures, for DreamerV1",
+        V1,
+        "",
+        {"env.observation": "image", "env.action_repeat": 2, "env.num_envs": 1, "train.frames": 5_000_000},
+        published="dmc_vision_2019",
+    ),
+    "atari200m_2019": Benchmark(
+        "Atari for DreamerV1: discrete actions",
+        "arXiv 1912.01603, appendix",
+        "",
+        {
+            **{"env.action_repeat": 4, "env.num_envs": 1, "env.image_size": 64, "env.sticky": 0.25},
+            **{"reward.squash": "tanh", "cont.label": "soft", "behavior.starts": "but_last", "kl.dyn": 0.1},
+            **{"kl.rep": 0.1, "behavior.imagination_length": 10, "explore.epsilon": 0.4},
+            **{"explore.epsilon_final": 0.1, "explore.epsilon_steps": 200_000, "train.frames": 200_000_000},
+        },
     ),
 }

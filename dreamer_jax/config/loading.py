@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin
@@ -39,7 +39,7 @@ RESUMABLE = frozenset(
 )
 """Fields that do not change the algorithm; a run may be resumed with other values of them."""
 
-_NAMED: dict[str, Mapping[str, Any]] = {"preset": PRESETS, "benchmark": BENCHMARKS, "size": SIZES}
+_NAMED: dict[str, Collection[str]] = {"preset": PRESETS, "benchmark": BENCHMARKS, "size": SIZES}
 _SECTIONS = {name.partition(".")[0] for name in FIELDS if "." in name}
 
 

@@ -46,6 +46,26 @@ class ReplayConfig:
         0.0, "share of the records, in whole episodes, kept from training to measure the model on", low=0, high=0.5
     )
     online: bool = option(True, "train on every new window once before sampling uniformly")
+    sampling: Literal["windows", "episodes"] = option(
+        "windows", "every window alike; or an episode that has ended, then a window in it"
+    )
+    ends: Literal["skipped", "uniform", "prioritized"] = option(
+        "uniform", "episodes: the window at an end is never drawn, or as any other, or more often"
+    )
+    recent: float = option(0.0, "episodes: share of draws that are from the newest ones alone", low=0, high=1)
+    context: bool = option(True, "keep the policy's latents, and start windows from them; else from zero")
+    mark_first: bool = option(False, "the first record of a window counts as the first of an episode")
+
+
+@dataclass(frozen=True)
+class NetsConfig:
+    norm: Literal["rms", "layer", "none"] = option("rms", "between a layer and its activation")
+    bias: bool = option(True, "layers in front of a norm have a bias")
+    activation: Literal["silu", "elu", "relu"] = option("silu", "of dense layers")
+    cnn_activation: Literal["silu", "elu", "relu"] = option("silu", "of convolutions")
+    init: Literal["fan_in", "fan_avg", "glorot"] = option(
+        "fan_in", "normal by the inputs or by inputs and outputs, or uniform by both"
+    )
 
 
 @dataclass(frozen=True)
@@ -54,9 +74,12 @@ class EncoderConfig:
     units: int = option(64, "their width", low=1)
     symlog: bool = option(True, "squash vectors with symlog")
     depth: int = option(4, "channels of the CNN for images, in units of which its layers have 2, 3, 4, 4", low=1)
-    cnn: Literal["pool", "stride"] = option(
-        "pool", "halve images by pooling as HEAD does, or by strides as in 2024 (layers 1, 2, 3, 4, 4)"
+    cnn: Literal["pool", "stride", "same", "valid"] = option(
+        "pool",
+        "halve images by pooling as HEAD does; by strides as in 2024 (layers 1, 2, 3, 4, 4); by kernels of 4 and "
+        "strides, padded or not (layers 1, 2, 4, 8)",
     )
+    image_bits: int = option(8, "below 8: pixels lose their last bits, and get noise in their place", low=1, high=8)
 
 
 @dataclass(frozen=True)
@@ -64,20 +87,40 @@ class DecoderConfig:
     layers: int = option(3, "hidden layers for vectors", low=1)
     units: int = option(64, "their width", low=1)
     depth: int = option(4, "channels of the CNN for images, as in the encoder", low=1)
-    cnn: Literal["repeat", "transpose"] = option(
-        "repeat", "double images by repeating pixels as HEAD does, or by transposed convolutions as in 2024"
+    cnn: Literal["repeat", "transpose", "same", "valid"] = option(
+        "repeat",
+        "double images by repeating pixels as HEAD does; by transposed convolutions as in 2024; or the reverse of the "
+        "encoder's same and valid",
     )
-    blocks: int = option(8, "blocks of the layer from deter to the CNN; must divide deter and 4 x depth", low=1)
+    blocks: int = option(
+        8, "repeat, transpose: blocks of the layer from deter to the CNN; must divide deter and 4 x depth", low=1
+    )
+    images: Literal["sigmoid", "linear"] = option("sigmoid", "how images come out")
+    loss: Literal["squared", "normal"] = option(
+        "squared", "of numbers and images: squared errors, or minus the log-likelihood of a normal of deviation 1"
+    )
+    symlog: bool = option(True, "vectors are predicted in symlog space")
 
 
 @dataclass(frozen=True)
 class RSSMConfig:
+    latent: Literal["categorical", "gaussian"] = option("categorical", "the stochastic state")
+    cell: Literal["block_gru", "norm_gru", "gru", "gru_reset_before"] = option(
+        "block_gru",
+        "the recurrent state's: block-diagonal; with layer norm; plain, with the reset after the product, or before it",
+    )
     deter: int = option(512, "width of the recurrent state (D)", low=1)
     hidden: int = option(64, "width of its hidden layers", low=1)
     stoch: int = option(32, "latent variables (S)", low=1)
-    classes: int = option(4, "classes of each latent variable (K)", low=2)
+    classes: int = option(4, "categorical: classes of each latent variable (K)", low=2)
+    std: Literal["softplus", "sigmoid", "sigmoid2"] = option(
+        "softplus", "gaussian: how a deviation comes about; sigmoid2 is 2 sigmoid(x / 2)"
+    )
+    min_std: float = option(0.1, "gaussian: what is added to it", low=0)
+    initial: Literal["zeros", "learned"] = option("zeros", "state before an episode")
+    clip_action: bool = option(True, "actions are clipped to [-1, 1] in value, not in gradient")
     blocks: int = option(8, "blocks of the block-diagonal GRU; must divide deter", low=1)
-    dynamics_layers: int = option(1, "block layers before the gates", low=1)
+    dynamics_layers: int = option(1, "block layers before its gates", low=1)
     prior_layers: int = option(2, "hidden layers of the prior", low=0)
     posterior_layers: int = option(1, "hidden layers of the posterior", low=1)
     unimix: float = option(0.01, "share of the uniform distribution in every latent", low=0, high=1)
@@ -88,20 +131,37 @@ class RewardConfig:
     layers: int = option(1, "hidden layers", low=0)
     units: int = option(64, "their width", low=1)
     bins: int = option(255, "bins of the two-hot distribution", low=3)
+    dist: Literal["symexp_twohot", "symlog_twohot", "normal"] = option(
+        "symexp_twohot", "two-hot over bins in raw space, or over even bins in symlog space; or normal of deviation 1"
+    )
+    init_scale: float = option(0.0, "scale of the initial output layer", low=0)
+    squash: Literal["none", "tanh"] = option("none", "what rewards go through before they are learnt")
 
 
 @dataclass(frozen=True)
 class ContinueConfig:
     layers: int = option(1, "hidden layers", low=0)
     units: int = option(64, "their width", low=1)
+    label: Literal["soft", "hard", "none"] = option(
+        "soft", "what it learns: the discount itself; yes or no, and is rounded; or nothing, the discount is constant"
+    )
+    start: Literal["predicted", "recorded"] = option("predicted", "discount of the states where imagination starts")
 
 
 @dataclass(frozen=True)
 class PolicyConfig:
     layers: int = option(3, "hidden layers", low=0)
     units: int = option(64, "their width", low=1)
+    dist: Literal["normal", "tanh_normal", "trunc_normal"] = option(
+        "normal", "of a continuous action: normal with bounded mean, squashed by tanh, or cut off at -1 and 1"
+    )
     min_std: float = option(0.1, "smallest standard deviation of a continuous action", low=0)
-    max_std: float = option(1.0, "largest", low=0)
+    max_std: float = option(1.0, "normal: largest", low=0)
+    init_std: float = option(
+        0.0, "tanh_normal: deviation where the raw one is 0; trunc_normal: is added to the raw one", low=0
+    )
+    mean_scale: float = option(5.0, "tanh_normal: bound of the mean before tanh", low=0.1)
+    evaluate: Literal["sample", "mode"] = option("sample", "how actions are chosen in evaluations")
     unimix: float = option(
         0.0, "share of uniform in a discrete policy: 0 as the code at HEAD does, 0.01 as the paper says", low=0, high=1
     )
@@ -113,6 +173,9 @@ class ValueConfig:
     layers: int = option(3, "hidden layers", low=0)
     units: int = option(64, "their width", low=1)
     bins: int = option(255, "bins of the two-hot distribution", low=3)
+    dist: Literal["symexp_twohot", "symlog_twohot", "normal"] = option("symexp_twohot", "as for the reward")
+    init_scale: float = option(0.0, "scale of the initial output layer", low=0)
+    target: Literal["online", "slow"] = option("online", "the critic in returns and advantages")
     slow_rate: float = option(0.02, "share of the online critic mixed into the slow one", low=0, high=1)
     slow_every: int = option(1, "updates between those mixes", low=1)
     slow_regularizer: float = option(1.0, "weight of the loss towards the slow critic", low=0)
@@ -123,6 +186,9 @@ class KLConfig:
     dyn: float = option(1.0, "scale of KL(sg(posterior) || prior), which trains the prior", low=0)
     rep: float = option(0.1, "scale of KL(posterior || sg(prior)), which trains the posterior", low=0)
     free_nats: float = option(1.0, "below this the KL of a time step has no gradient", low=0)
+    free_average: bool = option(False, "free_nats are for the batch's mean instead of each time step")
+    overshooting: int = option(0, "also KL of predictions up to so many steps ahead; 0: off", low=0)
+    overshooting_scale: float = option(1.0, "its weight", low=0)
 
 
 @dataclass(frozen=True)
@@ -137,6 +203,19 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class BehaviorConfig:
+    method: Literal["actor_critic", "planner"] = option("actor_critic", "learn a policy, or plan every action")
+    gradient: Literal["reinforce", "dynamics", "mix", "auto"] = option(
+        "reinforce", "of the policy; auto: reinforce for discrete actions, dynamics for continuous ones"
+    )
+    gradient_mix: float = option(0.1, "mix: the share of dynamics", low=0, high=1)
+    returns: Literal["arrival", "departure"] = option(
+        "arrival", "the return of a state begins with the next reward, or with its own"
+    )
+    start: Literal["included", "excluded"] = option(
+        "included", "departure: whether the state where imagination starts counts itself"
+    )
+    starts: Literal["all", "but_last"] = option("all", "records of a window from which imagination starts")
+    normalize: Literal["range", "none"] = option("range", "divide advantages by the returns' range")
     imagination_length: int = option(15, "imagined steps (H)", low=1)
     discount_horizon: int = option(333, "discount is 1 - 1/this", low=2)
     lambda_: float = option(0.95, "lambda of the returns", low=0, high=1)
@@ -154,13 +233,38 @@ class BehaviorConfig:
 
 
 @dataclass(frozen=True)
+class PlannerConfig:
+    horizon: int = option(12, "steps that are planned", low=1)
+    candidates: int = option(1000, "plans tried in an iteration", low=2)
+    iterations: int = option(10, "of the cross-entropy method; 0: act at random", low=0)
+    elites: int = option(100, "best candidates, to which the next ones are fitted", low=1)
+
+
+@dataclass(frozen=True)
+class ExploreConfig:
+    noise: float = option(0.0, "deviation of the noise on continuous actions in training", low=0)
+    epsilon: float = option(0.0, "chance of a random discrete action in training, at first", low=0, high=1)
+    epsilon_final: float = option(0.0, "and at last", low=0, high=1)
+    epsilon_steps: int = option(0, "agent steps between the two, linearly; 0: it stays", low=0)
+
+
+@dataclass(frozen=True)
 class OptimizerConfig:
-    learning_rate: float = option(4e-5, "LaProp's step size", low=0)
+    kind: Literal["laprop", "adam", "adam_eps_hat"] = option(
+        "laprop", "LaProp; Adam with eps beside the corrected root, or beside the root before its correction"
+    )
+    learning_rate: float = option(4e-5, "step size", low=0)
+    actor_learning_rate: float = option(0.0, "the actor's; 0: the same", low=0)
+    critic_learning_rate: float = option(0.0, "the critic's; 0: the same", low=0)
     warmup: int = option(1000, "updates of linear warm-up; the first has step size 0", low=0)
-    agc: float = option(0.3, "adaptive gradient clipping, relative to each tensor's norm", low=0)
+    agc: float = option(0.3, "adaptive gradient clipping, relative to each tensor's norm; 0: off", low=0)
+    clip: float = option(0.0, "largest norm of the gradient of model, actor or critic; 0: off", low=0)
+    actor_critic_clip: float = option(0.0, "the actor's and the critic's; 0: the same", low=0)
     beta1: float = option(0.9, "momentum", low=0, high=1)
     beta2: float = option(0.999, "decay of the squared gradient", low=0, high=1)
     eps: float = option(1e-20, "added to the root of the squared gradient", low=0)
+    actor_critic_eps: float = option(0.0, "the actor's and the critic's; 0: the same", low=0)
+    weight_decay: float = option(0.0, "share that every parameter loses in an update, whatever the step size", low=0)
 
 
 @dataclass(frozen=True)
@@ -170,6 +274,9 @@ class TrainConfig:
     batch_size: int = option(16, "windows per batch (B)", low=1)
     batch_length: int = option(64, "records per window (T)", low=2)
     start_windows: int = option(0, "windows in replay before the first update; 0: B x T as at HEAD", low=0)
+    prefill: int = option(0, "agent steps of random actions before the policy's", low=0)
+    pretrain: int = option(1, "updates at once when updates begin", low=1)
+    update_every: int = option(0, "agent steps from one burst of updates to the next; 0: no bursts", low=0)
     updates_per_dispatch: int = option(
         0, "updates in one device call; 0: as many as the ratio allows, up to 8; on CPU 1", low=0
     )
@@ -198,6 +305,7 @@ class Config:
     )
     env: EnvConfig = EnvConfig()
     replay: ReplayConfig = ReplayConfig()
+    nets: NetsConfig = NetsConfig()
     encoder: EncoderConfig = EncoderConfig()
     rssm: RSSMConfig = RSSMConfig()
     decoder: DecoderConfig = DecoderConfig()
@@ -208,6 +316,8 @@ class Config:
     kl: KLConfig = KLConfig()
     loss: LossConfig = LossConfig()
     behavior: BehaviorConfig = BehaviorConfig()
+    planner: PlannerConfig = PlannerConfig()
+    explore: ExploreConfig = ExploreConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
 
@@ -261,7 +371,7 @@ def check(config: Config) -> Config:
         if high is not None and not value <= high:
             raise ConfigError(f"{name}: got {value}, must be at most {high}")
     rssm, train, policy = config.rssm, config.train, config.policy
-    if rssm.deter % rssm.blocks:
+    if rssm.cell == "block_gru" and rssm.deter % rssm.blocks:
         raise ConfigError(f"rssm.blocks: got {rssm.blocks}, must divide rssm.deter {rssm.deter}")
     if train.batch_size % train.devices:
         raise ConfigError(f"train.devices: got {train.devices}, must divide train.batch_size {train.batch_size}")
@@ -270,4 +380,46 @@ def check(config: Config) -> Config:
     for name, bins in (("reward.bins", config.reward.bins), ("value.bins", config.value.bins)):
         if bins % 2 == 0:
             raise ConfigError(f"{name}: got {bins}, must be odd, so that one bin is exactly 0")
+    if config.planner.elites > config.planner.candidates:
+        raise ConfigError(
+            f"planner.elites: got {config.planner.elites}, must be at most planner.candidates "
+            f"{config.planner.candidates}"
+        )
+    for problem, wrong in _senseless(config).items():
+        if wrong:
+            raise ConfigError(problem)
     return config
+
+
+def _senseless(config: Config) -> dict[str, bool]:
+    """What can't be meant, beginning with the field to change."""
+    behavior, replay, nets = config.behavior, config.replay, config.nets
+    learns, departs = behavior.method == "actor_critic", behavior.returns == "departure"
+    return {
+        "behavior.entropy: a tanh_normal policy has no entropy in closed form; set it to 0 or choose another "
+        "policy.dist": learns and config.policy.dist == "tanh_normal" and behavior.entropy > 0,
+        "policy.init_std: got 0, a tanh_normal policy needs more": learns
+        and config.policy.dist == "tanh_normal"
+        and config.policy.init_std == 0,
+        "loss.replay_value: replayed returns begin with the next reward, behavior.returns departure with the state's "
+        "own; set it to 0": learns and departs and config.loss.replay_value > 0,
+        "behavior.start: excluded goes with behavior.returns departure": behavior.start == "excluded" and not departs,
+        "behavior.imagination_length: got 1, behavior.returns departure needs at least 2": learns
+        and departs
+        and behavior.imagination_length < 2,
+        "behavior.starts: replayed values bootstrap from every record; set loss.replay_value to 0": learns
+        and behavior.starts == "but_last"
+        and config.loss.replay_value > 0,
+        "replay.online: new windows come first only where replay.sampling is windows; set it to false": replay.online
+        and replay.sampling == "episodes",
+        "replay.ends: goes with replay.sampling episodes": replay.ends != "uniform" and replay.sampling == "windows",
+        "replay.recent: goes with replay.sampling episodes": replay.recent > 0 and replay.sampling == "windows",
+        "replay.mark_first: throws away the stored latents that replay.context keeps; set one of them to false": (
+            replay.mark_first and replay.context
+        ),
+        "nets.bias: without a norm layers need one": nets.norm == "none" and not nets.bias,
+        "cont.start: a recorded discount needs a head that predicts the others; cont.label is none": learns
+        and config.cont.label == "none"
+        and config.cont.start == "recorded",
+        "kl.overshooting: got 1, which is the KL itself; 2 or more, or 0": config.kl.overshooting == 1,
+    }

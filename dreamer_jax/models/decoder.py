@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import chex
@@ -10,11 +11,20 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dreamer_jax.config.schema import DecoderConfig
+from dreamer_jax.config.schema import DecoderConfig, NetsConfig
 from dreamer_jax.distributions import categorical
-from dreamer_jax.models.encoder import FACTORS, HALVINGS, flatten_leaf, image_grid, image_specs, vector_specs
+from dreamer_jax.models.encoder import (
+    FACTORS,
+    HALVINGS,
+    KERNELS,
+    flatten_leaf,
+    image_grid,
+    image_specs,
+    unit_pixels,
+    vector_specs,
+)
 from dreamer_jax.nets.convolution import Conv, ConvLayer, Resample
-from dreamer_jax.nets.layers import MLP, Dense, Layer, RMSNorm, truncated_normal
+from dreamer_jax.nets.layers import MLP, Dense, Layer, RMSNorm, activate, truncated_normal
 from dreamer_jax.nets.recurrent import block_product, enter_blocks
 from dreamer_jax.ops.transforms import symlog
 from dreamer_jax.specs import ArraySpec
@@ -22,7 +32,7 @@ from dreamer_jax.types import ArrayDict
 
 
 class Decoder(nn.Module):
-    """Numbers in symlog space, logits of classes, and images in [0, 1], {name: [..., *shape]}.
+    """Numbers (in symlog space, if so configured), logits of classes, and images in [0, 1], {name: [..., *shape]}.
 
     Vectors share an MLP and have a linear head each. Takes flat stoch [..., S*K] and deter [..., D].
     """
@@ -31,14 +41,20 @@ class Decoder(nn.Module):
     inputs: tuple[int, int]
     config: DecoderConfig
     dtype: Any = jnp.float32
+    nets: NetsConfig = NetsConfig()
 
     def setup(self) -> None:
-        c, vectors = self.config, vector_specs(self.specs)
+        c, vectors, images = self.config, vector_specs(self.specs), image_specs(self.specs)
         if vectors:
-            self.mlp = MLP(self.inputs, c.layers, c.units, self.dtype)
-            self.heads = {name: Dense(self.mlp.outputs, spec.width, dtype=self.dtype) for name, spec in vectors.items()}
-        if image_specs(self.specs):
-            self.images = ImageDecoder(image_specs(self.specs), self.inputs, c, self.dtype)
+            self.mlp = MLP(self.inputs, c.layers, c.units, self.dtype, self.nets)
+            self.heads = {
+                name: Dense(self.mlp.outputs, spec.width, dtype=self.dtype, nets=self.nets)
+                for name, spec in vectors.items()
+            }
+        if images:
+            grows = c.cnn in ("same", "valid")
+            part = PlainImageDecoder if grows else ImageDecoder
+            self.images = part(images, self.inputs, c, self.dtype, self.nets)
 
     def __call__(self, stoch: jax.Array, deter: jax.Array) -> ArrayDict:
         outputs = {}
@@ -59,6 +75,7 @@ class ImageDecoder(nn.Module):
     inputs: tuple[int, int]
     config: DecoderConfig
     dtype: Any = jnp.float32
+    nets: NetsConfig = NetsConfig()
 
     def setup(self) -> None:
         c, (stoch, deter) = self.config, self.inputs
@@ -69,13 +86,14 @@ class ImageDecoder(nn.Module):
         shape = (c.blocks, deter // c.blocks, size // c.blocks)
         self.deter_kernel = self.param("deter_kernel", truncated_normal(deter), shape, jnp.float32)
         self.deter_bias = self.param("deter_bias", nn.initializers.zeros, (size,), jnp.float32)
-        self.stoch_in = Layer((stoch,), 2 * c.units, self.dtype)
-        self.stoch_out = Dense((2 * c.units,), size, dtype=self.dtype)
+        self.stoch_in = Layer((stoch,), 2 * c.units, self.dtype, self.nets)
+        self.stoch_out = Dense((2 * c.units,), size, dtype=self.dtype, nets=self.nets)
         self.norm = RMSNorm((channels[-1],))
-        self.cnn = [ConvLayer(big, small, c.cnn, self.dtype) for small, big in itertools.pairwise(channels)]
-        outputs = sum(spec.shape[-1] for spec in self.specs.values())
-        last: Resample = c.cnn if len(self.cnn) < HALVINGS else "none"
-        self.out = Conv(channels[0], outputs, resample=last, dtype=self.dtype)
+        double: Resample = "repeat" if c.cnn == "repeat" else "transpose"
+        named = dict(dtype=self.dtype, nets=self.nets)
+        self.cnn = [ConvLayer(big, small, double, **named) for small, big in itertools.pairwise(channels)]
+        last: Resample = double if len(self.cnn) < HALVINGS else "none"
+        self.out = Conv(channels[0], channel_count(self.specs), resample=last, **named)
 
     def __call__(self, stoch: jax.Array, deter: jax.Array) -> ArrayDict:
         batch, blocks = deter.shape[:-1], self.config.blocks
@@ -86,36 +104,92 @@ class ImageDecoder(nn.Module):
         shares = shares.reshape(blocks, -1, height, width, channels // blocks)
         x = jnp.moveaxis(shares, 0, 3).reshape(-1, *self.grid)
         x = x + self.stoch_out(self.stoch_in(stoch.reshape(-1, stoch.shape[-1]))).reshape(x.shape)
-        x = nn.silu(self.norm(x))
+        x = activate(self.nets.cnn_activation, self.norm(x))
         for layer in reversed(self.cnn):
             x = layer(x)
-        x = nn.sigmoid(self.out(x).astype(jnp.float32))
-        x = x.reshape(*batch, *x.shape[1:])
-        images, start = {}, 0
-        for name, spec in self.specs.items():  # in the order in which the environment declares them
-            images[name] = x[..., start : start + spec.shape[-1]]
-            start += spec.shape[-1]
-        return images
+        return split_images(self.specs, self.config, self.out(x), batch)
+
+
+class PlainImageDecoder(nn.Module):
+    """One linear layer from the features to a small grid, then transposed convolutions (PlaNet to DreamerV3 of 2023).
+
+    ``same`` begins with a sixteenth of the images' size and kernels of 4, ``valid`` with one pixel and 5, 5, 6, 6.
+    """
+
+    specs: dict[str, ArraySpec]
+    inputs: tuple[int, int]
+    config: DecoderConfig
+    dtype: Any = jnp.float32
+    nets: NetsConfig = NetsConfig()
+
+    def setup(self) -> None:
+        c, valid = self.config, self.config.cnn == "valid"
+        *channels, most = (c.depth * factor for factor in FACTORS[c.cnn])
+        grid = image_grid(self.specs, c.cnn)
+        self.grid = (1, 1, 4 * most) if valid else (*grid, most)
+        self.dense = Dense(self.inputs, math.prod(self.grid), dtype=self.dtype, nets=self.nets)
+        double: Resample = "valid_transpose" if valid else "transpose"
+        widths = [self.grid[-1], *reversed(channels)]
+        kernels = (5, 5, 6, 6) if valid else (KERNELS[c.cnn],) * HALVINGS
+        self.cnn = [
+            ConvLayer(inputs, outputs, double, self.dtype, size, self.nets)
+            for (inputs, outputs), size in zip(itertools.pairwise(widths), kernels[:-1], strict=True)
+        ]
+        named = dict(dtype=self.dtype, nets=self.nets)
+        self.out = Conv(widths[-1], channel_count(self.specs), kernels[-1], double, **named)
+
+    def __call__(self, stoch: jax.Array, deter: jax.Array) -> ArrayDict:
+        x = self.dense(stoch, deter).reshape(-1, *self.grid)
+        for layer in self.cnn:
+            x = layer(x)
+        return split_images(self.specs, self.config, self.out(x), deter.shape[:-1])
+
+
+def channel_count(specs: dict[str, ArraySpec]) -> int:
+    """Channels of all images together."""
+    return sum(spec.shape[-1] for spec in specs.values())
+
+
+def split_images(specs: dict[str, ArraySpec], config: DecoderConfig, x: jax.Array, batch: tuple[int, ...]) -> ArrayDict:
+    """Images in [0, 1] by name from the last layer's output [N, height, width, channels]."""
+    x = x.astype(jnp.float32)
+    # A linear output is that of pixels around 0, as the encoder sees them.
+    x = nn.sigmoid(x) if config.images == "sigmoid" else x + 0.5
+    x = x.reshape(*batch, *x.shape[1:])
+    images, start = {}, 0
+    for name, spec in specs.items():  # in the order in which the environment declares them
+        images[name] = x[..., start : start + spec.shape[-1]]
+        start += spec.shape[-1]
+    return images
 
 
 def _output_shape(spec: ArraySpec) -> tuple[int, ...]:
     return (spec.size, spec.classes) if spec.classes else spec.shape
 
 
-def reconstruction_loss(output: jax.Array, target: jax.Array, spec: ArraySpec) -> jax.Array:
+SQUARED = DecoderConfig()
+"""Squared errors, vectors in symlog space."""
+
+
+def reconstruction_loss(
+    output: jax.Array, target: jax.Array, spec: ArraySpec, config: DecoderConfig = SQUARED
+) -> jax.Array:
     """Loss of one key, [B, T]: cross entropy for classes, else squared errors of all elements summed.
 
-    Images are compared in [0, 1], other numbers in symlog space.
+    Images are compared in [0, 1], other numbers in symlog space or as they are. With ``decoder.loss`` normal it is
+    half of that and ``ln(2 pi) / 2`` for each element.
     """
     chex.assert_equal_shape_prefix([output, target], 2)
     rows = output.shape[:2]
     if spec.discrete:
         onehot = flatten_leaf(target, spec).reshape(output.shape)
         return -categorical(output).log_prob(onehot)
-    return jnp.square(output - decoder_target(target, spec)).reshape(*rows, -1).sum(-1)
+    squares = jnp.square(output - decoder_target(target, spec, config.symlog)).reshape(*rows, -1).sum(-1)
+    return squares if config.loss == "squared" else (squares + spec.size * math.log(2 * math.pi)) / 2
 
 
-def decoder_target(x: jax.Array, spec: ArraySpec) -> jax.Array:
-    """What the decoder's output for a key of numbers is compared with, [..., *shape]."""
-    x = x.astype(jnp.float32)
-    return x / 255 if spec.image else symlog(x)
+def decoder_target(x: jax.Array, spec: ArraySpec, squash: bool = True) -> jax.Array:
+    """What the decoder's output for a key of numbers is compared with, [..., *shape]; vectors through symlog or not."""
+    if spec.image:
+        return unit_pixels(x)
+    return symlog(x.astype(jnp.float32)) if squash else x.astype(jnp.float32)

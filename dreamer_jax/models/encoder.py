@@ -10,8 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dreamer_jax.config.schema import ConfigError, EncoderConfig
-from dreamer_jax.nets.convolution import ConvLayer
+from dreamer_jax.config.schema import ConfigError, EncoderConfig, NetsConfig
+from dreamer_jax.nets.convolution import ConvLayer, Resample
 from dreamer_jax.nets.layers import MLP
 from dreamer_jax.ops.transforms import symlog
 from dreamer_jax.specs import ArraySpec
@@ -20,7 +20,11 @@ from dreamer_jax.types import ArrayDict
 HALVINGS = 4
 """How often every CNN halves height and width; a further layer, at the images' own size, does not."""
 FACTORS = {"pool": (2, 3, 4, 4), "repeat": (2, 3, 4, 4), "stride": (1, 2, 3, 4, 4), "transpose": (1, 2, 3, 4, 4)}
-"""Channels of the layers in units of the depth, from the images' size to the smallest: V3-HEAD, and V3 of 2024."""
+FACTORS |= {"same": (1, 2, 4, 8), "valid": (1, 2, 4, 8)}
+"""Channels of the layers in units of the depth, from the images' size to the smallest: V3-HEAD, V3 of 2024, before."""
+KERNELS = {"pool": 5, "repeat": 5, "stride": 5, "transpose": 5, "same": 4, "valid": 4}
+VALID_SIZE, VALID_GRID = 64, 2
+"""Without padding, 64 pixels become 31, 14, 6, 2; the decoder that makes 64 of one goes through 5, 13, 30."""
 
 
 def vector_specs(specs: dict[str, ArraySpec]) -> dict[str, ArraySpec]:
@@ -31,11 +35,11 @@ def image_specs(specs: dict[str, ArraySpec]) -> dict[str, ArraySpec]:
     return {name: spec for name, spec in specs.items() if spec.image}
 
 
-def image_grid(specs: dict[str, ArraySpec]) -> tuple[int, int]:
-    """Height and width of the smallest feature map of all images; 0 without any.
+def image_grid(specs: dict[str, ArraySpec], cnn: str = "pool") -> tuple[int, int]:
+    """Height and width of the encoder's smallest feature map of all images; 0 without any.
 
     Raises:
-      ConfigError: their sizes differ, or can't be halved so often.
+      ConfigError: their sizes differ, or can't be halved so often, or are not those of CNNs without padding.
     """
     images = image_specs(specs)
     if not images:
@@ -56,7 +60,25 @@ def image_grid(specs: dict[str, ArraySpec]) -> tuple[int, int]:
                 "all images must have one size"
             )
     height, width, _ = images[first].shape
+    if cnn == "valid":
+        if (height, width) != (VALID_SIZE, VALID_SIZE):
+            raise ConfigError(
+                f"observation {first!r}: got {height} x {width} pixels; cnn valid, without padding, takes "
+                f"{VALID_SIZE} x {VALID_SIZE}"
+            )
+        return VALID_GRID, VALID_GRID
     return height // step, width // step
+
+
+def quantize(image: jax.Array, bits: int, noise: jax.Array) -> jax.Array:
+    """Bytes to numbers in [0, 1): the first ``bits`` of each, and uniform ``noise`` instead of the rest (PlaNet)."""
+    levels = 2**bits
+    return (jnp.floor(image.astype(jnp.float32) / (256 // levels)) + noise) / levels
+
+
+def unit_pixels(image: jax.Array) -> jax.Array:
+    """Images as numbers in [0, 1]: bytes over 255, and what ``quantize`` made as it is."""
+    return image.astype(jnp.float32) / 255 if jnp.issubdtype(image.dtype, jnp.integer) else image
 
 
 def flatten_leaf(x: jax.Array, spec: ArraySpec) -> jax.Array:
@@ -96,16 +118,19 @@ class Encoder(nn.Module):
     specs: dict[str, ArraySpec]
     config: EncoderConfig
     dtype: Any = jnp.float32
+    nets: NetsConfig = NetsConfig()
 
     def setup(self) -> None:
         c, vectors, images = self.config, vector_specs(self.specs), image_specs(self.specs)
         if vectors:
-            self.mlp = MLP((sum(spec.width for spec in vectors.values()),), c.layers, c.units, self.dtype)
+            inputs = sum(spec.width for spec in vectors.values())
+            self.mlp = MLP((inputs,), c.layers, c.units, self.dtype, self.nets)
         if images:
             widths = [sum(spec.shape[-1] for spec in images.values()), *self._channels]
             full = len(self._channels) - HALVINGS
+            halve: Resample = "stride" if c.cnn == "same" else c.cnn
             self.cnn = [
-                ConvLayer(inputs, outputs, "none" if i < full else c.cnn, self.dtype)
+                ConvLayer(inputs, outputs, "none" if i < full else halve, self.dtype, KERNELS[c.cnn], self.nets)
                 for i, (inputs, outputs) in enumerate(itertools.pairwise(widths))
             ]
 
@@ -116,7 +141,7 @@ class Encoder(nn.Module):
     @property
     def width(self) -> int:
         """Width of the tokens."""
-        height, width = image_grid(self.specs)
+        height, width = image_grid(self.specs, self.config.cnn)
         vectors = self.config.units if vector_specs(self.specs) else 0
         return vectors + height * width * self._channels[-1]
 
@@ -129,7 +154,7 @@ class Encoder(nn.Module):
         if images:
             x = jnp.concatenate([jnp.asarray(observation[name]) for name in sorted(images)], -1)
             batch = x.shape[:-3]
-            x = x.reshape(-1, *x.shape[-3:]).astype(jnp.float32) / 255 - 0.5
+            x = unit_pixels(x.reshape(-1, *x.shape[-3:])) - 0.5
             for layer in self.cnn:
                 x = layer(x)
             tokens.append(x.reshape(*batch, -1))

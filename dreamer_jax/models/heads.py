@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dreamer_jax.config.schema import NetsConfig
 from dreamer_jax.nets.layers import MLP, Dense
 
 
@@ -20,10 +21,11 @@ class Head(nn.Module):
     outputs: int
     scale: float
     dtype: Any = jnp.float32
+    nets: NetsConfig = NetsConfig()
 
     def setup(self) -> None:
-        self.mlp = MLP(self.inputs, self.layers, self.units, self.dtype)
-        self.out = Dense(self.mlp.outputs, self.outputs, self.scale, self.dtype)
+        self.mlp = MLP(self.inputs, self.layers, self.units, self.dtype, self.nets)
+        self.out = Dense(self.mlp.outputs, self.outputs, self.scale, self.dtype, self.nets)
 
     def __call__(self, *features: jax.Array) -> jax.Array:
         return self.out(*self.mlp(*features)).astype(jnp.float32)

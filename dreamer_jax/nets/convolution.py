@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dreamer_jax.nets.layers import RMSNorm, truncated_normal
+from dreamer_jax.config.schema import NetsConfig
+from dreamer_jax.nets.layers import activate, kernel_init, make_norm
 
-Resample = Literal["none", "pool", "stride", "repeat", "transpose"]
+Resample = Literal["none", "pool", "stride", "repeat", "transpose", "valid", "valid_transpose"]
 """How a layer changes height and width: it halves them by ``pool`` or ``stride``, doubles them by ``repeat``
-(nearest neighbours, then the convolution) or ``transpose`` (zeros in between, then the convolution)."""
+(nearest neighbours, then the convolution) or ``transpose`` (zeros in between, then the convolution). ``valid`` is
+``stride`` without padding, and ``valid_transpose`` its reverse, from n to 2 (n - 1) + kernel pixels."""
 
 FEW_CHANNELS = 4
 """Up to so many channels ``pool_convolve`` works on pairs of pixels."""
@@ -24,7 +26,7 @@ CHUNK_PIXELS = 2048
 
 
 class Conv(nn.Module):
-    """A square convolution with SAME padding and a bias."""
+    """A square convolution, with SAME padding but where ``resample`` says otherwise."""
 
     inputs: int
     features: int
@@ -32,12 +34,15 @@ class Conv(nn.Module):
     resample: Resample = "none"
     scale: float = 1.0
     dtype: Any = jnp.float32
+    nets: NetsConfig = NetsConfig()
+    use_bias: bool = True
 
     def setup(self) -> None:
-        size, fan_in = self.kernel_size, self.kernel_size**2 * self.inputs
-        shape = (size, size, self.inputs, self.features)
-        self.kernel = self.param("kernel", truncated_normal(fan_in, self.scale), shape, jnp.float32)
-        self.bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        size, area = self.kernel_size, self.kernel_size**2
+        init = kernel_init(self.nets, area * self.inputs, area * self.features, self.scale)
+        self.kernel = self.param("kernel", init, (size, size, self.inputs, self.features), jnp.float32)
+        if self.use_bias:
+            self.bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x, kernel = x.astype(self.dtype), self.kernel.astype(self.dtype)
@@ -54,7 +59,12 @@ class Conv(nn.Module):
                 # Every pixel but the first of a row follows a zero, and so does the first: as the reference does.
                 half = (self.kernel_size - 1) // 2
                 x = convolve(x, kernel, ((half + 1, self.kernel_size - 1 - half),) * 2, dilation=2)
-        return x + self.bias.astype(self.dtype)
+            case "valid":
+                x = convolve(x, kernel, "VALID", stride=2)
+            case "valid_transpose":
+                # The gradient of a convolution meets its kernel the other way round.
+                x = convolve(x, kernel[::-1, ::-1], ((self.kernel_size - 1,) * 2,) * 2, dilation=2)
+        return x + self.bias.astype(self.dtype) if self.use_bias else x
 
 
 def convolve(
@@ -187,16 +197,19 @@ def _taps(size: int) -> np.ndarray:
 
 
 class ConvLayer(nn.Module):
-    """Conv, RMSNorm over channels, SiLU."""
+    """Conv, norm over channels, activation."""
 
     inputs: int
     features: int
     resample: Resample = "none"
     dtype: Any = jnp.float32
+    kernel_size: int = 5
+    nets: NetsConfig = NetsConfig()
 
     def setup(self) -> None:
-        self.conv = Conv(self.inputs, self.features, resample=self.resample, dtype=self.dtype)
-        self.norm = RMSNorm((self.features,))
+        named = dict(resample=self.resample, dtype=self.dtype, nets=self.nets, use_bias=self.nets.bias)
+        self.conv = Conv(self.inputs, self.features, self.kernel_size, **named)
+        self.norm = make_norm(self.nets, self.features)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return nn.silu(self.norm(self.conv(x)))
+        return activate(self.nets.cnn_activation, self.norm(self.conv(x)))

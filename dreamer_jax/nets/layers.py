@@ -1,4 +1,4 @@
-"""Dense layers, norm and MLP. Order is always linear, norm, SiLU; parameters stay float32."""
+"""Dense layers, norms and MLP. Order is always linear, norm, activation; parameters stay float32."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dreamer_jax.config.schema import NetsConfig
 from dreamer_jax.ops.deferred import use_weight
 from dreamer_jax.types import Array
 
@@ -20,7 +21,7 @@ TRUNCATION = 1.1368
 """Brings a normal truncated at two standard deviations back to unit variance."""
 
 
-def truncated_normal(fan_in: int, scale: float = 1.0) -> nn.initializers.Initializer:
+def truncated_normal(fan_in: float, scale: float = 1.0) -> nn.initializers.Initializer:
     """Normal truncated at +-2 deviations, with standard deviation ``scale / sqrt(fan_in)``."""
     deviation = scale * TRUNCATION / fan_in**0.5
 
@@ -30,6 +31,35 @@ def truncated_normal(fan_in: int, scale: float = 1.0) -> nn.initializers.Initial
         return (deviation * noise).astype(dtype)
 
     return init
+
+
+def glorot_uniform(fan_in: int, fan_out: int, scale: float = 1.0) -> nn.initializers.Initializer:
+    """Uniform with the variance ``2 / (fan_in + fan_out)`` times ``scale`` squared (Keras's default)."""
+    limit = scale * (6 / (fan_in + fan_out)) ** 0.5
+    draw = truncated_normal(1)
+
+    def init(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        # By its own distribution function the noise that all initialisers share is uniform.
+        uniform = jax.lax.erf(draw(key, shape) / (TRUNCATION * 2**0.5)) / math.erf(2**0.5)
+        return (limit * uniform).astype(dtype)
+
+    return init
+
+
+def kernel_init(nets: NetsConfig, fan_in: int, fan_out: int, scale: float = 1.0) -> nn.initializers.Initializer:
+    """As ``nets.init`` says."""
+    match nets.init:
+        case "fan_in":
+            return truncated_normal(fan_in, scale)
+        case "fan_avg":
+            return truncated_normal((fan_in + fan_out) / 2, scale)
+        case "glorot":
+            return glorot_uniform(fan_in, fan_out, scale)
+
+
+def activate(name: str, x: jax.Array) -> jax.Array:
+    """One of the activations of ``NetsConfig``."""
+    return {"silu": nn.silu, "elu": nn.elu, "relu": nn.relu}[name](x)
 
 
 def drawn_at_once(init: Callable[[Array], Any]) -> Callable[[Array], Any]:
@@ -109,11 +139,17 @@ class Dense(nn.Module):
     features: int
     scale: float = 1.0
     dtype: Any = jnp.float32
+    nets: NetsConfig = NetsConfig()
+    use_bias: bool = True
+    kernel_init: nn.initializers.Initializer | None = None
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros
 
     def setup(self) -> None:
         width = sum(self.inputs)
-        self.kernel = self.param("kernel", truncated_normal(width, self.scale), (width, self.features), jnp.float32)
-        self.bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        init = self.kernel_init or kernel_init(self.nets, width, self.features, self.scale)
+        self.kernel = self.param("kernel", init, (width, self.features), jnp.float32)
+        if self.use_bias:
+            self.bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
 
     def share(self, index: int, x: jax.Array) -> jax.Array:
         """What input ``index`` adds to the output, without bias."""
@@ -123,7 +159,7 @@ class Dense(nn.Module):
 
     def add_bias(self, x: jax.Array) -> jax.Array:
         """The output, from the sum of all shares."""
-        return use_weight(operator.add, x, self.bias.astype(self.dtype))
+        return use_weight(operator.add, x, self.bias.astype(self.dtype)) if self.use_bias else x
 
     def __call__(self, *xs: jax.Array) -> jax.Array:
         shares = [self.share(index, x) for index, x in enumerate(xs)]
@@ -144,20 +180,47 @@ class RMSNorm(nn.Module):
         return use_weight(operator.mul, wide * norm, scale).astype(x.dtype)
 
 
+class LayerNorm(nn.Module):
+    """``(x - mean(x)) / std(x) * scale + shift`` over the last axis, with 1e-3 added to the variance. In float32."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones, (self.features,), jnp.float32)
+        shift = self.param("shift", nn.initializers.zeros, (self.features,), jnp.float32)
+        wide = x.astype(jnp.float32)
+        wide = wide - wide.mean(-1, keepdims=True)
+        wide = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + 1e-3)
+        return use_weight(operator.add, use_weight(operator.mul, wide, scale), shift).astype(x.dtype)
+
+
+def make_norm(nets: NetsConfig, features: int) -> Callable[[jax.Array], jax.Array]:
+    """A norm over the last axis as ``nets.norm`` says; to be made in ``setup``."""
+    match nets.norm:
+        case "rms":
+            return RMSNorm((features,))
+        case "layer":
+            return LayerNorm(features)
+        case "none":
+            return lambda x: x
+
+
 class Layer(nn.Module):
-    """Dense, RMSNorm, SiLU."""
+    """Dense, norm, activation."""
 
     inputs: tuple[int, ...]
     features: int
     dtype: Any = jnp.float32
+    nets: NetsConfig = NetsConfig()
 
     def setup(self) -> None:
-        self.dense = Dense(self.inputs, self.features, dtype=self.dtype)
-        self.norm = RMSNorm((self.features,))
+        self.dense = Dense(self.inputs, self.features, dtype=self.dtype, nets=self.nets, use_bias=self.nets.bias)
+        self.norm = make_norm(self.nets, self.features)
 
     def finish(self, x: jax.Array) -> jax.Array:
         """Norm and activation of a pre-activation that was put together from shares."""
-        return nn.silu(self.norm(x))
+        return activate(self.nets.activation, self.norm(x))
 
     def __call__(self, *xs: jax.Array) -> jax.Array:
         return self.finish(self.dense(*xs))
@@ -170,10 +233,11 @@ class MLP(nn.Module):
     layers: int
     units: int
     dtype: Any = jnp.float32
+    nets: NetsConfig = NetsConfig()
 
     def setup(self) -> None:
         widths = [self.inputs] + [(self.units,)] * (self.layers - 1)
-        self.hidden = [Layer(width, self.units, self.dtype) for width in widths[: self.layers]]
+        self.hidden = [Layer(width, self.units, self.dtype, self.nets) for width in widths[: self.layers]]
 
     @property
     def outputs(self) -> tuple[int, ...]:

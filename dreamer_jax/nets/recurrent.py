@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import operator
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dreamer_jax.nets.layers import Layer, RMSNorm, product, truncated_normal
+from dreamer_jax.config.schema import NetsConfig
+from dreamer_jax.nets.layers import Dense, Layer, LayerNorm, RMSNorm, product, truncated_normal
 from dreamer_jax.ops.deferred import use_weight
 
 
@@ -28,10 +29,11 @@ class BlockGRU(nn.Module):
     blocks: int
     layers: int
     dtype: Any = jnp.float32
+    nets: NetsConfig = NetsConfig()
 
     def setup(self) -> None:
         blocks, block, hidden = self.blocks, self.deter // self.blocks, self.hidden
-        self.embed = [Layer((width,), hidden, self.dtype) for width in (self.deter, self.stoch, self.action)]
+        self.embed = [Layer((width,), hidden, self.dtype, self.nets) for width in (self.deter, self.stoch, self.action)]
         kernels, biases, norms = [], [], []
         for index in range(self.layers):
             shared = 3 * hidden if index == 0 else 0
@@ -83,6 +85,69 @@ class BlockGRU(nn.Module):
         update = nn.sigmoid(update - 1)
         after = update * candidate + (1 - update) * before.astype(jnp.float32)
         return jnp.swapaxes(after, 0, 1).reshape(deter.shape), after
+
+
+class GRU(nn.Module):
+    """``x`` = a layer of [stoch, action], then a gated recurrent unit of ``x`` and ``deter`` (h).
+
+    - ``norm_gru`` (DreamerV2): r, c, u = norm(W [x, h] + b); h' = s(u - 1) tanh(s(r) c) + (1 - s(u - 1)) h.
+    - ``gru`` (DreamerV1; Keras): products of x and h have a bias each; h' = s(u) h + (1 - s(u)) tanh(c_x + s(r) c_h).
+    - ``gru_reset_before`` (PlaNet): h' = s(u) h + (1 - s(u)) tanh(W [x, s(r) h] + b), gates begin with a bias of 1.
+    """
+
+    kind: Literal["norm_gru", "gru", "gru_reset_before"]
+    deter: int
+    hidden: int
+    stoch: int  # width of the flat stochastic state
+    action: int
+    dtype: Any = jnp.float32
+    nets: NetsConfig = NetsConfig()
+
+    def setup(self) -> None:
+        width, dtype, nets = self.deter, self.dtype, self.nets
+        self.embed = Layer((self.stoch, self.action), self.hidden, dtype, nets)
+        both = (self.hidden, width)
+        match self.kind:
+            case "norm_gru":
+                self.gates = Dense(both, 3 * width, dtype=dtype, nets=nets, use_bias=nets.bias)
+                self.norm = LayerNorm(3 * width)
+            case "gru":
+                self.from_input = Dense((self.hidden,), 3 * width, dtype=dtype, nets=nets)
+                orthogonal = nn.initializers.orthogonal()
+                self.from_state = Dense((width,), 3 * width, dtype=dtype, nets=nets, kernel_init=orthogonal)
+            case "gru_reset_before":
+                self.gates = Dense(both, 2 * width, dtype=dtype, nets=nets, bias_init=nn.initializers.ones)
+                self.candidate = Dense(both, width, dtype=dtype, nets=nets)
+
+    def action_share(self, action: jax.Array) -> jax.Array:
+        """What the action adds to the layer before the cell, [..., hidden]; independent of the state."""
+        return self.embed.dense.add_bias(self.embed.dense.share(1, action))
+
+    def __call__(
+        self, deter: jax.Array, before: jax.Array, stoch: jax.Array, action_share: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """The next ``deter`` [N, D] in float32, twice: this cell has no layout of its own."""
+        after = self.recur(self.embed.finish(self.embed.dense.share(0, stoch) + action_share), deter)
+        return after, after
+
+    def recur(self, x: jax.Array, deter: jax.Array) -> jax.Array:
+        """The unit itself."""
+        match self.kind:
+            case "norm_gru":
+                gates = self.norm(self.gates(x, deter).astype(jnp.float32))
+                reset, candidate, update = jnp.split(gates, 3, -1)
+                keep = 1 - nn.sigmoid(update - 1)
+                candidate = jnp.tanh(nn.sigmoid(reset) * candidate)
+            case "gru":
+                inputs, states = self.from_input(x).astype(jnp.float32), self.from_state(deter).astype(jnp.float32)
+                (update, reset, new), (update_h, reset_h, old) = jnp.split(inputs, 3, -1), jnp.split(states, 3, -1)
+                keep = nn.sigmoid(update + update_h)
+                candidate = jnp.tanh(new + nn.sigmoid(reset + reset_h) * old)
+            case "gru_reset_before":
+                gates = nn.sigmoid(self.gates(x, deter).astype(jnp.float32))
+                reset, keep = jnp.split(gates, 2, -1)
+                candidate = jnp.tanh(self.candidate(x, reset * deter).astype(jnp.float32))
+        return keep * deter + (1 - keep) * candidate
 
 
 def enter_blocks(x: jax.Array, blocks: int) -> jax.Array:

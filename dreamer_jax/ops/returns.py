@@ -1,4 +1,4 @@
-"""lambda-returns (DreamerV3, eq. 7, and its replay form). Time is the last axis."""
+"""lambda-returns (DreamerV3, eq. 7, its replay form, and what came before). Time is the last axis."""
 
 from __future__ import annotations
 
@@ -30,6 +30,16 @@ def lambda_return(reward: jax.Array, discount: jax.Array, trace: jax.Array | flo
     inputs = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0)[1:], (interim, decay))
     _, returns = jax.lax.scan(step, value[..., -1], inputs, reverse=True)
     return jnp.moveaxis(returns, 0, -1)
+
+
+def departure_return(reward: jax.Array, discount: jax.Array, lambda_: float, value: jax.Array) -> jax.Array:
+    """``R_t = r_t + d_t [(1 - l) v_{t+1} + l R_{t+1}]``, ending in ``R_H = v_H`` (DreamerV1, eq. 6; DreamerV2, eq. 4).
+
+    A state's value includes its own reward. All [..., H+1], of which the last reward and discount are unused; returns
+    [..., H].
+    """
+    reward, discount = (jnp.roll(x, 1, -1) for x in (reward, discount))
+    return lambda_return(reward, discount, lambda_, value)
 
 
 def replay_return(

@@ -23,10 +23,22 @@ def symexp_bins(count: int) -> np.ndarray:
 
     The upper half mirrors the lower one, so that pairs cancel exactly.
     """
+    half = _lower_half(count)
+    return _mirrored(np.sign(half) * np.expm1(np.abs(half)))
+
+
+def even_bins(count: int) -> np.ndarray:
+    """Bins ``-20 ... 20`` at even distances, of the two-hot encoding of ``symlog(x)``; otherwise as ``symexp_bins``."""
+    return _mirrored(_lower_half(count))
+
+
+def _lower_half(count: int) -> np.ndarray:
     if count % 2 == 0:
         raise ValueError(f"bins: got {count}, must be odd")
-    half = np.linspace(-20, 0, count // 2 + 1, dtype=np.float32)
-    lower = np.sign(half) * np.expm1(np.abs(half))
+    return np.linspace(-20, 0, count // 2 + 1, dtype=np.float32)
+
+
+def _mirrored(lower: np.ndarray) -> np.ndarray:
     return np.concatenate([lower, -lower[:-1][::-1]]).astype(np.float32)
 
 

@@ -11,10 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from dreamer_jax.config.schema import ConfigError
+from dreamer_jax.replay.draws import Windows
+from dreamer_jax.replay.episodes import FLAGS, Episodes
 from dreamer_jax.replay.held_out import HeldOut
 from dreamer_jax.replay.journal import Group, Journal
 from dreamer_jax.replay.storage import Layout, Store, part_of, record_fields
@@ -23,7 +26,6 @@ from dreamer_jax.specs import ArraySpec, EnvSpec
 from dreamer_jax.types import ArrayDict, TimeStep, TrajectoryBatch
 
 _ROWS, _LATENTS = 0, 1  # the journal's groups
-_TRIES, _CANDIDATES = 100, 1024  # windows are drawn again until they are as wanted
 
 
 class Replay:
@@ -34,7 +36,8 @@ class Replay:
     has never wrapped at that checkpoint, it grows to a larger ``capacity``; else it keeps its own.
 
     About ``validation_fraction`` of the records belong to episodes that are held out: ``sample`` gives no
-    window that touches them, unless it is asked for them.
+    window that touches them, unless it is asked for them. ``sampling``, ``ends`` and ``recent`` choose
+    windows as ``Episodes`` says, else all alike. ``mark_first`` sets ``is_first`` in the first record of each.
 
     Raises:
       ConfigError: the ring there has other fields or environments, or ``capacity`` has no room
@@ -53,6 +56,10 @@ class Replay:
         online: bool,
         seed: int,
         validation_fraction: float = 0.0,
+        sampling: Literal["windows", "episodes"] = "windows",
+        ends: str = "uniform",
+        recent: float = 0.0,
+        mark_first: bool = False,
         writable: bool = True,
     ) -> None:
         if latent_spec and latent_spec.keys() != {"deter", "stoch"}:
@@ -73,11 +80,14 @@ class Replay:
         self._store = Store(directory, stored, writable=writable) if stored else Store.create(directory, layout)
         self._ready = not stored
         self._wanted_rows, self._length = layout.rows, batch_length
-        self._online, self._seed = online, seed
+        self._seed, self._mark_first = seed, mark_first
+        self._windows = Windows(num_envs, batch_length + 1, online=online)
+        self._episodes: Episodes | None = None
+        if sampling == "episodes":
+            self._episodes = Episodes(num_envs, batch_length, ends=ends, recent=recent)
         # In the files' order, not the caller's: entries of the undo log rely on it.
         self._latent_names = tuple(part_of(self.fields, "latents"))
         self._rows = 0  # appended so far to each stream
-        self._taken = 0  # windows of the online queue used or dropped so far
         self._episode = np.full(num_envs, -1, np.int32)
         self._episode_step = np.full(num_envs, -1, np.int32)
         self._held_out = HeldOut(validation_fraction, num_envs, batch_length + 1) if validation_fraction else None
@@ -113,12 +123,12 @@ class Replay:
     @property
     def windows(self) -> int:
         """Different windows that can be sampled now."""
-        return self.num_envs * max(0, len(self.rows) - self._length)
+        return self._windows.count(self.rows) if self._episodes is None else self._episodes.windows
 
     @property
     def queued(self) -> int:
         """Windows that wait in the online queue."""
-        return len(self._queue())
+        return len(self._windows.queue(self.rows))
 
     def append(self, timestep: TimeStep, action: ArrayDict, latents: ArrayDict) -> None:
         """Add one record per environment: what it emitted, the action taken then, the policy's latents.
@@ -151,46 +161,38 @@ class Replay:
             self._store.arrays[name][block, :, offset] = value
         self._episode[:], self._episode_step[:] = episode, step
         self._rows += 1
+        if self._episodes is not None:
+            self._episodes.append(self._rows - 1, checked, self.rows.start)
 
     def sample(
         self, batch_size: int, counter: int, *, online: bool = True, held_out: bool = False
     ) -> tuple[TrajectoryBatch, np.ndarray]:
         """A batch of windows, and their ``index`` (environment, first row) int64 ``[B, 2]``.
 
-        Windows of ``T+1`` consecutive records of one stream: first those that wait in the online
-        queue, then uniformly drawn from all (a function of the seed and ``counter`` only).
-        ``online=False`` leaves the queue alone, for reports; ``held_out`` asks for windows of held-out
+        Windows of ``T+1`` consecutive records of one stream: first those that wait in the online queue, then
+        drawn ones (a function of the seed and ``counter`` only). What leads to a drawn episode's first record has
+        no meaning. ``online=False`` leaves the queue alone, for reports; ``held_out`` asks for windows of held-out
         episodes alone, without the queue. Every array is new.
 
         Raises:
           ValueError: there is no such window yet.
         """
         self._check_ready(writing=False)
-        if not self.windows:
-            raise ValueError(f"no window of {self._length + 1} records to sample yet, only {len(self.rows)} records")
-        index = self._draw(np.random.default_rng([self._seed, counter]), batch_size, held_out)
-        if online and self._online and not held_out:
-            queue = self._queue()[:batch_size]
-            start, env = np.divmod(np.asarray(queue, np.int64), self.num_envs)
-            queued = np.stack([env, start * (self._length + 1)], axis=1)
-            queued = queued[self._is(queued, held_out)]
-            index[: len(queued)] = queued
-            self._taken = max(self._taken, queue.stop)
-        return align(gather(self._store, self._window_cells(index))), index
+        rng = np.random.default_rng([self._seed, counter])
+        if self._episodes is None:
+            index = self._windows.draw(rng, batch_size, self.rows, self._wholly, held_out=held_out, online=online)
+            cells = self._window_cells(index)
+        else:
+            index = self._episodes.draw(rng, batch_size, held_out)
+            cells = self._window_cells(index)
+            # What lies before an episode may have been overwritten, or never written.
+            cells[:, 0] = np.where(self._flat["is_first"][cells[:, 1]], cells[:, 1], cells[:, 0])
+        batch = align(gather(self._store, cells))
+        if self._mark_first:
+            batch.is_first[:, 0] = True
+        return batch, index
 
-    def _draw(self, rng: np.random.Generator, count: int, held_out: bool) -> np.ndarray:
-        """Uniform over all windows, or over those that are held out."""
-        found = np.zeros((0, 2), np.int64)
-        for _ in range(_TRIES):
-            draws = rng.integers(0, self.windows, _CANDIDATES if held_out else count)
-            start, env = np.divmod(draws, self.num_envs)
-            index = np.stack([env, start + self.rows.start], axis=1)
-            found = np.concatenate([found, index[self._is(index, held_out)]])[:count]
-            if len(found) == count:
-                return found
-        raise ValueError(f"no window of {self._length + 1} records {'in' if held_out else 'outside'} held-out episodes")
-
-    def _is(self, index: np.ndarray, held_out: bool) -> np.ndarray:
+    def _wholly(self, index: np.ndarray, held_out: bool) -> np.ndarray:
         """Which windows are wholly held out, or wholly not."""
         if "held_out" not in self._flat:
             return np.full(len(index), not held_out)
@@ -222,7 +224,7 @@ class Replay:
         """What a checkpoint must keep beside the files."""
         return {
             "rows": np.asarray(self._rows, np.int64),
-            "taken": np.asarray(self._taken, np.int64),
+            "taken": np.asarray(self._windows.taken, np.int64),
             "episode": self._episode.copy(),
             "episode_step": self._episode_step.copy(),
             **(self._held_out.state() if self._held_out is not None else {}),
@@ -252,8 +254,12 @@ class Replay:
           ConfigError: the undo log does not lead there.
         """
         self._journal.undo(name)
-        self._rows, self._taken = int(state["rows"]), int(state["taken"])
+        self._rows, self._windows.taken = int(state["rows"]), int(state["taken"])
         self._episode[:], self._episode_step[:] = state["episode"], state["episode_step"]
+        if self._episodes is not None:
+            envs = range(self.num_envs)
+            columns = {name: [self.column(name, env, self.rows) for env in envs] for name in FLAGS & self.fields.keys()}
+            self._episodes.rebuild(self.rows, {name: np.stack(column, 1) for name, column in columns.items()})
         self._ready = True
         if not self._store.writable:
             return
@@ -287,13 +293,6 @@ class Replay:
 
     def _valid(self) -> tuple[int, int]:
         return len(self.rows), len(self.rows) * self.num_envs  # before the first wrap slots fill from 0
-
-    def _queue(self) -> range:
-        """Numbers of the queued windows: number ``k*E + env`` starts at row ``k*(T+1)``."""
-        length = self._length + 1
-        oldest = -(-self.rows.start // length) * self.num_envs
-        newest = self._rows // length * self.num_envs if self._online else 0
-        return range(max(self._taken, oldest), max(self._taken, oldest, newest))
 
     def _check_ready(self, *, writing: bool = True) -> None:
         if not self._ready:

@@ -166,8 +166,9 @@ def _head(one: Comparison) -> list[str]:
 
 
 def _facts(protocol: dict[str, Any]) -> str:
+    preset = f"preset {protocol['preset']}, " if "preset" in protocol else ""
     return (
-        f"action repeat {protocol['action_repeat']}, {_plural(protocol['num_envs'], 'environment')}, "
+        f"{preset}action repeat {protocol['action_repeat']}, {_plural(protocol['num_envs'], 'environment')}, "
         f"train ratio {protocol['train_ratio']}, size {protocol['size']}; {protocol['scores']}"
     )
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dreamer_jax.config.schema import Config
+from dreamer_jax.config.schema import Config, TrainConfig
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.replay.host import Replay
 from dreamer_jax.training.metrics import MetricBuffer
@@ -55,11 +55,10 @@ class Learner:
     def __init__(
         self, config: Config, agent: Agent, replay: Replay, state: TrainState, root: Array, failures: Path
     ) -> None:
-        train = config.train
+        train = self._train = config.train
         self._agent, self._replay, self._root, self._failures = agent, replay, root, failures
-        self._batch_size, self._per_update = train.batch_size, train.batch_size * train.batch_length
-        self._ratio, self._devices = train.train_ratio, train.devices
-        self._least_windows = train.start_windows or self._per_update
+        self._batch_size, self._devices = train.batch_size, train.devices
+        self._least_windows = train.start_windows or train.batch_size * train.batch_length
         self.per_dispatch = updates_per_dispatch(config)
         self._parallel = Updates(agent, self._devices)
         self._update = self._parallel.__call__
@@ -95,12 +94,13 @@ class Learner:
         return trial
 
     def due(self, agent_steps: int) -> int:
-        """Updates that the train ratio asks for by now: one at the start, then in proportion."""
+        """Updates that are to be done by now; none during the prefill or with too little in replay."""
+        train = self._train
         if self._started_at < 0:
-            if not self._ratio or self._replay.windows < self._least_windows:
+            if not train.train_ratio or agent_steps < train.prefill or self._replay.windows < self._least_windows:
                 return 0
             self._started_at = agent_steps
-        return 1 + int((agent_steps - self._started_at) * self._ratio / self._per_update)
+        return updates_after(train, agent_steps - self._started_at)
 
     def run_ahead(self, agent_steps: int) -> None:
         """Dispatch an update that ``agent_steps`` will make due, before their records are in replay.
@@ -207,8 +207,15 @@ class Learner:
             self._next = _Batches(batch, arrays["next/index"], self._parallel.put(batch))
 
 
+def updates_after(train: TrainConfig, agent_steps: int) -> int:
+    """Updates due so long after they begin: some at once, then in proportion, or in bursts of what is due by then."""
+    if train.update_every:
+        agent_steps -= agent_steps % train.update_every
+    return train.pretrain + int(agent_steps * train.train_ratio / (train.batch_size * train.batch_length))
+
+
 def updates_per_dispatch(config: Config) -> int:
-    """As configured, or what one step of all environments asks for: a power of two up to 8.
+    """As configured, or what one step of all environments, or a burst, asks for: a power of two up to 8.
 
     On the CPU just one: there a dispatch costs nothing, and XLA takes ten times as long for a convolution in a loop.
     """
@@ -217,8 +224,8 @@ def updates_per_dispatch(config: Config) -> int:
         return train.updates_per_dispatch
     if jax.default_backend() == "cpu":
         return 1
-    per_step = config.env.num_envs * train.train_ratio / (train.batch_size * train.batch_length)
-    return 2 ** int(np.log2(np.clip(per_step, 1, MOST_PER_DISPATCH)))
+    together = max(config.env.num_envs, train.update_every) * train.train_ratio
+    return 2 ** int(np.log2(np.clip(together / (train.batch_size * train.batch_length), 1, MOST_PER_DISPATCH)))
 
 
 def part(arrays: Arrays, prefix: str) -> Arrays:

@@ -187,7 +187,8 @@ class _Run:
         resume = {**self.counters(), "seconds": facts["seconds"]} if arrays else None
         identity = dict(method=config.preset, task=config.env.task)
         self.log = RunLog(run_dir, **identity, seed=config.seed, loggers=loggers, resume=resume)
-        self.act, self.act_in_evaluation = make_act(self.agent, "train"), make_act(self.agent, "sample")
+        self.act, self.act_at_random = make_act(self.agent, "train"), make_act(self.agent, "random")
+        self.act_in_evaluation = make_act(self.agent, config.policy.evaluate)
         self.reports = Reports(config, self.agent, spec, self.keys[REPORT], run_dir / "reports")
         self._introduce(resumed=latest is not None)
         self._logged = self._saved = time.monotonic()
@@ -216,10 +217,11 @@ class _Run:
 
             params = self.learner.params
             step = self.agent_steps // envs.num_envs
-            self.carry, chosen = self.act.begin(params, self.keys[ACT], step, self.carry, self.timestep)
+            act = self.act_at_random if self.agent_steps < config.train.prefill else self.act
+            self.carry, chosen = act.begin(params, self.keys[ACT], step, self.carry, self.timestep)
             # The update goes behind the policy on the device, so that it runs while the host does all the rest.
             self.learner.run_ahead(self.agent_steps + envs.num_envs)
-            action, latents = self.act.finish(chosen)
+            action, latents = act.finish(chosen)
             self.replay.append(self.timestep, action, latents)
             self.agent_steps += envs.num_envs
             self.log.episodes(self.counters(), self.stats.update(self.timestep, self.envs.log))
@@ -341,6 +343,10 @@ class _Run:
             online=config.replay.online,
             seed=config.seed,
             validation_fraction=config.replay.validation_fraction,
+            sampling=config.replay.sampling,
+            ends=config.replay.ends,
+            recent=config.replay.recent,
+            mark_first=config.replay.mark_first,
         )
         if name is not None:
             replay.restore(saved, name)
@@ -374,7 +380,8 @@ class _Run:
         self.progress.state("compiling update …")
         trial = self.learner.prepare(example_batch(config, self.spec, self.agent.latent_spec))
         self.progress.state("compiling policy …")
-        self.act(self.learner.params, self.keys[ACT], 0, self.carry, self.timestep)
+        for act in (self.act, self.act_at_random) if self.agent_steps < config.train.prefill else (self.act,):
+            act(self.learner.params, self.keys[ACT], 0, self.carry, self.timestep)
         self.progress.state("measuring …")
         trial()
         start = time.perf_counter()

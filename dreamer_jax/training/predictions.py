@@ -55,7 +55,8 @@ class Reports:
         stem = str(self._folder / f"{frames:09d}")
         drawn = {}
         if dream is not None:  # an agent from elsewhere may have none
-            drawn = draw(dream, batch, self._spec, batch.reward.shape[1] // 2, stem, title=f"{frames:,} frames")
+            context, symlog = batch.reward.shape[1] // 2, self._config.decoder.symlog
+            drawn = draw(dream, batch, self._spec, context, stem, title=f"{frames:,} frames", symlog=symlog)
         warning = collapse(metrics, self._config.rssm.stoch)
         return {f"{label}/{name}": value for name, value in metrics.items()}, drawn, warning
 
@@ -96,6 +97,7 @@ def draw(
     stem: str,
     *,
     title: str,
+    symlog: bool = True,
     truth_ahead: bool = True,
 ) -> dict[str, Path]:
     """A film and a strip of each image, curves of the numbers of one window. Files begin with ``stem``.
@@ -110,7 +112,8 @@ def draw(
     for name, leaf in spec.observation.items():
         if leaf.discrete:
             continue
-        target = np.asarray(jax.jit(decoder_target, static_argnums=1)(np.asarray(batch.observation[name])[order], leaf))
+        shown = np.asarray(batch.observation[name])[order]
+        target = np.asarray(jax.jit(decoder_target, static_argnums=(1, 2))(shown, leaf, symlog))
         file = name.replace("/", "_")
         if leaf.image:
             frames = pictures.compare_images(target if truth_ahead else None, dream.observation[name], context)
@@ -184,7 +187,8 @@ def dream_run(
     key = jax.random.key(seed)
     dream = jax.jit(partial(agent.dream, length=length))(state.params, key, seen, ahead)
     title = f"{config.env.task}, {actions if given is None else stem.name} actions"
-    drawn = draw(dream, batch, spec, context, str(stem), title=title, truth_ahead=recorded)
+    symlog = config.decoder.symlog
+    drawn = draw(dream, batch, spec, context, str(stem), title=title, symlog=symlog, truth_ahead=recorded)
     metrics = jax.device_get(jax.jit(agent.report)(state, key, batch)[0]) if recorded else {}
     return {name: float(value) for name, value in metrics.items()}, drawn
 

@@ -15,6 +15,7 @@ from dreamer_jax.interfaces import Agent
 from dreamer_jax.replay.plan import Plan, plan
 from dreamer_jax.replay.windows import align
 from dreamer_jax.specs import ArraySpec, EnvSpec
+from dreamer_jax.training.learner import updates_after
 from dreamer_jax.types import TrajectoryBatch
 
 
@@ -50,15 +51,18 @@ def in_words(config: Config, done: Mapping[str, int], update_seconds: float) -> 
     per_update, per_step = train.batch_size * train.batch_length, env.num_envs
     if not train.train_ratio:
         return "train.train_ratio is 0: no updates"
-    every = per_update / train.train_ratio
+    every = train.update_every or per_update / train.train_ratio
+    together = f"{every * train.train_ratio / per_update:g} updates" if train.update_every else "an update"
+    at_first = f"{train.prefill:,} agent steps of random actions, then " if train.prefill else ""
     steps = -(-train.frames // (env.action_repeat * per_step)) * per_step
-    begin = (train.start_windows or per_update) + per_step * train.batch_length
-    updates = 1 + int((steps - begin) * train.train_ratio / per_update) if steps >= begin else 0
+    begin = max(train.prefill, (train.start_windows or per_update) + per_step * train.batch_length)
+    updates = updates_after(train, steps - begin) if steps >= begin else 0
     hours = max(0, updates - done["grad_steps"]) * update_seconds / 3600
     left = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
     return (
-        f"an update every {every:g} agent steps ({every * env.action_repeat:g} frames); {train.frames:,} frames are "
-        f"{steps:,} agent steps and {updates:,} updates of {train.batch_size} x {train.batch_length} records; "
+        f"{at_first}{together} every {every:g} agent steps ({every * env.action_repeat:g} frames); "
+        f"{train.frames:,} frames are {steps:,} agent steps and {updates:,} updates of "
+        f"{train.batch_size} x {train.batch_length} records; "
         f"at {1000 * update_seconds:.0f} ms an update, {left} of updates are left"
     )
 

@@ -15,12 +15,20 @@ from dreamer_jax.config.loading import RESUMABLE, difference
 from dreamer_jax.config.loading import load as load_config
 from dreamer_jax.config.presets import size_settings
 from dreamer_jax.config.schema import Config, ConfigError, flatten
-from dreamer_jax.envs.dmc import ALIASES
+from dreamer_jax.envs import atari, dmc
 from dreamer_jax.specs import EnvSpec
 
 # The task is the comparison's own, a seed is a sample, and the names of preset, benchmark and revision are not settings
 # of the algorithm: what they stand for is compared field by field.
 _NO_MATTER = RESUMABLE | {"env.task", "seed", "preset", "benchmark", "revision"}
+_ALIASES = dmc.ALIASES | atari.ALIASES
+_PLACES = {
+    "dmc states": ("dmc_proprio",),
+    "dmc images": ("dmc_vision", "dmc_vision_2020", "dmc_vision_2019"),
+    "atari100k images": ("atari100k",),
+    "atari images": ("atari200m_2020",),
+}
+"""Benchmarks with scores on tasks of a suite, by what a run sees of them."""
 
 
 class Published(NamedTuple):
@@ -61,26 +69,27 @@ def published_curve(task: str, spec: EnvSpec, method: str) -> Published:
       ConfigError: nothing is published for this task, or nothing by this method.
     """
     suite, _, name = task.partition("/")
-    images = any(leaf.image for leaf in spec.observation.values())
-    key = {"dmc": "dmc_vision" if images else "dmc_proprio", "atari100k": "atari100k"}.get(suite, "")
-    benchmarks = published_scores()["benchmarks"]
-    benchmark = benchmarks.get(key, {"methods": {}})
-    name = f"{suite.removesuffix('100k')}_{ALIASES.get(name, name)}"
-    methods = {one: tasks[name] for one, tasks in benchmark["methods"].items() if name in tasks}
-    if not methods:
-        places = [key] if key else list(benchmarks)
-        known = "; ".join(f"{place} has {', '.join(_tasks(place))}" for place in places)
+    seen = "images" if any(leaf.image for leaf in spec.observation.values()) else "states"
+    places, benchmarks = _PLACES.get(f"{suite} {seen}", ()), published_scores()["benchmarks"]
+    name = f"{suite.removesuffix('100k')}_{_ALIASES.get(name, name)}"
+    found = {
+        one: place
+        for place in places
+        for one, tasks in benchmarks.get(place, {"methods": {}})["methods"].items()
+        if name in tasks
+    }
+    if not found:
+        known = "; ".join(f"{place} has {', '.join(_tasks(place))}" for place in places or benchmarks)
         raise ConfigError(f"{task}: no published curve; {known}")
-    if method not in methods:
-        near = difflib.get_close_matches(method, methods, 1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise ConfigError(f"--to {method}: no published curve for {task}; {hint}there are {', '.join(methods)}")
-    curve, protocol = methods[method], benchmark["protocol"]
+    if method not in found:
+        raise ConfigError(f"--to {method}: no published curve for {task}; {_instead(method, found)}")
+    key = found[method]
+    curve, protocol = benchmarks[key]["methods"][method][name], benchmarks[key]["protocol"]
     return Published(
         key,
         method,
         _ours(key, name),
-        np.array(benchmark["edges"], np.float64),
+        np.array(benchmarks[key]["edges"], np.float64),
         np.array(curve["mean"], np.float64),  # None becomes NaN
         np.array(curve["std"], np.float64),
         curve["seeds"],
@@ -89,18 +98,28 @@ def published_curve(task: str, spec: EnvSpec, method: str) -> Published:
 
 
 def protocol_settings(benchmark: str) -> Config:
-    """The settings under which DreamerV3's scores in a benchmark were published."""
+    """The settings under which the scores that a benchmark's protocol is about were published."""
     (name,) = (name for name, entry in BENCHMARKS.items() if entry.published == benchmark)
-    return load_config(overrides=[("benchmark", name)])
+    preset = published_scores()["benchmarks"][benchmark]["protocol"].get("preset")
+    return load_config(preset, overrides=[("benchmark", name)])
 
 
 def differing_settings(run: Config, other: Config) -> list[Difference]:
     """Every setting that differs and can matter; widths that follow from the size are summed up as the size."""
     ours, theirs = flatten(run), flatten(other)
     at_size, at_other = size_settings(run.size), size_settings(other.size)
-    follows = {name for name in at_size if (ours[name], theirs[name]) == (at_size[name], at_other[name])}
+    both = at_size.keys() & at_other.keys()
+    follows = {name for name in both if (ours[name], theirs[name]) == (at_size[name], at_other[name])}
     hidden = _NO_MATTER | (follows or {"size"})
     return [Difference(*each) for each in difference(run, other) if each[0] not in hidden]
+
+
+def _instead(method: str, found: dict[str, str]) -> str:
+    elsewhere = [key for key, content in published_scores()["benchmarks"].items() if method in content["methods"]]
+    if elsewhere:
+        return f"there are {', '.join(found)} here, and {method} in {', '.join(elsewhere)}"
+    near = difflib.get_close_matches(method, found, 1)
+    return f"{f'did you mean {near[0]}? ' if near else ''}there are {', '.join(found)}"
 
 
 def _tasks(key: str) -> list[str]:
@@ -109,5 +128,5 @@ def _tasks(key: str) -> list[str]:
 
 
 def _ours(key: str, name: str) -> str:
-    suite, _, task = name.partition("_")
-    return f"{key if suite == 'atari' else suite}/{task}"
+    (suite,) = (seen.partition(" ")[0] for seen, places in _PLACES.items() if key in places)
+    return f"{suite}/{name.partition('_')[2]}"

@@ -59,7 +59,7 @@ def random_windows(spec: EnvSpec, latents: dict[str, ArraySpec], size: int, leng
         is_first,
         is_last,
         is_last & False,
-        RSSMState(draw(latents["deter"], size), draw(latents["stoch"], size)),
+        RSSMState(draw(latents["deter"], size), draw(latents["stoch"], size)) if latents else None,
     )
 
 
@@ -93,8 +93,8 @@ def update_speed(config: Config, spec: EnvSpec, repeats: int, note: Note = lambd
 
     first_s, _ = seconds(update)
     note(f"measuring {repeats} updates")
-    times = _times_ms(update, repeats)
-    update_ms, cpu_ms = map(_median, times)
+    times = times_ms(update, repeats)
+    update_ms, cpu_ms = map(median, times)
     return {
         "update_ms": update_ms,
         "cpu_ms": cpu_ms,
@@ -133,7 +133,7 @@ def acting_speed(config: Config, num_envs: int, repeats: int, note: Note = lambd
         note("compiling the policy")
         compile_s, (_, action, _) = seconds(lambda: act(state.params, root, 0, carry, timestep))
         note(f"measuring {repeats} steps")
-        policy_ms = _median(_times_ms(lambda: act(state.params, root, 1, carry, timestep), repeats)[0])
+        policy_ms = median(times_ms(lambda: act(state.params, root, 1, carry, timestep), repeats)[0])
 
         def step_all() -> None:
             for _ in range(repeats):
@@ -166,7 +166,7 @@ def seconds(function: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
-def _times_ms(function: Callable[[], Any], repeats: int) -> tuple[list[float], list[float]]:
+def times_ms(function: Callable[[], Any], repeats: int) -> tuple[list[float], list[float]]:
     """Of each of ``repeats`` calls, wall-clock and of this process's processors; warm up before."""
     wall, cpu = [], []
     for _ in range(repeats):
@@ -176,7 +176,7 @@ def _times_ms(function: Callable[[], Any], repeats: int) -> tuple[list[float], l
     return wall, cpu
 
 
-def _median(values: Sequence[float]) -> float:
+def median(values: Sequence[float]) -> float:
     return round(statistics.median(values), 3)
 
 

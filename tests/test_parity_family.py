@@ -1,0 +1,66 @@
+"""Recordings of DreamerV1 and DreamerV2: parts of them, and whole updates."""
+
+from pathlib import Path
+
+import numpy as np
+import parity
+import parity_family
+import pytest
+
+FIXTURES = sorted((Path(__file__).parent / "fixtures").glob("v[12]-*.npz"))
+
+
+@pytest.fixture(scope="module", params=FIXTURES, ids=lambda path: path.stem)
+def recording(request):
+    arrays, meta = parity.read(str(request.param))
+    return arrays, parity.family_rows(arrays, meta)
+
+
+def test_every_quantity_agrees_or_says_why_it_is_absent(recording):
+    _, rows = recording
+    assert not [row for row in rows if row.status == "FAIL"]
+    absent = [row for row in rows if row.status == "absent"]
+    assert all(len(row.note.split("; ", 1)[1]) > 20 and not row.note.startswith("0 ") for row in absent)
+    assert sum(row.status == "pass" for row in rows) > 6
+
+
+def test_one_changed_element_fails(recording):
+    arrays, rows = recording
+    for row in rows:
+        if row.status == "absent" or not arrays[row.name].any():
+            continue
+        theirs = arrays[row.name].astype(np.float64)
+        largest = np.unravel_index(np.abs(theirs).argmax(), theirs.shape)
+        change = max(abs(0.01 * theirs[largest]), 0.01 * np.abs(theirs).mean())
+        if row.tolerance > 0.3 * change:  # a parameter that hardly moves, a log-probability next to the edge
+            change = 4 * row.tolerance
+        changed = theirs.copy()
+        changed[largest] += change
+        # Ours lies within ``absolute`` of theirs, so that it can't be within the tolerance of the changed one.
+        limits = parity_family.tolerance({**arrays, row.name: changed}, row.name)
+        scale = 1.0 if limits.absolute else np.abs(changed[np.isfinite(changed)]).max()
+        assert change > max(limits.limit * scale, limits.floor) + row.absolute, row
+
+
+def test_a_missing_quantity_fails(monkeypatch):
+    path = str(next(path for path in FIXTURES if path.stem == "v1-returns"))
+    plain = parity_family.ours
+
+    def without(*inputs):
+        return {name: x for name, x in plain(*inputs).items() if not name.endswith("/ret")}
+
+    monkeypatch.setattr(parity_family, "ours", without)
+    failed = [row for row in parity.compare(path) if row.status == "FAIL"]
+    assert failed and all(row.note == "not computed" for row in failed)
+
+
+def test_a_part_that_nobody_knows_is_refused():
+    with pytest.raises(parity.ConfigError, match="danijar/dreamerv2 novelty: not a part"):
+        parity_family.ours({}, {"repo": "danijar/dreamerv2", "part": "novelty"})
+
+
+def test_infinities_agree_with_themselves_only():
+    theirs = np.array([1.0, -np.inf])
+    assert parity.row("x", theirs, theirs, 1e-5).status == "pass"
+    for wrong in ([1.0, 5.0], [1.0, np.inf], [-np.inf, -np.inf], [1.0, np.nan]):
+        assert parity.row("x", theirs, np.array(wrong), 1e-5).status == "FAIL"

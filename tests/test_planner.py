@@ -1,0 +1,215 @@
+"""Plans by the cross-entropy method: in models whose best actions are known, and in a whole agent."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from agents import KEY, MIXED, assert_trees_equal, quick_jit, random_batch, random_timestep, tiny_config
+
+from dreamer_jax.agent import LOSSES, loss_scales, make_agent
+from dreamer_jax.behaviors import planner
+from dreamer_jax.behaviors.planner import make_planner, split_leaves
+from dreamer_jax.config.schema import ConfigError
+from dreamer_jax.distributions import draw_noise
+from dreamer_jax.interfaces import WorldModel
+from dreamer_jax.models.world_model import make_world_model
+from dreamer_jax.specs import ArraySpec, EnvSpec
+from dreamer_jax.types import RSSMState
+
+# Names out of order, one of several axes.
+SPEC = EnvSpec(MIXED.observation, {"motors": ArraySpec((2,), "float32"), "arms": ArraySpec((2, 2), "float32")})
+E, A, J, H = 3, 6, 60, 4
+CEM = {"planner__candidates": J, "planner__horizon": H, "planner__iterations": 3, "planner__elites": 7}
+THOROUGH = {"planner__candidates": 400, "planner__elites": 40, "planner__iterations": 12}
+TARGETS = np.random.default_rng(0).uniform(-0.9, 0.9, (E, A)).astype(np.float32)
+
+
+def planned(**changes):
+    return tiny_config(behavior__method="planner", **CEM | changes)
+
+
+def turn(deter, stoch, action):
+    """How far the action is from ``deter``, and at the next step from another one."""
+    return jnp.roll(deter, 1, -1), action - deter
+
+
+def fake(reward, after=turn, luck=0.0):
+    """A model without parameters, whose rewards are ``reward(deter, stoch)``, with noise in its states."""
+
+    def imagine_step(params, noise, state, action):
+        deter, stoch = after(state.deter, state.stoch, action)
+        return RSSMState(deter, stoch + luck * noise, {"noise": noise})
+
+    functions = dict.fromkeys(WorldModel._fields) | {
+        "latent_noise": lambda key, rows, length: draw_noise(key, rows, (*length, A), "normal"),
+        "carry": lambda state: state,
+        "imagine_step": imagine_step,
+        "predict": lambda params, feat: (reward(*feat), jnp.full(feat[0].shape[:-1], 0.5)),
+    }
+    return WorldModel(**functions)
+
+
+def quadratic(deter, stoch):
+    """Highest at a ``turn`` by exactly ``deter``."""
+    return -jnp.square(stoch).sum(-1)
+
+
+def plans(config, model, deter, rows=None, key=KEY):
+    """First actions [E, A]."""
+    behavior = make_planner(config, SPEC, model)
+    rows = np.arange(len(deter)) if rows is None else np.asarray(rows)
+    state = RSSMState(jnp.asarray(deter), jnp.zeros((len(deter), A)))
+    action = quick_jit(lambda state: behavior.act({"model": {}}, key, rows, state, "mode"))(state)
+    return np.concatenate([np.reshape(action[name], (len(deter), -1)) for name in sorted(action)], -1)
+
+
+# --- models that are known
+
+
+@pytest.mark.parametrize("at_once", (8, 2, 1))
+def test_the_optimum_of_every_environment_is_found(monkeypatch, at_once):
+    """Each has its own, the first action's is not the second's, and batches need not divide."""
+    monkeypatch.setattr(planner, "AT_ONCE", at_once)
+    np.testing.assert_allclose(plans(planned(**THOROUGH), fake(quadratic), TARGETS), TARGETS, atol=0.05)
+
+
+def test_every_reward_counts_alike():
+    """The first action is rewarded once for being x, then H - 1 times for being y."""
+    x, y = -0.9, 0.9
+
+    def after(deter, stoch, action):
+        first = deter[..., :1] == 0
+        return deter + 1, jnp.where(first, action, stoch)
+
+    def reward(deter, stoch):
+        return -jnp.square(stoch - jnp.where(deter == 1, x, y)).sum(-1)
+
+    found = plans(planned(**THOROUGH), fake(reward, after), np.zeros((1, A), np.float32))
+    np.testing.assert_allclose(found, (x + (H - 1) * y) / H, atol=0.02)
+
+
+def test_actions_stay_within_bounds():
+    """What is fitted is clipped as what is tried."""
+    found = plans(planned(**THOROUGH), fake(quadratic), np.full((1, A), 3, np.float32))
+    assert (np.abs(found) <= 1).all() and (found > 0.9).all()
+
+
+@pytest.mark.parametrize("iterations", (0, 1, 3))
+def test_an_iteration_by_hand(iterations):
+    """Draws, clipping, sums over the horizon, the elites' mean and variance; nothing is kept of earlier draws."""
+    row, target = 5, TARGETS[0]
+    mean, std = np.zeros((H, A)), np.ones((H, A))
+    for number in range(iterations):
+        plan_key, luck_key = jax.random.split(jax.random.fold_in(KEY, number))
+        draws, luck = (
+            np.asarray(draw_noise(key, np.array([row]), (J, H, A), "normal")[0], np.float64)
+            for key in (plan_key, luck_key)
+        )
+        tried = np.clip(mean + std * draws, -1, 1)
+        goals = np.stack([np.roll(target, step) for step in range(H)])
+        scores = -np.square(tried - goals + 0.1 * luck).sum((-1, -2))
+        elites = tried[np.argsort(-scores)[:7]]
+        mean, std = elites.mean(0), np.sqrt(np.square(elites - elites.mean(0)).mean(0) + 1e-6)
+    found = plans(planned(planner__iterations=iterations), fake(quadratic, luck=0.1), target[None], rows=[row])
+    np.testing.assert_allclose(found[0], mean[0], atol=1e-4)
+
+
+def test_plans_of_one_elite_still_differ():
+    """By a deviation of 0.001, beside what the elite was."""
+    once, twice = (plans(planned(planner__iterations=n, planner__elites=1), fake(quadratic), TARGETS) for n in (1, 2))
+    within = np.abs(once) < 1
+    assert within.sum() > A and (once != twice)[within].all() and (np.abs(once - twice) < 0.005).all()
+
+
+def test_noise_belongs_to_the_environment():
+    """A row alone plans what it plans among others; two rows in one state plan differently."""
+    model, config = fake(quadratic, luck=0.5), planned()
+    together = plans(config, model, TARGETS)
+    for row in range(E):
+        np.testing.assert_array_equal(plans(config, model, TARGETS[row : row + 1], rows=[row])[0], together[row])
+    twins = plans(config, model, TARGETS[[0, 0]])
+    assert (twins[0] != twins[1]).all()
+    assert (plans(config, model, TARGETS, key=jax.random.PRNGKey(1)) != together).all()
+
+
+def test_leaves_of_a_vector():
+    vector = np.arange(2 * A).reshape(2, A)
+    leaves = split_leaves(vector, SPEC.action)
+    assert list(leaves) == ["motors", "arms"]
+    np.testing.assert_array_equal(leaves["arms"][1], [[6, 7], [8, 9]])
+    np.testing.assert_array_equal(leaves["motors"][1], [10, 11])
+    np.testing.assert_array_equal(make_world_model(tiny_config(), SPEC).action_vector(leaves), vector)
+
+
+# --- a whole agent
+
+CONFIG = planned()
+AGENT = make_agent(CONFIG, SPEC)
+
+
+@pytest.fixture(scope="module")
+def state():
+    return quick_jit(AGENT.init)(KEY)
+
+
+def test_only_the_model_learns(state):
+    batch = random_batch(SPEC, CONFIG)
+    update = quick_jit(AGENT.update)
+    first, _, _ = update(state, KEY, batch)
+    second, metrics, latents = update(first, KEY, batch)
+    assert set(second.params) == {"model"} and second.slow == {}
+    chex.assert_trees_all_equal_shapes_and_dtypes(second, state)
+    assert_trees_equal(second.moments, state.moments)
+    scales = loss_scales(CONFIG, SPEC)
+    assert set(scales) == {"dyn", "rep", "rew", "con", *SPEC.observation} and set(scales) < {*LOSSES, *SPEC.observation}
+    total = sum(scale * metrics[f"loss/{name}"] for name, scale in scales.items())
+    np.testing.assert_allclose(metrics["loss/total"], total, rtol=1e-5)
+    changed = jax.tree.map(lambda old, new: (np.asarray(old) != new).any(), first.params, second.params)
+    assert sum(jax.tree.leaves(changed)) > 0.7 * len(jax.tree.leaves(changed))  # heads that start at 0 hold some back
+    assert latents.deter.shape == (*batch.reward.shape, CONFIG.rssm.deter)
+
+
+def test_a_decision(state):
+    """The same in each mode, of the form that environments take, and what the next step is told."""
+    timestep = random_timestep(SPEC, size=E)
+    new = AGENT.reset(state.params, E)
+    results = [
+        quick_jit(lambda mode=mode: AGENT.policy(state.params, KEY, new, timestep, mode))()
+        for mode in ("train", "sample", "mode")
+    ]
+    carry, action, latents = results[0]
+    for other in results[1:]:
+        assert_trees_equal(other, results[0])
+    assert {name: (x.shape, str(x.dtype)) for name, x in action.items()} == dict(
+        motors=((E, 2), "float32"), arms=((E, 2, 2), "float32")
+    )
+    assert all((np.abs(x) <= 1).all() and (x != 0).all() for x in action.values())
+    assert_trees_equal(carry.prev_action, action)
+    np.testing.assert_array_equal(latents.deter, carry.latent.deter.astype(jnp.bfloat16))
+
+
+def test_plans_are_made_from_the_latent(state):
+    """Rewards of the real model decide, those of the state that the environment is in."""
+    params = jax.tree.map(lambda x: x + 0.3 * np.random.default_rng(x.size).normal(size=x.shape), state.params)
+    behavior = make_planner(CONFIG, SPEC, make_world_model(CONFIG, SPEC))
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda: make_world_model(CONFIG, SPEC).initial(2))
+    latent = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+    act = quick_jit(lambda rows, latent: behavior.act(params, KEY, rows, latent, "mode"))
+    together = act(np.array([3, 3]), latent)
+    assert all((np.asarray(x[0]) != x[1]).any() for x in together.values())
+    alone = act(np.array([3]), jax.tree.map(lambda x: x[1:], latent))
+    for name, x in alone.items():
+        np.testing.assert_allclose(x[0], together[name][1], atol=1e-5)
+
+
+def test_dreams_by_plans(state):
+    seen = random_batch(SPEC, CONFIG)
+    dream = quick_jit(lambda key: AGENT.dream(state.params, key, seen, None, 2))(KEY)
+    assert dream.reward.shape == (seen.reward.shape[0], seen.reward.shape[1] + 2)
+
+
+def test_discrete_actions_are_refused():
+    with pytest.raises(ConfigError, match="behavior.method: planner .* 'choice' is a choice of 6; set it to actor_cri"):
+        make_agent(CONFIG, MIXED)
