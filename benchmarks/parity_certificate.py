@@ -22,8 +22,8 @@ gradient, the parameters after one and three updates, and the actions of the pol
 same inputs and parameters. Sampling is replaced by the most likely class, and by mean plus a fixed noise, there
 and here; nothing else is.
 
-Recordings that begin with v2 and v1 are of danijar/dreamerv2 at commit 07d906e and danijar/dreamer at commit 56d4d44: their
-own TensorFlow modules, run eagerly in float32 with random parameters, each sample replaced by the mode of its
+Recordings that begin with v2 and v1 are of danijar/dreamerv2 at commit 07d906e and danijar/dreamer at commit 56d4d44:
+their own TensorFlow modules, run eagerly in float32 with random parameters, each sample replaced by the mode of its
 distribution. They hold cells, latents, KLs, heads, returns, CNNs, optimisers, and whole losses, gradients and updates
 of world models and behaviours. PlaNet has no recording; tests hold its parts to numbers by hand.
 
