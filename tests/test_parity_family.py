@@ -24,6 +24,13 @@ def test_every_quantity_agrees_or_says_why_it_is_absent(recording):
     assert sum(row.status == "pass" for row in rows) > 6
 
 
+def test_the_certificate_in_docs_covers_the_fixtures(recording, request):
+    text = (Path(__file__).parent.parent / "docs" / "parity.md").read_text()
+    name = request.node.callspec.params["recording"].stem
+    for row in recording[1]:
+        assert f"| `{name}/{row.name}` |" in text
+
+
 def test_one_changed_element_fails(recording):
     arrays, rows = recording
     for row in rows:
