@@ -42,7 +42,7 @@ FRAMES = {
     "action_reward": 2400,
     "delayed_reward": 3600,
     "memory": 3600,
-    "continuous_target": 3600,
+    "continuous_target": 6000,
 }
 
 
