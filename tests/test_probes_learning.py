@@ -70,11 +70,15 @@ EPISODES = {  # agents that learn from ended episodes, which here are 5 to 11 re
 
 
 def tasks():
-    """A planner takes continuous actions alone; without a policy there is no value to assign credit by."""
+    """A planner takes continuous actions alone; those are for it and for gradients through the dynamics.
+
+    By REINFORCE, or with a policy that is to stay wide, they take longer than the others.
+    """
     for preset, entry in PRESETS.items():
         plans = entry.settings.get("behavior.method") == "planner"
-        for probe in ("continuous_target",) if plans else FRAMES:
-            yield preset, probe
+        smooth = plans or entry.settings.get("behavior.gradient") == "dynamics"
+        discrete = [] if plans else [probe for probe in FRAMES if probe != "continuous_target"]
+        yield from ((preset, probe) for probe in discrete + ["continuous_target"] * smooth)
 
 
 @pytest.mark.slow
