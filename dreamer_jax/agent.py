@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from dreamer_jax.models.encoder import image_grid
 from dreamer_jax.models.world_model import make_world_model
 from dreamer_jax.nets.layers import drawn_at_once
 from dreamer_jax.ops.moments import initial_range
-from dreamer_jax.optim import make_optimizer
+from dreamer_jax.optim import make_optimizer, norm
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.types import (
     Array,
@@ -56,9 +57,12 @@ def make_agent(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -
     scales = loss_scales(config, spec)
 
     @drawn_at_once
-    def init(key: Array) -> TrainState:
+    def initial_params(key: Array) -> dict[str, Any]:
         model_key, behavior_key = jax.random.split(key)
-        params = {"model": model.init(model_key), **behavior.init(behavior_key)}
+        return {"model": model.init(model_key), **behavior.init(behavior_key)}
+
+    def init(key: Array) -> TrainState:
+        params = initial_params(key)
         slow = jax.tree.map(jnp.copy, params.get("critic", {}))
         return TrainState(jnp.zeros((), jnp.int32), params, slow, optimizer.init(params), initial_range())
 
@@ -124,12 +128,9 @@ def make_agent(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -
             grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics |= {
-            "opt/grad_norm": optax.global_norm(grads),
-            "opt/grad_rms": root_mean_square(grads),
-            "opt/update_rms": root_mean_square(updates),
-            "opt/param_rms": root_mean_square(params),
-        }
+        norms = dict(grad=norm(grads), update=norm(updates), param=norm(params))
+        root_size = math.sqrt(sum(x.size for x in jax.tree.leaves(params)))
+        metrics |= {"opt/grad_norm": norms["grad"], **{f"opt/{name}_rms": x / root_size for name, x in norms.items()}}
         step = state.step + 1
         slow = follow(config.value, step, params.get("critic", {}), state.slow)
         state = TrainState(step, params, slow, opt_state, aux["behavior"]["moments"])
@@ -185,9 +186,3 @@ def check_spec(config: Config, spec: EnvSpec) -> None:
         for field, width in (("rssm.deter", config.rssm.deter), ("4 x decoder.depth", 4 * c.depth)):
             if width % c.blocks:
                 raise ConfigError(f"decoder.blocks: got {c.blocks}, for images it must divide {field} = {width}")
-
-
-def root_mean_square(tree: Any) -> jax.Array:
-    """Over all elements of all arrays."""
-    leaves = jax.tree.leaves(tree)
-    return jnp.sqrt(sum(jnp.square(x).sum() for x in leaves) / sum(x.size for x in leaves))

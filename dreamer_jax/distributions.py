@@ -42,14 +42,22 @@ def uniform_actions(key: Array, rows: Array, specs: Mapping[str, ArraySpec]) -> 
     return actions
 
 
+class OneHot(distrax.OneHotCategorical):
+    """distrax's, which would trace a sample whenever it is asked for its shape."""
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return (self._probs if self._logits is None else self._logits).shape[:-1]
+
+
 def categorical(logits: jax.Array, unimix: float = 0.0) -> distrax.Distribution:
     """One-hot variables [..., S, K], independent over S, mixed with ``unimix`` of uniform (V3, sec. 3)."""
     logits = logits.astype(jnp.float32)
     if unimix:
         probs = (1 - unimix) * jax.nn.softmax(logits) + unimix / logits.shape[-1]
         # Not as logits: a sample would then pay for a logarithm and another softmax.
-        return distrax.Independent(distrax.OneHotCategorical(probs=probs, dtype=jnp.float32), 1)
-    return distrax.Independent(distrax.OneHotCategorical(logits=logits, dtype=jnp.float32), 1)
+        return distrax.Independent(OneHot(probs=probs, dtype=jnp.float32), 1)
+    return distrax.Independent(OneHot(logits=logits, dtype=jnp.float32), 1)
 
 
 def normal(mean: jax.Array, std: jax.Array) -> distrax.Distribution:

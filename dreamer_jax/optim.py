@@ -11,6 +11,11 @@ import optax
 from dreamer_jax.config.schema import OptimizerConfig
 
 
+def norm(tree: optax.Params) -> jax.Array:
+    """Euclidean norm of all elements of all arrays; optax's takes three times as many operations to trace."""
+    return jnp.sqrt(sum(jnp.square(x).sum() for x in jax.tree.leaves(tree)))
+
+
 def clip_by_tensor_norm(limit: float, floor: float = 1e-3) -> optax.GradientTransformation:
     """``g / max(1, |g| / (limit max(floor, |p|)))`` with norms over whole tensors.
 
@@ -19,8 +24,8 @@ def clip_by_tensor_norm(limit: float, floor: float = 1e-3) -> optax.GradientTran
 
     def update(grads: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None) -> tuple:
         def clip(grad: jax.Array, param: jax.Array) -> jax.Array:
-            allowed = limit * jnp.maximum(floor, jnp.linalg.norm(param.ravel()))
-            return grad / jnp.maximum(1.0, jnp.linalg.norm(grad.ravel()) / allowed)
+            allowed = limit * jnp.maximum(floor, norm(param))
+            return grad / jnp.maximum(1.0, norm(grad) / allowed)
 
         return jax.tree.map(clip, grads, params), state
 

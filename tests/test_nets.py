@@ -39,6 +39,14 @@ def test_several_inputs_equal_their_concatenation(params):
     np.testing.assert_allclose(apart, together, rtol=1e-5, atol=1e-5)
 
 
+def test_parameters_of_another_shape_are_refused(params):
+    wrong = {**params, "dense": {**params["dense"], "kernel": np.zeros((9, 7), np.float32)}}
+    with pytest.raises(ValueError, match=r"^parameter dense/kernel: got shape \(9, 7\), must be \(9, 6\)"):
+        Layer((2, 3, 4), 6).apply({"params": wrong}, *XS)
+    with pytest.raises(ValueError, match=r"^parameter norm/scale: got shape None, must be \(6,\)"):
+        Layer((2, 3, 4), 6).apply({"params": {**params, "norm": {}}}, *XS)
+
+
 @pytest.mark.parametrize("shape", [(7, 3, 5), (4, 6, 2, 3)])
 def test_a_product_and_its_gradients_are_those_of_a_matrix_product(shape):
     *batch, inputs, features = shape

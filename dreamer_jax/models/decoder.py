@@ -24,7 +24,7 @@ from dreamer_jax.models.encoder import (
     vector_specs,
 )
 from dreamer_jax.nets.convolution import Conv, ConvLayer, Resample
-from dreamer_jax.nets.layers import MLP, Dense, Layer, RMSNorm, activate, truncated_normal
+from dreamer_jax.nets.layers import MLP, Dense, Layer, RMSNorm, activate, parameter, truncated_normal
 from dreamer_jax.nets.recurrent import block_product, enter_blocks
 from dreamer_jax.ops.transforms import symlog
 from dreamer_jax.specs import ArraySpec
@@ -84,8 +84,8 @@ class ImageDecoder(nn.Module):
         self.grid = (height, width, channels[-1])
         size = height * width * channels[-1]
         shape = (c.blocks, deter // c.blocks, size // c.blocks)
-        self.deter_kernel = self.param("deter_kernel", truncated_normal(deter), shape, jnp.float32)
-        self.deter_bias = self.param("deter_bias", nn.initializers.zeros, (size,), jnp.float32)
+        self.deter_kernel = parameter(self, "deter_kernel", truncated_normal(deter), shape)
+        self.deter_bias = parameter(self, "deter_bias", nn.initializers.zeros, (size,))
         self.stoch_in = Layer((stoch,), 2 * c.units, self.dtype, self.nets)
         self.stoch_out = Dense((2 * c.units,), size, dtype=self.dtype, nets=self.nets)
         self.norm = RMSNorm((channels[-1],))

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from dreamer_jax import distributions
 from dreamer_jax.config.schema import NetsConfig, RSSMConfig
 from dreamer_jax.interfaces import RSSM
-from dreamer_jax.nets.layers import MLP, Dense, Layer
+from dreamer_jax.nets.layers import MLP, Dense, Layer, parameter
 from dreamer_jax.nets.recurrent import GRU, BlockGRU, enter_blocks
 from dreamer_jax.ops.deferred import scan_weights_apart
 from dreamer_jax.ops.sequence import swap_time
@@ -46,7 +46,7 @@ class _Cells(nn.Module):
         self.posterior_mlp = MLP((c.hidden,), c.posterior_layers - 1, c.hidden, dtype, nets)
         self.posterior_out = Dense((c.hidden,), outputs, dtype=dtype, nets=nets)
         if c.initial == "learned":
-            self.first = self.param("first", nn.initializers.zeros, (c.deter,), jnp.float32)
+            self.first = parameter(self, "first", nn.initializers.zeros, (c.deter,))
 
     def action_share(self, action: jax.Array) -> jax.Array:
         if self.config.clip_action:  # to [-1, 1] in value; the gradient is only rescaled

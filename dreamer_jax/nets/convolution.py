@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dreamer_jax.config.schema import NetsConfig
-from dreamer_jax.nets.layers import activate, kernel_init, make_norm
+from dreamer_jax.nets.layers import activate, kernel_init, make_norm, parameter
 
 Resample = Literal["none", "pool", "stride", "repeat", "transpose", "valid", "valid_transpose"]
 """How a layer changes height and width: it halves them by ``pool`` or ``stride``, doubles them by ``repeat``
@@ -40,9 +40,9 @@ class Conv(nn.Module):
     def setup(self) -> None:
         size, area = self.kernel_size, self.kernel_size**2
         init = kernel_init(self.nets, area * self.inputs, area * self.features, self.scale)
-        self.kernel = self.param("kernel", init, (size, size, self.inputs, self.features), jnp.float32)
+        self.kernel = parameter(self, "kernel", init, (size, size, self.inputs, self.features))
         if self.use_bias:
-            self.bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+            self.bias = parameter(self, "bias", nn.initializers.zeros, (self.features,))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x, kernel = x.astype(self.dtype), self.kernel.astype(self.dtype)

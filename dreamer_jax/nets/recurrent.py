@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from dreamer_jax.config.schema import NetsConfig
-from dreamer_jax.nets.layers import Dense, Layer, LayerNorm, RMSNorm, product, truncated_normal
+from dreamer_jax.nets.layers import Dense, Layer, LayerNorm, RMSNorm, parameter, product, truncated_normal
 from dreamer_jax.ops.deferred import use_weight
 
 
@@ -40,17 +40,13 @@ class BlockGRU(nn.Module):
             # The variance follows the width of all blocks together, as in the reference.
             fan_in = self.deter + blocks * shared
             kernels.append(
-                self.param(
-                    f"hidden{index}_kernel", truncated_normal(fan_in), (blocks, block + shared, block), jnp.float32
-                )
+                parameter(self, f"hidden{index}_kernel", truncated_normal(fan_in), (blocks, block + shared, block))
             )
-            biases.append(self.param(f"hidden{index}_bias", nn.initializers.zeros, (self.deter,), jnp.float32))
+            biases.append(parameter(self, f"hidden{index}_bias", nn.initializers.zeros, (self.deter,)))
             norms.append(RMSNorm((blocks, 1, block), axes=(0, 2)))
         self.kernels, self.biases, self.norms = kernels, biases, norms
-        self.gates_kernel = self.param(
-            "gates_kernel", truncated_normal(self.deter), (blocks, block, 3 * block), jnp.float32
-        )
-        self.gates_bias = self.param("gates_bias", nn.initializers.zeros, (3 * self.deter,), jnp.float32)
+        self.gates_kernel = parameter(self, "gates_kernel", truncated_normal(self.deter), (blocks, block, 3 * block))
+        self.gates_bias = parameter(self, "gates_bias", nn.initializers.zeros, (3 * self.deter,))
 
     def action_share(self, action: jax.Array) -> jax.Array:
         """What the action adds to the first block layer, [..., D]; independent of the state."""

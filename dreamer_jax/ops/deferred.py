@@ -47,7 +47,7 @@ def scan_weights_apart(
             weights = []
 
             def note(operation: Operation, x: jax.Array, weight: jax.Array) -> jax.Array:
-                result = operation(x, weight)
+                result = operation(*jax.lax.stop_gradient((x, weight)))  # only its shape is asked for
                 operations.append(operation)
                 weights.append(weight)
                 slots.append(jnp.zeros((length, *result.shape), result.dtype))

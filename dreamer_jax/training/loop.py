@@ -166,10 +166,11 @@ class _Run:
 
         arrays: dict[str, np.ndarray] = {}
         facts: dict[str, Any] = {"agent_steps": 0, "seconds": 0.0}
-        shapes = jax.eval_shape(self.agent.init, self.keys[INIT])
+        init = jax.jit(self.agent.init)
+        shapes = init.eval_shape(self.keys[INIT])
         if latest is None:
             progress.state("initialising …")
-            state = jax.jit(self.agent.init)(self.keys[INIT]) if state is None else state
+            state = init(self.keys[INIT]) if state is None else state
             self.carry = jax.jit(self.agent.reset, static_argnums=1)(state.params, num_envs)
         else:
             carry = jax.eval_shape(lambda params: self.agent.reset(params, num_envs), shapes.params)
