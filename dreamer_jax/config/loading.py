@@ -77,7 +77,7 @@ def load(
     preset = last["preset"].value if "preset" in last else Config.preset
     benchmark = last["benchmark"].value if "benchmark" in last else Config.benchmark
     size = last["size"].value if "size" in last else BENCHMARKS[benchmark].size or PRESETS[preset].size
-    values = {"preset": preset, "benchmark": benchmark, "size": size}
+    values = {"preset": preset, "revision": PRESETS[preset].meaning, "benchmark": benchmark, "size": size}
     values |= {**PRESETS[preset].settings, **BENCHMARKS[benchmark].settings, **size_settings(size)}
     config = replace(Config(), values | {name: setting.value for name, setting in last.items()})
     try:

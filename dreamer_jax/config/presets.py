@@ -12,9 +12,9 @@ from dreamer_jax.config.schema import FIELDS
 
 
 class Preset(NamedTuple):
-    """Settings by dotted name. ``settings["revision"]`` says which published algorithm this is."""
+    """Settings by dotted name."""
 
-    meaning: str  # one line for --help
+    meaning: str  # which published algorithm this is: a run's ``revision``, and one line for --help
     size: str  # unless another is chosen
     settings: dict[str, Any]
 
@@ -90,34 +90,19 @@ _V3_2023 = {
 }
 
 
-def _preset(meaning: str, size: str, settings: dict[str, Any], revision: str = "") -> Preset:
-    return Preset(meaning, size, {"revision": revision or f"{meaning}.", **settings})
-
-
-_HEAD = "DreamerV3 as in danijar/dreamerv3 at commit e3f0224, with "
+_HEAD = "danijar/dreamerv3 at e3f0224 (V3-HEAD)"
+_DMC = BENCHMARKS["dmc_proprio_paper"].settings
 PRESETS = {
-    "dreamer_v3": _preset(
-        "DreamerV3, danijar/dreamerv3 at e3f0224 (V3-HEAD), DMC proprio protocol",
-        "1m",
-        {},
-        f"{_HEAD}its dmc_proprio settings unless a benchmark is named.",
-    ),
-    "dreamer_v3_paper": _preset(
-        "the same, with what arXiv 2301.04104v2 says otherwise", "12m", {"policy.unimix": 0.01}
-    ),
-    "dreamer_v3_paper_dmc": _preset(
-        "the same networks under the paper's DMC proprio protocol",
-        "12m",
-        BENCHMARKS["dmc_proprio_paper"].settings,
-        f"{_HEAD}the DMC proprio protocol of the paper (arXiv 2301.04104v2).",
-    ),
-    "dreamer_v3_2024": _preset("DreamerV3, danijar/dreamerv3 at 251910d (July 2024)", "12m", _V3_2024),
-    "dreamer_v3_2023": _preset("DreamerV3, danijar/dreamerv3 at 8fa35f8 (June 2023)", "small", _V3_2023),
-    "dreamer_v2": _preset("DreamerV2, danijar/dreamerv2 at 07d906e, its default settings", "own", _V2),
-    "dreamer_v2_paper": _preset("DreamerV2 with what arXiv 2010.02193 says otherwise", "own", _V2_PAPER),
-    "dreamer_v1": _preset("DreamerV1, danijar/dreamer at 56d4d44, DMC from pictures", "own", _V1),
-    "dreamer_v1_paper": _preset("DreamerV1 with what arXiv 1912.01603 says otherwise", "own", _V1_PAPER),
-    "planet": _preset("PlaNet, google-research/planet at c04226b, DMC from pictures", "own", _PLANET),
+    "dreamer_v3": Preset(f"DreamerV3, {_HEAD}, DMC proprio protocol", "1m", {}),
+    "dreamer_v3_paper": Preset(f"{_HEAD} with what arXiv 2301.04104v2 says otherwise", "12m", {"policy.unimix": 0.01}),
+    "dreamer_v3_paper_dmc": Preset(f"{_HEAD} under the DMC proprio protocol of arXiv 2301.04104v2", "12m", _DMC),
+    "dreamer_v3_2024": Preset("DreamerV3, danijar/dreamerv3 at 251910d (July 2024)", "12m", _V3_2024),
+    "dreamer_v3_2023": Preset("DreamerV3, danijar/dreamerv3 at 8fa35f8 (June 2023)", "small", _V3_2023),
+    "dreamer_v2": Preset("DreamerV2, danijar/dreamerv2 at 07d906e, its default settings", "own", _V2),
+    "dreamer_v2_paper": Preset("DreamerV2 with what arXiv 2010.02193 says otherwise", "own", _V2_PAPER),
+    "dreamer_v1": Preset("DreamerV1, danijar/dreamer at 56d4d44, DMC from pictures", "own", _V1),
+    "dreamer_v1_paper": Preset("DreamerV1 with what arXiv 1912.01603 says otherwise", "own", _V1_PAPER),
+    "planet": Preset("PlaNet, google-research/planet at c04226b, DMC from pictures", "own", _PLANET),
 }
 
 # Width of the recurrent state. The names are the reference's and count an agent that sees images:
