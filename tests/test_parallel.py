@@ -1,4 +1,4 @@
-"""Updates compiled for one device and for two give the same numbers."""
+"""Updates compiled for 1, 2, 4 and 8 devices that share the same batch give the same numbers."""
 
 import os
 import subprocess
@@ -7,61 +7,150 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from agents import KEY, QUICK, random_batch, tiny_config
+import pytest
+from agents import KEY, MIXED, QUICK, random_batch, tiny, tiny_config
 
 from dreamer_jax.agent import make_agent
-from dreamer_jax.specs import ArraySpec, EnvSpec
+from dreamer_jax.optim import make_optimizer
 from dreamer_jax.training.parallel import AXIS, Updates, replicate, unreplicate
 
-UPDATES, ROWS = 2, 4
-SPEC = EnvSpec({"vector": ArraySpec((3,), "float32")}, {"action": ArraySpec((2,), "float32")})
+DEVICES, ROWS = (1, 2, 4, 8), 16
+UPDATES = (1, 1, 1, 2)
+"""Of each dispatch: three alone, then two together."""
+# Not clipped: that would hide a gradient that is too large. From the first update on at the whole rate.
+CONFIG = tiny_config(optimizer__agc=0.0, optimizer__warmup=0)
+RATE, SURE = CONFIG.optimizer.learning_rate, 2e-6
+"""A first step of LaProp is a sign, which digits decide where a gradient is less than this of its tensor's largest."""
 
-BOTH = """
+ALL = """
 import sys
 import numpy as np
 import test_parallel
-for devices in (1, 2):
+for devices in test_parallel.DEVICES:
     np.savez(f"{sys.argv[1]}/{devices}.npz", **test_parallel.learn(devices))
 """
 
 
 def learn(devices: int) -> dict[str, np.ndarray]:
-    """Two updates in one dispatch: losses, latents, moments, and the squared gradients of the optimiser."""
-    config = tiny_config(optimizer__warmup=0)
-    agent = make_agent(config, SPEC, axis_name=AXIS if devices > 1 else None)
-    batches = [random_batch(SPEC, config, seed, size=ROWS) for seed in range(UPDATES)]
-    stacked = jax.tree.map(lambda *xs: np.stack(xs), *batches)
-    state = replicate(jax.jit(agent.init)(KEY), devices)
-    updates = Updates(agent, devices)
-    state, results = updates(state, KEY, updates.put(stacked))
-    metrics, latents = updates.fetch(results)
-    if devices > 1:
-        for x in jax.tree.leaves(state):
-            np.testing.assert_array_equal(*(np.asarray(shard.data) for shard in x.addressable_shards))
-        state = unreplicate(state)
-    losses = {name: value for name, value in metrics.items() if name.startswith("loss/")}
-    squares = jax.tree.leaves(state.opt_state[1].nu)
-    return {
-        **losses,
-        **{name: np.asarray(x) for name, x in state.moments.items()},
-        **{f"square{i}": np.asarray(x) for i, x in enumerate(squares)},
-        "step": np.asarray(state.step),
-        "stoch": latents["stoch"],
-        "deter": np.asarray(latents["deter"], np.float32),
-    }
+    """Several dispatches: results, moments, parameters, gradients of the first; are replicas equal, buffers gone?
+
+    The gradients are the update's own, with the others' shares in them: LaProp's first mean square has their size,
+    its first mean their sign.
+    """
+    agent = make_agent(CONFIG, MIXED, axis_name=AXIS if devices > 1 else None)
+    optimizer, updates = make_optimizer(CONFIG.optimizer), Updates(agent, devices)
+    state = tiny().state
+    state = replicate(jax.device_put(state.replace(opt_state=optimizer.init(state.params))), devices)
+    batches = iter(random_batch(MIXED, CONFIG, seed, size=ROWS) for seed in range(sum(UPDATES)))
+    found = {}
+    for call, together in enumerate(UPDATES):
+        batch = jax.tree.map(lambda *xs: np.stack(xs), *(next(batches) for _ in range(together)))
+        before, batch = state, jax.block_until_ready(updates.put(batch))
+        state, results = jax.block_until_ready(updates(before, KEY, batch))
+        metrics, latents = updates.fetch(results)
+        # Copied, since the next update takes its memory.
+        whole = jax.tree.map(np.array, state if devices == 1 else unreplicate(state))
+        found |= {f"{call}/{name}": value for name, value in metrics.items()}
+        found |= {f"{call}/moments/{name}": value for name, value in whole.moments.items()}
+        found |= {f"{call}/latents/{name}": np.asarray(value, np.float32) for name, value in latents.items()}
+        found[f"{call}/given_away"] = np.array([x.is_deleted() for x in jax.tree.leaves(before)])
+        found[f"{call}/replicas"] = np.array([same(x) for x in jax.tree.leaves(state)])
+        if call == 0:
+            square, mean = (jax.tree.leaves(x) for x in (whole.opt_state[1].nu, whole.opt_state[2].ema))
+            sizes = [np.sqrt(x / (1 - CONFIG.optimizer.beta2)) for x in square]
+            found |= {f"grads/{i}": size * np.sign(x) for i, (size, x) in enumerate(zip(sizes, mean, strict=True))}
+            found |= {f"params/{i}": x for i, x in enumerate(jax.tree.leaves(whole.params))}
+    return found | {"step": whole.step}
 
 
-def test_one_device_equals_two(tmp_path):
+def same(x: jax.Array) -> bool:
+    """Bit for bit, on all devices."""
+    first, *others = (np.asarray(shard.data).tobytes() for shard in x.addressable_shards)
+    return all(other == first for other in others)
+
+
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory):
+    """What ``learn`` found, by number of devices."""
+    path = tmp_path_factory.mktemp("devices")
     paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
-    flags = " ".join(f"--{k}={v}" for k, v in {**QUICK, "xla_force_host_platform_device_count": 2}.items())
-    environment = {**os.environ, "XLA_FLAGS": flags, "NPROC": "16", "PYTHONPATH": paths}
-    subprocess.run([sys.executable, "-c", BOTH, str(tmp_path)], env=environment, check=True)
-    one, two = (np.load(tmp_path / f"{devices}.npz") for devices in (1, 2))
-    assert set(one) == set(two) and one["step"] == UPDATES
-    assert one["loss/rew"].shape == (UPDATES,) and one["stoch"].shape[:2] == (UPDATES, ROWS)
-    for name, value in one.items():
-        # The second update follows a first step that is a sign, hence not the last digits.
-        np.testing.assert_allclose(two[name], value, rtol=2e-3, atol=2e-4 * np.abs(value).max(), err_msg=name)
+    flags = {**QUICK, "xla_force_host_platform_device_count": max(DEVICES)}
+    # As many threads as devices must wait for one another, or they wait for ever.
+    environment = {**os.environ, "XLA_FLAGS": " ".join(f"--{k}={v}" for k, v in flags.items()), "NPROC": "16"}
+    subprocess.run([sys.executable, "-c", ALL, str(path)], env={**environment, "PYTHONPATH": paths}, check=True)
+    return {devices: dict(np.load(path / f"{devices}.npz")) for devices in DEVICES}
+
+
+def named(found, *starts):
+    """The arrays whose names begin so."""
+    return {name: value for name, value in found.items() if name.startswith(starts)}
+
+
+def assert_close(found, right, rtol, atol):
+    """``atol`` is relative to each array's largest."""
+    assert found.keys() == right.keys() and right
+    for name, value in right.items():
+        largest = np.abs(value).max()
+        np.testing.assert_allclose(found[name], value, rtol=rtol, atol=atol * largest, err_msg=name)
+
+
+others = pytest.mark.parametrize("devices", DEVICES[1:])
+
+
+@others
+def test_losses_and_metrics_of_one_update(learnt, devices):
+    one = named(learnt[1], "0/loss", "0/opt/grad", "0/kl", "0/ret", "0/adv")
+    assert len(named(one, "0/loss")) == 11 and one["0/loss/total"].shape == (1,)
+    # Extremes, rates and deviations are means of what each device has.
+    one = {name: x for name, x in one.items() if not name.endswith(("_min", "_max", "_std", "_rate"))}
+    assert_close({name: learnt[devices][name] for name in one}, one, rtol=1e-5, atol=1e-5)
+
+
+@others
+def test_gradients(learnt, devices):
+    one = named(learnt[1], "grads")
+    assert len(one) > 50 and all(np.abs(grad).max() > 1e-9 for grad in one.values())
+    assert_close(named(learnt[devices], "grads"), one, rtol=0, atol=3e-5)
+
+
+@others
+def test_parameters_after_a_step_where_its_sign_is_sure(learnt, devices):
+    shares = []
+    for name, value in named(learnt[1], "params").items():
+        size = np.abs(learnt[1][name.replace("params", "grads")])
+        sure = size > SURE * size.max()
+        shares.append(sure.mean())
+        np.testing.assert_allclose(learnt[devices][name][sure], value[sure], rtol=1e-6, atol=RATE / 100, err_msg=name)
+    assert np.mean(shares) > 0.9
+
+
+@others
+def test_the_range_of_returns(learnt, devices):
+    one = named(learnt[1], "0/moments")
+    assert one["0/moments/high"] - one["0/moments/low"] > 1e-3
+    assert_close(named(learnt[devices], "0/moments"), one, rtol=1e-5, atol=0)
+
+
+@others
+def test_latents_are_in_the_order_of_the_rows(learnt, devices):
+    one = named(learnt[1], "0/latents")
+    assert one["0/latents/stoch"].shape[:2] == (1, ROWS)
+    assert_close(named(learnt[devices], "0/latents"), one, rtol=0, atol=1e-2)  # bfloat16
+
+
+@others
+def test_updates_that_follow(learnt, devices):
+    """After a step that is a sign, hence not the last digits."""
+    assert learnt[devices]["step"] == learnt[1]["step"] == sum(UPDATES)
+    starts = [f"{call}/{kind}" for call in range(1, len(UPDATES)) for kind in ("loss", "moments", "opt/grad_norm")]
+    assert_close(named(learnt[devices], *starts), named(learnt[1], *starts), rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("devices", DEVICES)
+def test_replicas_stay_equal_and_old_states_are_given_away(learnt, devices):
+    for call in range(len(UPDATES)):
+        assert learnt[devices][f"{call}/replicas"].all(), call
+        assert learnt[devices][f"{call}/given_away"].all(), call
 
 
 THREE = (
