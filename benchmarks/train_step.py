@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import jax
 
 from dreamer_jax.config.loading import load
 from dreamer_jax.config.presets import PRESETS, SIZES
+from dreamer_jax.config.schema import Config
 from dreamer_jax.training.huge_pages import restart_with_huge_pages
 from dreamer_jax.training.parallel import check_devices
 from dreamer_jax.training.program_cache import collect_rarely, keep_programs
@@ -27,6 +29,29 @@ from dreamer_jax.training.speed import SPECS, machine, update_speed
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser)
+    parser.add_argument("--rematerialize", action="store_true", help="less memory, more time")
+    parser.add_argument("--chunk-rows", type=int, default=-1, help="behavior.chunk_rows: less memory")
+    parser.add_argument("--devices", type=int, default=1, help="that share each batch; a CPU becomes as many")
+    options = parser.parse_args()
+    options.size = options.size or PRESETS[options.preset].size
+    keep_or_forget(parser, options.cache)
+    settings = {
+        "rematerialize": str(options.rematerialize).lower(),
+        "behavior.chunk_rows": str(options.chunk_rows),
+        "train.devices": str(options.devices),
+    }
+    config = configured(options, settings)
+    collect_rarely()  # as the command line does
+    check_devices(options.devices)
+    before = machine()
+    found = update_speed(config, SPECS[options.observation], options.repeats)
+    named = {"benchmark": "train_step", "program": "dreamer_jax", "commit": commit()}
+    print(json.dumps({**named, **vars(options), **found, **before}))
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What every measurement of updates can be asked for."""
     parser.add_argument("--preset", choices=PRESETS, default="dreamer_v3")
     parser.add_argument("--size", choices=SIZES, help="other than the preset's own")
     parser.add_argument("--observation", choices=SPECS, default="proprio")
@@ -34,33 +59,27 @@ def main() -> None:
     parser.add_argument("--batch-length", type=int, default=64)
     parser.add_argument("--imagination-length", type=int, default=15)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--rematerialize", action="store_true", help="less memory, more time")
-    parser.add_argument("--chunk-rows", type=int, default=-1, help="behavior.chunk_rows: less memory")
-    parser.add_argument("--devices", type=int, default=1, help="that share each batch; a CPU becomes as many")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cache", metavar="DIR", help="keep compiled programs there")
-    options = parser.parse_args()
-    options.size = options.size or PRESETS[options.preset].size
-    if options.cache is None:
+
+
+def keep_or_forget(parser: argparse.ArgumentParser, folder: str | None) -> None:
+    """Compiled programs, in ``folder`` if one is named."""
+    if folder is None:
         jax.config.update("jax_enable_compilation_cache", False)
-    elif problem := keep_programs(Path(options.cache)):
+    elif problem := keep_programs(Path(folder)):
         parser.error(problem)
-    settings = {
+
+
+def configured(options: argparse.Namespace, settings: Mapping[str, str]) -> Config:
+    """As the options of ``add_options`` say, and ``settings``."""
+    named = {
         "dtype": options.dtype,
-        "rematerialize": str(options.rematerialize).lower(),
         "behavior.imagination_length": str(options.imagination_length),
-        "behavior.chunk_rows": str(options.chunk_rows),
-        "train.devices": str(options.devices),
         "train.batch_size": str(options.batch_size),
         "train.batch_length": str(options.batch_length),
     }
-    config = load(options.preset, options.size, overrides=settings.items())
-    collect_rarely()  # as the command line does
-    check_devices(options.devices)
-    before = machine()
-    found = update_speed(config, SPECS[options.observation], options.repeats)
-    named = {"benchmark": "train_step", "program": "dreamer_jax", "commit": commit()}
-    print(json.dumps({**named, **vars(options), **found, **before}))
+    return load(options.preset, options.size, overrides={**named, **settings}.items())
 
 
 def commit() -> str | None:

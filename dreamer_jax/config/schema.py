@@ -59,7 +59,9 @@ class ReplayConfig:
 
 @dataclass(frozen=True)
 class NetsConfig:
-    norm: Literal["rms", "layer", "none"] = option("rms", "between a layer and its activation; a block_gru always has rms")
+    norm: Literal["rms", "layer", "none"] = option(
+        "rms", "between a layer and its activation; a block_gru always has rms"
+    )
     bias: bool = option(True, "layers in front of a norm have a bias")
     activation: Literal["silu", "elu", "relu"] = option("silu", "of dense layers")
     cnn_activation: Literal["silu", "elu", "relu"] = option("silu", "of convolutions")

@@ -63,11 +63,18 @@ def random_windows(spec: EnvSpec, latents: dict[str, ArraySpec], size: int, leng
     )
 
 
-def update_speed(config: Config, spec: EnvSpec, repeats: int, note: Note = lambda text: None) -> dict[str, Any]:
+def update_speed(
+    config: Config,
+    spec: EnvSpec,
+    repeats: int,
+    note: Note = lambda text: None,
+    study: Callable[[jax.stages.Compiled], dict[str, Any]] = lambda compiled: {},
+) -> dict[str, Any]:
     """Milliseconds of an update (median of ``repeats``), seconds until the first, and what memory it takes.
 
     Random windows as replay gives them, the state given away as in training, compilation apart.
-    ``cpu_ms`` is what all threads of this process computed meanwhile, ``update_ms_each`` the single ones.
+    ``cpu_ms`` is what all threads of this process computed meanwhile, ``update_ms_each`` the single ones. ``study``
+    adds what it finds in the compiled program.
     """
     train, key = config.train, jax.random.PRNGKey(0)
     agent = make_agent(config, spec, axis_name=AXIS if train.devices > 1 else None)
@@ -109,6 +116,7 @@ def update_speed(config: Config, spec: EnvSpec, repeats: int, note: Note = lambd
         "replay_bytes_per_step": record_bytes(spec, agent.latent_spec),
         "peak_rss_mb": peak_rss_mb(),
         "compiled_memory_mb": round(train.devices * (held - memory.alias_size_in_bytes) / 1e6, 1),
+        **study(compiled),
     }
 
 
