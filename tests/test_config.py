@@ -209,6 +209,7 @@ BAD_FLAGS = {
     ("env.num_envs", "0"): "--env.num_envs: got 0, must be at least 1",
     ("env.num_envs", ""): "--env.num_envs: got '', expected a whole number",
     ("train.devices", "3"): "--train.devices: got 3, must divide train.batch_size 16",
+    ("train.devices", "16"): "--train.devices: got 16, one row of train.batch_size 16 each; two or more are needed",
     ("train.batch_size", "5"): None,
     ("policy.min_std", "2"): "--policy.min_std: got 2.0, must be at most policy.max_std 1.0",
     ("size", "2m"): f"--size: got '2m', expected one of {', '.join(SIZES)}",

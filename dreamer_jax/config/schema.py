@@ -377,6 +377,11 @@ def check(config: Config) -> Config:
         raise ConfigError(f"rssm.blocks: got {rssm.blocks}, must divide rssm.deter {rssm.deter}")
     if train.batch_size % train.devices:
         raise ConfigError(f"train.devices: got {train.devices}, must divide train.batch_size {train.batch_size}")
+    if train.batch_size == train.devices > 1:
+        raise ConfigError(
+            f"train.devices: got {train.devices}, one row of train.batch_size {train.batch_size} each; two or more are "
+            "needed"
+        )
     if policy.min_std > policy.max_std:
         raise ConfigError(f"policy.min_std: got {policy.min_std}, must be at most policy.max_std {policy.max_std}")
     for name, bins in (("reward.bins", config.reward.bins), ("value.bins", config.value.bins)):
