@@ -133,8 +133,8 @@ DIFFERENCES = """\
 
 ### DreamerV2
 
-- Its slow critic begins with parameters of its own and becomes a copy after the first update. Here it begins as a copy. That
-  first copy is whole at any rate; here it mixes by `value.slow_rate`, which is the same at the preset's 1.
+- Its slow critic begins with parameters of its own and becomes a copy after the first update. Here it begins as a copy.
+  That first copy is whole at any rate; here it mixes by `value.slow_rate`, which is the same at the preset's 1.
 - It has a normaliser of rewards that its settings switch off (momentum 1). Here there is none.
 - With a balance of exactly 0.5 its KL is a plain one, clipped for each element whatever `free_avg` says. Here `kl.dyn`
   and `kl.rep` of 0.5 are numbers like any other.
