@@ -57,6 +57,9 @@ class Compiled:
             assert all(x.array.is_deleted() for x in jax.tree.leaves(state.params)), "the old state still takes memory"
         return results
 
+    def eval_shape(self, *args):
+        return self.call.eval_shape(*args)
+
     def lower(self, *args):
         return Lowered(self.call.lower(*unwrapped(args)), self.name, self.events)
 
