@@ -13,8 +13,9 @@ import numpy as np
 
 from dreamer_jax.agent import make_agent
 from dreamer_jax.behaviors.actor_critic import make_actor_critic
+from dreamer_jax.config.checks import check
 from dreamer_jax.config.loading import replace
-from dreamer_jax.config.schema import Config, check
+from dreamer_jax.config.schema import Config
 from dreamer_jax.interfaces import Agent, Behavior, WorldModel
 from dreamer_jax.models.world_model import make_world_model
 from dreamer_jax.specs import ArraySpec, EnvSpec

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dreamer_jax.config.benchmarks import BENCHMARKS
+from dreamer_jax.config.checks import check
 from dreamer_jax.config.loading import RESUMABLE, difference, dump, load, replace
 from dreamer_jax.config.presets import PRESETS, SIZES, size_settings
-from dreamer_jax.config.schema import FIELDS, Config, ConfigError, check, flatten
+from dreamer_jax.config.schema import FIELDS, Config, ConfigError, flatten
 
 SECTIONS = ", ".join(sorted({name.partition(".")[0] for name in FIELDS if "." in name}))
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))

@@ -7,9 +7,10 @@ import pytest
 from agents import KEY, assert_trees_equal, largest, quick_jit, random_batch
 
 from dreamer_jax.agent import make_agent
+from dreamer_jax.config.checks import check
 from dreamer_jax.config.loading import load, replace
 from dreamer_jax.config.presets import PRESETS
-from dreamer_jax.config.schema import ConfigError, check, flatten
+from dreamer_jax.config.schema import ConfigError, flatten
 from dreamer_jax.distributions import normal
 from dreamer_jax.models.losses import kl_losses
 from dreamer_jax.specs import ArraySpec, EnvSpec

@@ -9,8 +9,9 @@ from agents import KEY, quick_jit
 from test_probes_learning import PARTS, SMALL
 
 from dreamer_jax.agent import make_agent
+from dreamer_jax.config.checks import check
 from dreamer_jax.config.loading import load, replace
-from dreamer_jax.config.schema import check, flatten
+from dreamer_jax.config.schema import flatten
 from dreamer_jax.envs.vector import make_envs
 from dreamer_jax.models.world_model import features, make_world_model
 from dreamer_jax.ops.transforms import symexp

@@ -19,9 +19,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from dreamer_jax.config.checks import check
 from dreamer_jax.config.loading import load as load_config
 from dreamer_jax.config.loading import replace
-from dreamer_jax.config.schema import Config, check
+from dreamer_jax.config.schema import Config
 from dreamer_jax.specs import ArraySpec, EnvSpec
 
 PATIENCE = 300

@@ -19,8 +19,9 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 import yaml
 
 from dreamer_jax.config.benchmarks import BENCHMARKS
+from dreamer_jax.config.checks import check
 from dreamer_jax.config.presets import PRESETS, SIZES, size_settings
-from dreamer_jax.config.schema import FIELDS, Config, ConfigError, check, flatten
+from dreamer_jax.config.schema import FIELDS, Config, ConfigError, flatten
 
 RESUMABLE = frozenset(
     {

@@ -1,0 +1,81 @@
+"""What values settings may have, each alone and beside the others."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args, get_origin
+
+from dreamer_jax.config.schema import FIELDS, Config, ConfigError, flatten
+
+
+def check(config: Config) -> Config:
+    """Return ``config`` if every value is within its limits and the relations between fields hold.
+
+    Raises:
+      ConfigError: starting with the field's name, then its value and what is allowed.
+    """
+    for name, value in flatten(config).items():
+        kind, _, low, high = FIELDS[name]
+        if get_origin(kind) is Literal and value not in get_args(kind):
+            raise ConfigError(f"{name}: got {value!r}, expected one of {', '.join(get_args(kind))}")
+        if low is not None and not value >= low:
+            raise ConfigError(f"{name}: got {value}, must be at least {low}")
+        if high is not None and not value <= high:
+            raise ConfigError(f"{name}: got {value}, must be at most {high}")
+    rssm, train, policy = config.rssm, config.train, config.policy
+    if rssm.cell == "block_gru" and rssm.deter % rssm.blocks:
+        raise ConfigError(f"rssm.blocks: got {rssm.blocks}, must divide rssm.deter {rssm.deter}")
+    if train.batch_size % train.devices:
+        raise ConfigError(f"train.devices: got {train.devices}, must divide train.batch_size {train.batch_size}")
+    if train.batch_size == train.devices > 1:
+        raise ConfigError(
+            f"train.devices: got {train.devices}, one row of train.batch_size {train.batch_size} each; two or more are "
+            "needed"
+        )
+    if policy.min_std > policy.max_std:
+        raise ConfigError(f"policy.min_std: got {policy.min_std}, must be at most policy.max_std {policy.max_std}")
+    for name, bins in (("reward.bins", config.reward.bins), ("value.bins", config.value.bins)):
+        if bins % 2 == 0:
+            raise ConfigError(f"{name}: got {bins}, must be odd, so that one bin is exactly 0")
+    if config.planner.elites > config.planner.candidates:
+        raise ConfigError(
+            f"planner.elites: got {config.planner.elites}, must be at most planner.candidates "
+            f"{config.planner.candidates}"
+        )
+    for problem, wrong in _senseless(config).items():
+        if wrong:
+            raise ConfigError(problem)
+    return config
+
+
+def _senseless(config: Config) -> dict[str, bool]:
+    """What can't be meant, beginning with the field to change."""
+    behavior, replay, nets = config.behavior, config.replay, config.nets
+    learns, departs = behavior.method == "actor_critic", behavior.returns == "departure"
+    return {
+        "behavior.entropy: a tanh_normal policy has no entropy in closed form; set it to 0 or choose another "
+        "policy.dist": learns and config.policy.dist == "tanh_normal" and behavior.entropy > 0,
+        "policy.init_std: got 0, a tanh_normal policy needs more": learns
+        and config.policy.dist == "tanh_normal"
+        and config.policy.init_std == 0,
+        "loss.replay_value: replayed returns begin with the next reward, behavior.returns departure with the state's "
+        "own; set it to 0": learns and departs and config.loss.replay_value > 0,
+        "behavior.start: excluded goes with behavior.returns departure": behavior.start == "excluded" and not departs,
+        "behavior.imagination_length: got 1, behavior.returns departure needs at least 2": learns
+        and departs
+        and behavior.imagination_length < 2,
+        "behavior.starts: replayed values bootstrap from every record; set loss.replay_value to 0": learns
+        and behavior.starts == "but_last"
+        and config.loss.replay_value > 0,
+        "replay.online: new windows come first only where replay.sampling is windows; set it to false": replay.online
+        and replay.sampling == "episodes",
+        "replay.ends: goes with replay.sampling episodes": replay.ends != "uniform" and replay.sampling == "windows",
+        "replay.recent: goes with replay.sampling episodes": replay.recent > 0 and replay.sampling == "windows",
+        "replay.mark_first: throws away the stored latents that replay.context keeps; set one of them to false": (
+            replay.mark_first and replay.context
+        ),
+        "nets.bias: without a norm layers need one": nets.norm == "none" and not nets.bias,
+        "cont.start: a recorded discount needs a head that predicts the others; cont.label is none": learns
+        and config.cont.label == "none"
+        and config.cont.start == "recorded",
+        "kl.overshooting: got 1, which is the KL itself; 2 or more, or 0": config.kl.overshooting == 1,
+    }
