@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dreamer_jax.config.presets import PRESETS, SIZES
     from dreamer_jax.config.schema import Config, ConfigError
     from dreamer_jax.training.checkpoint import load
-    from dreamer_jax.training.loop import train
+    from dreamer_jax.training.train import train
 
     __version__: str
 
@@ -40,7 +40,7 @@ _HOMES = {
     "load": ("dreamer_jax.training.checkpoint", "load"),
     "load_config": ("dreamer_jax.config.loading", "load"),
     "make_agent": ("dreamer_jax.agent", "make_agent"),
-    "train": ("dreamer_jax.training.loop", "train"),
+    "train": ("dreamer_jax.training.train", "train"),
 }
 
 

@@ -95,7 +95,7 @@ def make_agent(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -
         if mode == "train":
             action = explore(config.explore, spec, jax.random.fold_in(key, EXPLORE), rows, action, records)
         if mode in ("train", "random") and records is not None:
-            records = records + len(rows)
+            records = records + len(rows) * jax.process_count()  # each steps equally many
         return PolicyCarry(latent, action, records), action, model.compress(latent)
 
     def loss(params: Any, state: TrainState, key: Array, batch: TrajectoryBatch) -> tuple[jax.Array, dict[str, Any]]:

@@ -57,7 +57,7 @@ def _explain(error: Exception) -> tuple[int, str | None]:
     if isinstance(error, OSError) and error.errno:
         where = f"{error.filename}: " if error.filename else ""
         return FAILED, f"{where}{error.strerror}"
-    if "dreamer_jax.training.loop" in sys.modules:
+    if "dreamer_jax.training.train" in sys.modules:
         from dreamer_jax.envs.wrappers import EnvironmentFailed
         from dreamer_jax.training.interrupt import Stopped
         from dreamer_jax.training.learner import NotFinite
@@ -214,7 +214,7 @@ def _start_quickly(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
     config = _settings(options, pairs)
     run_dir = options.run_dir or Path("runs", _run_name(config))
-    from dreamer_jax.training.loop import train
+    from dreamer_jax.training.train import train
 
     _start_quickly(options)
     loggers = [name for name in options.logger or ["tensorboard"] if name != "none"]
@@ -224,8 +224,8 @@ def _train(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
 def _import_reference(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
     config = _settings(options, pairs)
     from dreamer_jax.reference import from_reference, read_reference
-    from dreamer_jax.training.loop import begin
     from dreamer_jax.training.preflight import env_spec
+    from dreamer_jax.training.train import begin
 
     _start_quickly(options)
     arrays = read_reference(options.params)

@@ -273,7 +273,7 @@ def test_the_example_is_what_replay_gives(tmp_path):
     for _ in range(8):
         bench.act()
     batch, _ = bench.replay.sample(B, 0)
-    example = example_batch(bench.config, SPEC, bench.agent.latent_spec)
+    example = example_batch(bench.config, SPEC, bench.agent.latent_spec, bench.config.train.batch_size)
     assert jax.tree.map(lambda x: (x.shape, str(x.dtype)), example) == jax.tree.map(
         lambda x: (x.shape, str(x.dtype)), batch
     )

@@ -15,10 +15,11 @@ from dreamer_jax.distributions import uniform_actions
 from dreamer_jax.replay import Replay, export_episodes
 from dreamer_jax.training import loop
 from dreamer_jax.training.checkpoint import read_replay, read_run
-from dreamer_jax.training.loop import ACT, train
+from dreamer_jax.training.loop import ACT
 from dreamer_jax.training.metrics import read_jsonl
 from dreamer_jax.training.predictions import dream_run
 from dreamer_jax.training.preflight import env_spec, in_words
+from dreamer_jax.training.train import train
 
 E, PREFILL, FRAMES = 2, 50, 120
 SETTINGS = {

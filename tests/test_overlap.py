@@ -15,7 +15,7 @@ from trainer import make_toy, tiny_run
 
 import dreamer_jax
 from dreamer_jax.training.checkpoint import Checkpoints
-from dreamer_jax.training.loop import env_spec
+from dreamer_jax.training.preflight import env_spec
 
 
 class Remote:

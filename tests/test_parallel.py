@@ -12,7 +12,7 @@ from agents import KEY, MIXED, QUICK, random_batch, tiny, tiny_config
 
 from dreamer_jax.agent import make_agent
 from dreamer_jax.optim import make_optimizer
-from dreamer_jax.training.parallel import AXIS, Updates, replicate, unreplicate
+from dreamer_jax.training.parallel import AXIS, Updates
 
 DEVICES, ROWS = (1, 2, 4, 8), 16
 UPDATES = (1, 1, 1, 2)
@@ -40,7 +40,7 @@ def learn(devices: int) -> dict[str, np.ndarray]:
     agent = make_agent(CONFIG, MIXED, axis_name=AXIS if devices > 1 else None)
     optimizer, updates = make_optimizer(CONFIG.optimizer), Updates(agent, devices)
     state = tiny().state
-    state = replicate(jax.device_put(state.replace(opt_state=optimizer.init(state.params))), devices)
+    state = updates.place(jax.device_put(state.replace(opt_state=optimizer.init(state.params))))
     batches = iter(random_batch(MIXED, CONFIG, seed, size=ROWS) for seed in range(sum(UPDATES)))
     found = {}
     for call, together in enumerate(UPDATES):
@@ -49,7 +49,7 @@ def learn(devices: int) -> dict[str, np.ndarray]:
         state, results = jax.block_until_ready(updates(before, KEY, batch))
         metrics, latents = updates.fetch(results)
         # Copied, since the next update takes its memory.
-        whole = jax.tree.map(np.array, state if devices == 1 else unreplicate(state))
+        whole = jax.tree.map(np.array, updates.taken(state))
         found |= {f"{call}/{name}": value for name, value in metrics.items()}
         found |= {f"{call}/moments/{name}": value for name, value in whole.moments.items()}
         found |= {f"{call}/latents/{name}": np.asarray(value, np.float32) for name, value in latents.items()}

@@ -16,8 +16,8 @@ from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.specs import ArraySpec, EnvSpec
 from dreamer_jax.training import pictures, predictions
 from dreamer_jax.training.checkpoint import read_replay
-from dreamer_jax.training.loop import train
 from dreamer_jax.training.metrics import read_jsonl
+from dreamer_jax.training.train import train
 
 SPEC = EnvSpec({}, {"motor": ArraySpec((2,), "float32"), "button": ArraySpec((), "int32", 3)})
 SHOWN = predictions.SHOWN

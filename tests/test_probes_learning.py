@@ -14,7 +14,7 @@ from dreamer_jax.envs.probes import PROBES
 from dreamer_jax.envs.vector import make_envs
 from dreamer_jax.training.acting import make_act
 from dreamer_jax.training.evaluate import evaluate
-from dreamer_jax.training.loop import train
+from dreamer_jax.training.train import train
 
 SMALL = {
     "env.num_envs": 4,

@@ -15,7 +15,7 @@ from dreamer_jax.config.schema import flatten
 from dreamer_jax.envs.vector import make_envs
 from dreamer_jax.models.world_model import features, make_world_model
 from dreamer_jax.ops.transforms import symexp
-from dreamer_jax.training.loop import train
+from dreamer_jax.training.train import train
 from dreamer_jax.types import TrajectoryBatch
 
 ROWS = np.arange(16)

@@ -24,7 +24,7 @@ def check(config: Config) -> Config:
     rssm, train, policy = config.rssm, config.train, config.policy
     if rssm.cell == "block_gru" and rssm.deter % rssm.blocks:
         raise ConfigError(f"rssm.blocks: got {rssm.blocks}, must divide rssm.deter {rssm.deter}")
-    if train.batch_size % train.devices:
+    if train.devices and train.batch_size % train.devices:
         raise ConfigError(f"train.devices: got {train.devices}, must divide train.batch_size {train.batch_size}")
     if train.batch_size == train.devices > 1:
         raise ConfigError(

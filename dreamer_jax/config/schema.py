@@ -289,7 +289,9 @@ class TrainConfig:
     eval_frames: int = option(0, "frames between evaluations in fresh environments; 0: off", low=0)
     eval_episodes: int = option(10, "episodes of each", low=1)
     report_frames: int = option(50_000, "frames between looks at the world model's predictions; 0: off", low=0)
-    devices: int = option(1, "accelerators, or parts of the CPU, that share each batch", low=1)
+    devices: int = option(
+        0, "accelerators, or parts of the CPU, of each process that share a batch; 0: all that there are", low=0
+    )
 
 
 @dataclass(frozen=True)

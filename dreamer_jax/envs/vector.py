@@ -32,10 +32,11 @@ def make_envs(
     seed: int,
     purpose: int = 0,
     num_envs: int | None = None,
+    first: int = 0,
     state: dict[str, np.ndarray] | None = None,
     render: bool = False,
 ) -> VectorEnvs:
-    """Open ``num_envs`` (else ``config.num_envs``) environments of one task.
+    """Open ``num_envs`` (else ``config.num_envs``) environments of one task, number ``first`` and those that follow.
 
     ``purpose`` separates the episodes of, say, training and evaluation under one ``seed``;
     ``state`` is what ``VectorEnvs.state`` gave; ``render`` makes ``VectorEnvs.render`` possible where the
@@ -45,17 +46,18 @@ def make_envs(
       ConfigError: the task can't be opened or used, or ``state`` belongs to other environments.
     """
     count = config.num_envs if num_envs is None else num_envs
-    first = open_stream(config, seed=seed, purpose=purpose, index=0)
+    sample = open_stream(config, seed=seed, purpose=purpose, index=0)
     try:
-        spec, log_names = first.env_spec, first.log_names
+        spec, log_names = sample.env_spec, sample.log_names
         kind = config.vectorization
         if kind == "auto":
-            faster = count > 1 and processes_are_faster(_seconds_per_step(first), count, _cores())
+            faster = count > 1 and processes_are_faster(_seconds_per_step(sample), count, _cores())
             kind = "async" if faster else "sync"
     finally:
-        first.close()
+        sample.close()
+    numbers = range(first, first + count)
     return VectorEnvs(
-        config, spec, kind, log_names, seed=seed, purpose=purpose, num_envs=count, state=state, render=render
+        config, spec, kind, log_names, seed=seed, purpose=purpose, numbers=numbers, state=state, render=render
     )
 
 
@@ -75,12 +77,13 @@ class VectorEnvs:
         *,
         seed: int,
         purpose: int,
-        num_envs: int,
+        numbers: range,
         state: dict[str, np.ndarray] | None,
         render: bool = False,
     ) -> None:
         self.spec = spec
-        self.num_envs = num_envs
+        self.num_envs = num_envs = len(numbers)
+        self._numbers = numbers
         self.vectorization = vectorization
         self.log_names = log_names
         self.log: dict[str, np.ndarray] = {}
@@ -102,7 +105,7 @@ class VectorEnvs:
                 main_process=os.getpid(),
                 render=render,
             )
-            for index, start in enumerate(starts)
+            for index, start in zip(numbers, starts, strict=True)
         ]
         self._task = config.task
         self._envs: SyncVectorEnv | AsyncVectorEnv
@@ -212,7 +215,7 @@ class VectorEnvs:
         )
         if not changed.any():
             return record
-        which = ", ".join(map(str, np.flatnonzero(changed)))
+        which = ", ".join(str(self._numbers[index]) for index in np.flatnonzero(changed))
         log.warning("environments %s did not repeat their saved episode and begin a new one", which)
         with self._failing_in_one_line():
             record, _ = self._envs.reset(options={"reset_mask": changed})
@@ -244,7 +247,7 @@ class VectorEnvs:
         for index, process in enumerate(getattr(getattr(self, "_envs", None), "processes", [])):
             process.join(timeout=0.2)
             if process.exitcode is not None:
-                return f"environment {index}: its process ended with code {process.exitcode}"
+                return f"environment {self._numbers[index]}: its process ended with code {process.exitcode}"
         return "an environment's process ended"
 
 

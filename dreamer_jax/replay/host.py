@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
@@ -272,6 +273,27 @@ class Replay:
             self._store.grow(self._wanted_rows)
             self._attach()
             self._journal.resume(name, self._valid())
+
+    def fill(self, state: dict[str, np.ndarray], name: int, column: Callable[[str, int, range], np.ndarray]) -> None:
+        """Make an empty ring what another one was at its ``snapshot(name)``.
+
+        Args:
+          state: that snapshot's, of these streams.
+          column: gives a field of some rows of a stream, as the method of that name.
+
+        Raises:
+          OSError: the disk is full.
+        """
+        self._rows = int(state["rows"])
+        kept, layout = self.rows, self._store.layout
+        if kept:
+            self._store.reserve(min(self._rows, layout.rows) - 1)
+        for start in range(kept.start, kept.stop, layout.block):
+            rows = range(start, min(start + layout.block, kept.stop))
+            for field, env in product(self.fields, range(self.num_envs)):
+                self._flat[field][layout.cells(env, np.asarray(rows, np.int64))] = column(field, env, rows)
+        self._journal.begin(name, self._valid())
+        self.restore(state, name)
 
     def column(self, name: str, env: int, rows: range) -> np.ndarray:
         """A copy of one field, by its name in the layout, for consecutive rows of one stream."""

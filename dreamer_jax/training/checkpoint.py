@@ -28,16 +28,19 @@ class Checkpoints:
 
     def __init__(self, run_dir: Path, *, keep: int | None = None) -> None:
         """Open for writing, keeping the ``keep`` newest, or without it for reading only."""
+        path = (run_dir / "checkpoints").absolute()
+        if keep is not None:
+            path.mkdir(parents=True, exist_ok=True)
+        elif not path.is_dir():
+            raise ConfigError(f"{run_dir}: no checkpoints there; is it the directory of a run?")
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             read_only=keep is None,
-            create=keep is not None,
+            create=False,  # Orbax would have all processes take part
             enable_async_checkpointing=True,
             cleanup_tmp_directories=keep is not None,  # what a kill cut off
+            multiprocessing_options=_alone(),
         )
-        path = (run_dir / "checkpoints").absolute()
-        if keep is None and not path.is_dir():
-            raise ConfigError(f"{run_dir}: no checkpoints there; is it the directory of a run?")
         self._manager = ocp.CheckpointManager(path, options=options, item_names=ITEMS)
         self._pending: int | None = None
 
@@ -101,6 +104,16 @@ class Checkpoints:
 
     def close(self) -> None:
         self._manager.close()
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """Orbax is to ask no other process: one alone writes, and each reads by itself."""
+    if jax.process_count() == 1:
+        return ocp.options.MultiprocessingOptions()
+    part = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=part, active_processes={part}, barrier_sync_key_prefix=f"process{part}"
+    )
 
 
 def _with_empty(restored: Any) -> Arrays:

@@ -19,7 +19,8 @@ from dreamer_jax.config.schema import Config, TrainConfig
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.replay.host import Replay
 from dreamer_jax.training.metrics import MetricBuffer
-from dreamer_jax.training.parallel import Updates, replicate, unreplicate
+from dreamer_jax.training.parallel import Updates, check_devices
+from dreamer_jax.training.peers import Peers
 from dreamer_jax.types import Array, RSSMState, TrainState, TrajectoryBatch
 
 Arrays = dict[str, np.ndarray]
@@ -50,19 +51,27 @@ class _Flight:
 
 
 class Learner:
-    """Owns the train state and decides when to update it."""
+    """Owns the train state and decides when to update it, all ``peers`` at the same times."""
 
     def __init__(
-        self, config: Config, agent: Agent, replay: Replay, state: TrainState, root: Array, failures: Path
+        self,
+        config: Config,
+        agent: Agent,
+        replay: Replay,
+        state: TrainState,
+        root: Array,
+        failures: Path,
+        peers: Peers | None = None,
     ) -> None:
         train = self._train = config.train
         self._agent, self._replay, self._root, self._failures = agent, replay, root, failures
-        self._batch_size, self._devices = train.batch_size, train.devices
-        self._least_windows = train.start_windows or train.batch_size * train.batch_length
+        self._peers = peers = peers or Peers()
+        self._rows = len(peers.share(train.batch_size))
+        self._least_windows = (train.start_windows or train.batch_size * train.batch_length) / peers.parts
         self.per_dispatch = updates_per_dispatch(config)
-        self._parallel = Updates(agent, self._devices)
+        self._parallel = Updates(agent, check_devices(train.devices))
         self._update = self._parallel.__call__
-        self._state = replicate(state, self._devices)
+        self._state = self._parallel.place(state)
         self.metrics = MetricBuffer()
         self.grad_steps = int(jax.device_get(state.step))
         self._started_at = -1  # agent steps at which updates began
@@ -71,15 +80,15 @@ class Learner:
 
     @property
     def state(self) -> TrainState:
-        return self._state if self._devices == 1 else unreplicate(self._state)
+        return self._parallel.taken(self._state)
 
     @property
     def params(self) -> Any:
         """Of ``state``, without the rest."""
-        return self._state.params if self._devices == 1 else unreplicate(self._state.params)
+        return self._parallel.taken(self._state.params)
 
     def prepare(self, example: TrajectoryBatch) -> Callable[[], None]:
-        """Compile the update for batches like ``example`` [B, T]; return a trial that changes nothing."""
+        """Compile the update for batches like ``example`` [rows, T]; return a trial that changes nothing."""
         batches = self._parallel.put(jax.tree.map(lambda x: np.stack([x] * self.per_dispatch), example))
         self._parallel.compile(self._state, self._root, batches)
 
@@ -97,7 +106,9 @@ class Learner:
         """Updates that are to be done by now; none during the prefill or with too little in replay."""
         train = self._train
         if self._started_at < 0:
-            if not train.train_ratio or agent_steps < train.prefill or self._replay.windows < self._least_windows:
+            if not train.train_ratio or agent_steps < train.prefill:
+                return 0
+            if not all(self._peers.exchange(self._replay.windows >= self._least_windows)):
                 return 0
             self._started_at = agent_steps
         return updates_after(train, agent_steps - self._started_at)
@@ -142,7 +153,7 @@ class Learner:
         after(newest.results)
 
     def _sample(self, counter: int) -> _Batches:
-        parts = [self._replay.sample(self._batch_size, counter + k) for k in range(self.per_dispatch)]
+        parts = [self._replay.sample(self._rows, counter + k) for k in range(self.per_dispatch)]
         batch = jax.tree.map(lambda *xs: np.stack(xs), *(part[0] for part in parts))
         return _Batches(batch, np.stack([part[1] for part in parts]), self._parallel.put(batch))
 

@@ -50,9 +50,13 @@ class EpisodeStats:
             )
             for env in ended
         ]
+        self.hear(finished)
+        return finished
+
+    def hear(self, finished: Sequence[Episode]) -> None:
+        """Let ``recent`` count episodes that ended elsewhere, too."""
         for episode in finished:
             self._recent = np.append(self._recent[1:], episode.score)
-        return finished
 
     def recent(self) -> tuple[float, int]:
         """Mean score of the last episodes (NaN before the first ends), and of how many."""

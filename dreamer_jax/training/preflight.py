@@ -32,6 +32,7 @@ def ring_plan(config: Config, run_dir: Path, spec: EnvSpec, agent: Agent) -> Pla
     Raises:
       ConfigError: it does not fit.
     """
+    # All processes' together: each has an equal part, on the same disk.
     num_envs = config.env.num_envs
     records = -(-config.train.frames // (config.env.action_repeat * num_envs)) * num_envs
     return plan(
@@ -67,9 +68,9 @@ def in_words(config: Config, done: Mapping[str, int], update_seconds: float) -> 
     )
 
 
-def example_batch(config: Config, spec: EnvSpec, latent_spec: Mapping[str, ArraySpec]) -> TrajectoryBatch:
-    """A batch [B, T] of zeros, of the shapes and types that replay gives."""
-    rows = config.train.batch_size, config.train.batch_length + 1
+def example_batch(config: Config, spec: EnvSpec, latent_spec: Mapping[str, ArraySpec], size: int) -> TrajectoryBatch:
+    """A batch [size, T] of zeros, of the shapes and types that replay gives."""
+    rows = size, config.train.batch_length + 1
 
     def zeros(specs: Mapping[str, ArraySpec]) -> dict[str, np.ndarray]:
         return {name: np.zeros((*rows, *leaf.shape), jax.numpy.dtype(leaf.dtype)) for name, leaf in specs.items()}

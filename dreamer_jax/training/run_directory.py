@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import platform
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
@@ -14,9 +15,12 @@ import jax
 
 from dreamer_jax.config.loading import RESUMABLE, difference, dump
 from dreamer_jax.config.loading import load as load_config
-from dreamer_jax.config.schema import Config, ConfigError
+from dreamer_jax.config.schema import Config, ConfigError, flatten
 from dreamer_jax.specs import EnvSpec
+from dreamer_jax.training.peers import Peers
 
+SECONDS_TO_SEE = 60
+"""File systems of a network may need so long to show a new directory everywhere."""
 PACKAGES = (
     "dreamer-jax", "jax", "jaxlib", "flax", "optax", "distrax", "orbax-checkpoint",
     "numpy", "gymnasium", "dm_control", "mujoco",
@@ -38,6 +42,35 @@ def check_run(run_dir: Path, config: Config) -> list[str]:
     except OSError as error:
         raise ConfigError(f"--run-dir {run_dir}: can't be read ({error.strerror})") from error
     return []
+
+
+def check_peers(config: Config, run_dir: Path, peers: Peers) -> None:
+    """Refuse processes that were started with other settings than the first, or that can't share its numbers.
+
+    Raises:
+      ConfigError: with the field; the same one for all.
+    """
+    first, *others = peers.exchange({**flatten(config), "--run-dir": str(run_dir.absolute())})
+    for number, settings in enumerate(others, start=1):
+        for name, value in settings.items():
+            if value != first[name]:
+                raise ConfigError(f"{name}: process 0 was started with {first[name]}, process {number} with {value}")
+    for name, count in (("env.num_envs", config.env.num_envs), ("train.batch_size", config.train.batch_size)):
+        if count % peers.parts:
+            raise ConfigError(f"{name}: got {count}, must be a multiple of the number of processes, {peers.parts}")
+
+
+def see_run(run_dir: Path) -> None:
+    """Wait until the run that another process has opened is seen here, too.
+
+    Raises:
+      ConfigError: it is not.
+    """
+    end = time.monotonic() + SECONDS_TO_SEE
+    while not (run_dir / "env.json").exists():
+        if time.monotonic() > end:
+            raise ConfigError(f"--run-dir {run_dir}: not shared, what process 0 wrote there is not seen by all others")
+        time.sleep(0.1)
 
 
 def open_run(run_dir: Path, config: Config, spec: EnvSpec) -> TextIO:

@@ -25,7 +25,7 @@ from dreamer_jax.replay import record_bytes
 from dreamer_jax.specs import ArraySpec, EnvSpec
 from dreamer_jax.training import run_directory
 from dreamer_jax.training.acting import make_act
-from dreamer_jax.training.parallel import AXIS, Updates, compiler_options, replicate
+from dreamer_jax.training.parallel import Updates, axis_of, check_devices, compiler_options
 from dreamer_jax.types import RSSMState, TrajectoryBatch
 
 Note = Callable[[str], None]
@@ -77,12 +77,13 @@ def update_speed(
     adds what it finds in the compiled program.
     """
     train, key = config.train, jax.random.PRNGKey(0)
-    agent = make_agent(config, spec, axis_name=AXIS if train.devices > 1 else None)
-    updates = Updates(agent, train.devices)
+    devices = check_devices(train.devices, train.batch_size)
+    agent = make_agent(config, spec, axis_name=axis_of(devices))
+    updates = Updates(agent, devices)
     note("initialising")
     init_s, state = seconds(lambda: jax.jit(agent.init)(key))
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
-    state = replicate(state, train.devices)
+    state = updates.place(state)
     batch = random_windows(spec, agent.latent_spec, train.batch_size, train.batch_length)
     batch = updates.put(jax.tree.map(lambda x: x[None], batch))
 
@@ -115,7 +116,7 @@ def update_speed(
         "parameters": parameters,
         "replay_bytes_per_step": record_bytes(spec, agent.latent_spec),
         "peak_rss_mb": peak_rss_mb(),
-        "compiled_memory_mb": round(train.devices * (held - memory.alias_size_in_bytes) / 1e6, 1),
+        "compiled_memory_mb": round(devices * (held - memory.alias_size_in_bytes) / 1e6, 1),
         **study(compiled),
     }
 

@@ -1,0 +1,104 @@
+"""What is looked at while a run learns: metrics, scores in fresh environments, predictions of the model."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from dreamer_jax.config.schema import Config
+from dreamer_jax.interfaces import Agent
+from dreamer_jax.replay.host import Replay
+from dreamer_jax.specs import EnvSpec
+from dreamer_jax.training.acting import make_act
+from dreamer_jax.training.evaluate import evaluate
+from dreamer_jax.training.learner import Learner
+from dreamer_jax.training.metrics import RunLog
+from dreamer_jax.training.predictions import Reports
+from dreamer_jax.training.progress import Progress
+from dreamer_jax.types import Array
+
+Counters = dict[str, int]
+
+
+class Observer:
+    """Looks, and writes down what it finds, with the counters of then."""
+
+    def __init__(
+        self,
+        config: Config,
+        agent: Agent,
+        spec: EnvSpec,
+        learner: Learner,
+        replay: Replay,
+        log: RunLog,
+        progress: Progress,
+        counters: Counters,
+        root: Array,
+        run_dir: Path,
+    ) -> None:
+        self._config, self._agent, self._learner, self._replay = config, agent, learner, replay
+        self._log, self._progress = log, progress
+        self._act = make_act(agent, config.policy.evaluate)
+        self._reports = Reports(config, agent, spec, root, run_dir / "reports")
+        self._last_counters = counters
+        self.start()
+
+    def start(self) -> None:
+        """Rates count from here on."""
+        self._last = time.monotonic()
+
+    def look(self, before: int, counters: Counters) -> None:
+        """Do what is due, ``before`` frames having been collected when it was last asked."""
+        self._evaluate_if_due(before, counters)
+        self._report_if_due(before, counters)
+        if time.monotonic() - self._last >= self._config.train.log_seconds:
+            self.write_metrics(counters)
+
+    def write_metrics(self, counters: Counters) -> None:
+        """A line of what updates gave since the last one."""
+        now, train = time.monotonic(), self._config.train
+        records_per_update = train.batch_size * train.batch_length
+        passed = max(now - self._last, 1e-9)
+        values = {f"train/{name}": value for name, value in self._learner.metrics.take().items()}
+        done = {name: counters[name] - self._last_counters[name] for name in counters}
+        values |= {
+            "fps/policy": done["env_frames"] / passed,
+            "fps/train": done["grad_steps"] * records_per_update / passed,
+            "updates_per_second": done["grad_steps"] / passed,
+            "replay/windows": self._replay.windows,
+            "replay/ratio": counters["grad_steps"] * records_per_update / max(1, counters["agent_steps"]),
+        }
+        self._log(counters, values)
+        self._last, self._last_counters = now, counters
+
+    def _evaluate_if_due(self, before: int, counters: Counters) -> None:
+        every, frames = self._config.train.eval_frames, counters["env_frames"]
+        if not every or frames // every == before // every:
+            return
+        self._progress.state("evaluating …")
+        scores = evaluate(
+            self._agent,
+            self._act,
+            self._learner.params,
+            self._config.env,
+            episodes=self._config.train.eval_episodes,
+            seed=self._config.seed,
+        )
+        self._log(counters, {"eval/score": float(np.mean(scores)), "eval/episodes": len(scores)})
+        self._progress.state("")
+
+    def _report_if_due(self, before: int, counters: Counters) -> None:
+        every, frames = self._config.train.report_frames, counters["env_frames"]
+        if not every or frames // every == before // every or not self._learner.grad_steps:
+            return
+        self._progress.state("looking at what the model predicts …")
+        found = self._reports(self._learner.state, self._replay, frames)
+        if found is not None:
+            metrics, pictures, warning = found
+            self._log(counters, metrics)
+            self._log.pictures(counters, pictures)
+            if warning:
+                self._progress.note(warning)
+        self._progress.state("")

@@ -1,0 +1,111 @@
+"""Processes that share one run: each steps environments of its own and takes its rows of every batch.
+
+All go through the same program in the same order. What only one of them can know, such as that a signal came,
+it tells the others with ``exchange``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from flax import serialization
+
+from dreamer_jax.config.schema import ConfigError
+
+FRAME = 1024
+"""Bytes that processes send each other at first; where a message is longer, all send again."""
+
+T = TypeVar("T")
+
+
+class Peers:
+    """Nobody else. ``part`` of ``parts`` is this process's share of a run."""
+
+    part, parts = 0, 1
+    members = 1
+    """Those that go in step."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this one writes what all share."""
+        return self.part == 0
+
+    def share(self, count: int) -> range:
+        """Which of ``count`` environments or rows are this one's."""
+        size = count // self.parts
+        return range(self.part * size, (self.part + 1) * size)
+
+    def exchange(self, message: Any) -> list[Any]:
+        """Wait for all; their messages in the same order everywhere. Numbers, text, arrays, and dicts and lists."""
+        return [message]
+
+    def leader(self, find: Callable[[], T]) -> T:
+        """What ``find`` returns to the one that leads, for all. Call as ``exchange``."""
+        return self.exchange(find() if self.leads else None)[0]
+
+    def agree(self, action: Callable[[], T]) -> T:
+        """What ``action`` returns here, once it went well for all.
+
+        Raises:
+          ConfigError: the first one that an action raised, for all.
+        """
+        result, problem = None, None
+        try:
+            result = action()
+        except ConfigError as error:
+            problem = str(error)
+        for part, found in enumerate(self.exchange(problem)):
+            if found is not None:
+                raise ConfigError(found if part == 0 else f"process {part}: {found}")
+        return result  # type: ignore[return-value]
+
+
+class Processes(Peers):
+    """The processes of ``jax.distributed``."""
+
+    def __init__(self) -> None:
+        self.part, self.parts = jax.process_index(), jax.process_count()
+        self.members = self.parts
+
+    def exchange(self, message: Any) -> list[Any]:
+        return [serialization.msgpack_restore(data) for data in _gather(serialization.msgpack_serialize(message))]
+
+
+def _gather(data: bytes, size: int = FRAME) -> list[bytes]:
+    from jax.experimental import multihost_utils
+
+    frame = np.zeros(8 + size, np.uint8)
+    frame[:8] = np.frombuffer(np.uint64(len(data)).tobytes(), np.uint8)
+    frame[8 : 8 + len(data)] = np.frombuffer(data[:size], np.uint8)
+    frames = multihost_utils.process_allgather(frame)
+    lengths = [int(row[:8].view(np.uint64)[0]) for row in frames]
+    if max(lengths) > size:  # all see it
+        return _gather(data, max(lengths))
+    return [row[8 : 8 + length].tobytes() for row, length in zip(frames, lengths, strict=True)]
+
+
+def start(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Become one of several processes; what is not given, JAX finds in the variables of Slurm, Open MPI or a TPU.
+
+    To be called before JAX is used. Signs of life are the business of ``Watch``, which is quicker and says more.
+
+    Raises:
+      ConfigError: it can't be found out, or the others can't be reached.
+    """
+    try:
+        jax.distributed.initialize(
+            coordinator, processes, process, heartbeat_timeout_seconds=24 * 3600, initialization_timeout=300
+        )
+    except (ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"--coordinator {coordinator or '(from the environment)'}: the processes do not find each other ({reason})"
+        ) from error
+
+
+def present() -> Peers:
+    """Those that this process goes in step with."""
+    return Processes() if jax.process_count() > 1 else Peers()

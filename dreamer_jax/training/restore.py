@@ -1,0 +1,136 @@
+"""Where a run goes on: its arrays from a checkpoint, and its replay, whatever number of processes wrote them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from dreamer_jax.config.schema import Config
+from dreamer_jax.interfaces import Agent
+from dreamer_jax.replay.deal import deal_out, ring_folder
+from dreamer_jax.replay.export import open_read_only
+from dreamer_jax.replay.host import Replay
+from dreamer_jax.replay.storage import clear
+from dreamer_jax.specs import EnvSpec
+from dreamer_jax.training.checkpoint import Checkpoints
+from dreamer_jax.training.learner import part
+from dreamer_jax.training.peers import Peers
+from dreamer_jax.training.shares import Arrays, deal, share
+from dreamer_jax.types import TrainState
+
+SEEDS_APART = 64
+"""Bits by which the seeds of the processes' replays are apart."""
+
+
+class Restored(NamedTuple):
+    """What a checkpoint gives to one process. ``arrays`` and ``facts`` are empty for a new run."""
+
+    state: TrainState
+    carry: Any
+    arrays: Arrays
+    facts: dict[str, Any]
+    replay: Replay
+
+
+class Restore:
+    """Opens what a run needs, for one of ``peers``."""
+
+    def __init__(self, config: Config, run_dir: Path, spec: EnvSpec, agent: Agent, capacity: int, peers: Peers) -> None:
+        self._config, self._run_dir, self._spec, self._agent = config, run_dir, spec, agent
+        self._rows, self._peers = capacity // config.env.num_envs, peers
+        self._envs = peers.share(config.env.num_envs)
+        self._folder = ring_folder(run_dir, peers.part, peers.parts)
+
+    def new(self, state: TrainState) -> Restored:
+        """A run that begins with ``state``."""
+        clear(self._folder)  # without a checkpoint it holds nothing but a start that was cut off
+        carry = jax.jit(self._agent.reset, static_argnums=1)(state.params, len(self._envs))
+        return Restored(state, carry, {}, {"agent_steps": 0, "seconds": 0.0}, self._replay(self._rows))
+
+    def checkpoint(
+        self, checkpoints: Checkpoints, step: int, shapes: TrainState, note: Callable[[str], None]
+    ) -> Restored:
+        """As of checkpoint ``step``; ``shapes`` are those of a train state.
+
+        Raises:
+          ConfigError: a ring is missing or damaged.
+          OSError: the disk has no room for streams that are dealt out.
+        """
+        config, parts, total = self._config, self._peers.parts, self._config.env.num_envs
+        carry = jax.eval_shape(lambda params: self._agent.reset(params, total), shapes.params)
+        state, carry, arrays, facts = checkpoints.restore(step, shapes, carry)
+        if parts > 1:
+            carry = jax.tree.map(lambda x: x[self._envs.start : self._envs.stop] if x.ndim else x, carry)
+        before = facts.get("processes", 1)
+        if before == parts:
+            arrays = share(arrays, self._peers.part, parts, total)
+            replay = self._replay(self._rows)
+            replay.restore(part(arrays, "replay"), step)
+            return Restored(state, carry, arrays, facts, replay)
+        rows = int(arrays["replay/rows"])
+        note(
+            f"the checkpoint is of {_processes(before)}: {total} streams of {rows:,} records are dealt out to "
+            f"{_processes(parts)}, and the batch that was drawn ahead is drawn again"
+        )
+        rings = [
+            open_read_only(
+                ring_folder(self._run_dir, index, before),
+                part(share(arrays, index, before, total), "replay"),
+                step,
+                config.train.batch_length,
+            )
+            for index in range(before)
+        ]
+        dealt = share(deal(arrays, before, parts, total), self._peers.part, parts, total)
+        clear(self._folder)
+        replay = self._replay(max(self._rows, rings[0].capacity // rings[0].num_envs))
+        deal_out(rings, replay, self._envs.start, part(dealt, "replay"), step)
+        self._land(arrays, replay)
+        return Restored(state, carry, dealt, facts, replay)
+
+    def _land(self, arrays: Arrays, replay: Replay) -> None:
+        """Write latents that were in flight back into the streams that are here."""
+        latents = part(arrays, "learner/flight/latents")
+        for k, index in enumerate(arrays.get("learner/flight/index", ())):
+            here = (index[:, 0] >= self._envs.start) & (index[:, 0] < self._envs.stop)
+            if here.any():
+                mine = {name: value[k][here] for name, value in latents.items()}
+                replay.write_back(index[here] - [self._envs.start, 0], mine)
+
+    def _replay(self, rows: int) -> Replay:
+        config, count = self._config, len(self._envs)
+        return Replay(
+            self._folder,
+            self._spec,
+            self._agent.latent_spec,
+            num_envs=count,
+            capacity=rows * count,
+            batch_length=config.train.batch_length,
+            online=config.replay.online,
+            seed=config.seed + (self._peers.part << SEEDS_APART),
+            validation_fraction=config.replay.validation_fraction,
+            sampling=config.replay.sampling,
+            ends=config.replay.ends,
+            recent=config.replay.recent,
+            mark_first=config.replay.mark_first,
+        )
+
+
+def _processes(count: int) -> str:
+    return f"{count} processes" if count > 1 else "one process"
+
+
+def to_arrays(carry: Any) -> Arrays:
+    """A policy's carry, for messages."""
+    return {str(index): np.asarray(leaf) for index, leaf in enumerate(jax.tree.leaves(jax.device_get(carry)))}
+
+
+def join_carries(like: Any, shares: list[Arrays]) -> Any:
+    """One for the environments of all processes, of the structure of ``like``."""
+    leaves = [[mine[str(index)] for mine in shares] for index in range(len(shares[0]))]
+    joined = [np.concatenate(pieces) if pieces[0].ndim else pieces[0] for pieces in leaves]
+    return jax.tree.unflatten(jax.tree.structure(like), joined)

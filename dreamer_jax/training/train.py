@@ -1,0 +1,134 @@
+"""Starting a run, or going on with one: what is checked, opened and closed around the loop."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from dreamer_jax.agent import make_agent
+from dreamer_jax.config.schema import Config, ConfigError
+from dreamer_jax.interfaces import Agent
+from dreamer_jax.specs import EnvSpec
+from dreamer_jax.training.checkpoint import Checkpoints
+from dreamer_jax.training.interrupt import Interrupt, Stopped
+from dreamer_jax.training.loggers import Logger, check_loggers
+from dreamer_jax.training.loop import Run
+from dreamer_jax.training.parallel import axis_of, check_devices
+from dreamer_jax.training.peers import Peers, present
+from dreamer_jax.training.preflight import env_spec, ring_plan
+from dreamer_jax.training.profiling import Profile
+from dreamer_jax.training.progress import Progress
+from dreamer_jax.training.run_directory import check_peers, check_run, open_run, see_run
+from dreamer_jax.types import TrainState
+
+
+def train(
+    config: Config,
+    run_dir: str | Path,
+    *,
+    agent: Agent | None = None,
+    loggers: Sequence[str | Logger] = ("tensorboard",),
+    stream: TextIO | None = None,
+    profile: bool = False,
+    peers: Peers | None = None,
+) -> TrainState:
+    """Train until ``config.train.frames`` frames are collected; go on where ``run_dir`` left off.
+
+    Args:
+      agent: instead of the one that ``config`` describes.
+      loggers: names or callables ``(counters, metrics)``, besides the JSON lines.
+      stream: where progress is shown, else stderr.
+      profile: write a profiler trace of a few updates into ``run_dir/profile``.
+      peers: those that this process goes in step with, else all of ``jax.distributed``, which share the run.
+
+    Raises:
+      ConfigError: the run can't be started as asked.
+      NotFinite: a loss became NaN or infinite.
+      EnvironmentFailed: an environment raised an error.
+      Stopped: a signal came; a checkpoint has been saved.
+    """
+    run_dir, peers = Path(run_dir), peers or present()
+    if not peers.leads:
+        stream, profile = open(os.devnull, "w"), False  # noqa: SIM115 (for as long as the process lives)
+    progress = Progress(config.train.frames, stream=stream)
+    with (
+        Interrupt() as interrupt,
+        _open(config, run_dir, agent, loggers, progress, peers=peers) as run,
+        Profile(run_dir / "profile" if profile else None, progress.note) as run.profile,
+    ):
+        run.prepare()
+        run.loop(interrupt)
+    if run.stop is not None:
+        raise Stopped(run.stop)
+    return run.learner.state
+
+
+def begin(config: Config, run_dir: str | Path, state: TrainState) -> None:
+    """Make ``run_dir`` a run that starts from ``state`` and has done nothing yet; ``train`` goes on with it.
+
+    It appears there whole or not at all, so that no run can begin from other parameters unnoticed.
+
+    Raises:
+      ConfigError: something is there already, or it can't be started as asked.
+    """
+    run_dir = Path(run_dir)
+    if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+        raise ConfigError(f"{run_dir}: something is there already; choose another directory")
+    run_dir.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=run_dir.parent, prefix=f".{run_dir.name}-") as scratch:
+        place = Path(scratch, "run")
+        with _open(config, place, None, (), Progress(config.train.frames, stream=io.StringIO()), state):
+            pass
+        os.replace(place, run_dir)
+
+
+@contextmanager
+def _open(
+    config: Config,
+    run_dir: Path,
+    agent: Agent | None,
+    loggers: Sequence[str | Logger],
+    progress: Progress,
+    state: TrainState | None = None,
+    peers: Peers | None = None,
+) -> Iterator[Run]:
+    """A run with its first checkpoint, or where ``run_dir`` left off; ``state`` is what a new one starts from."""
+    peers = peers or Peers()
+
+    def check() -> tuple[EnvSpec, Agent]:
+        check_loggers(loggers)
+        axis = axis_of(check_devices(config.train.devices, config.train.batch_size))
+        spec = env_spec(config)
+        return spec, agent or make_agent(config, spec, axis_name=axis)
+
+    check_peers(config, run_dir, peers)
+    # Whatever can be refused is refused before anything is written, and by all if by one.
+    spec, agent = peers.agree(check)
+    changes = peers.agree(lambda: check_run(run_dir, config))
+    size = peers.agree(lambda: ring_plan(config, run_dir, spec, agent))
+    lock = peers.agree(lambda: open_run(run_dir, config, spec) if peers.leads else None)
+    peers.agree(lambda: see_run(run_dir))
+    checkpoints = Checkpoints(run_dir, keep=config.train.keep_checkpoints) if peers.leads else None
+    run = None
+    try:
+        progress.note(f"run directory: {run_dir}")
+        progress.note(size.line)
+        run = Run(config, run_dir, spec, agent, size.records, loggers, checkpoints, progress, state, peers)
+        for change in changes:
+            progress.note(f"changed since the run began: {change}")
+        if run.newest is None:
+            # From here on there always is a complete checkpoint, and every record comes after one.
+            run.save(wait=True)
+        yield run
+    finally:
+        if run is not None:
+            run.close()
+        progress.close()
+        for opened in (checkpoints, lock):
+            if opened is not None:
+                opened.close()
