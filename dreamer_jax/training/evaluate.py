@@ -12,7 +12,6 @@ import numpy as np
 from dreamer_jax.config.schema import EnvConfig
 from dreamer_jax.envs.vector import make_envs
 from dreamer_jax.interfaces import Agent
-from dreamer_jax.training.acting import Act
 from dreamer_jax.training.metrics import EpisodeStats
 from dreamer_jax.training.pictures import film_frame
 
@@ -24,7 +23,7 @@ FILM_FRAMES = 500
 
 def evaluate(
     agent: Agent,
-    act: Act,
+    act: Callable[..., Any],
     params: Any,
     config: EnvConfig,
     *,
@@ -60,7 +59,9 @@ def evaluate(
         envs.close()
 
 
-def film_episode(agent: Agent, act: Act, params: Any, config: EnvConfig, *, seed: int) -> tuple[np.ndarray, float]:
+def film_episode(
+    agent: Agent, act: Callable[..., Any], params: Any, config: EnvConfig, *, seed: int
+) -> tuple[np.ndarray, float]:
     """Pictures [frames, height, width, 3] of one episode and how many of them are a second.
 
     They are the agent's own image if it sees one, else what the environment draws.

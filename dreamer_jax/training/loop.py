@@ -81,7 +81,7 @@ class Run:
             found = peers.agree(lambda: restore.checkpoint(reader, step, shapes, progress.note))
         self.carry, arrays, self.replay = found.carry, found.arrays, found.replay
         self.agent_steps = int(found.facts["agent_steps"])
-        failures = run_dir / "failures"
+        failures = run_dir / "failures" / (f"process{peers.part}" if peers.part else "")
         self.learner = Learner(config, agent, self.replay, found.state, self.keys[UPDATE], failures, peers)
         self.stats = EpisodeStats(len(mine))
         saved_envs = part(arrays, "envs") or None
@@ -102,7 +102,7 @@ class Run:
             identity = dict(method=config.preset, task=config.env.task)
             self.log = RunLog(run_dir, **identity, seed=config.seed, loggers=loggers, resume=resume)
             looks = self.learner, self.replay, self.log, progress, self.counters()
-            self.observer = Observer(config, agent, spec, *looks, self.keys[REPORT], run_dir)
+            self.observer = Observer(config, agent, spec, *looks, self.keys[REPORT], run_dir, peers)
         self._introduce()
 
     def counters(self) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from dreamer_jax.training.acting import make_act
 from dreamer_jax.training.evaluate import evaluate
 from dreamer_jax.training.learner import Learner
 from dreamer_jax.training.metrics import RunLog
+from dreamer_jax.training.peers import Peers
 from dreamer_jax.training.predictions import Reports
 from dreamer_jax.training.progress import Progress
 from dreamer_jax.types import Array
@@ -37,10 +39,11 @@ class Observer:
         counters: Counters,
         root: Array,
         run_dir: Path,
+        peers: Peers,
     ) -> None:
         self._config, self._agent, self._learner, self._replay = config, agent, learner, replay
         self._log, self._progress = log, progress
-        self._act = make_act(agent, config.policy.evaluate)
+        self._act, self._peers = make_act(agent, config.policy.evaluate), peers
         self._reports = Reports(config, agent, spec, root, run_dir / "reports")
         self._last_counters = counters
         self.start()
@@ -80,7 +83,7 @@ class Observer:
         self._progress.state("evaluating …")
         scores = evaluate(
             self._agent,
-            self._act,
+            self._act_and_say_so,
             self._learner.params,
             self._config.env,
             episodes=self._config.train.eval_episodes,
@@ -88,6 +91,10 @@ class Observer:
         )
         self._log(counters, {"eval/score": float(np.mean(scores)), "eval/episodes": len(scores)})
         self._progress.state("")
+
+    def _act_and_say_so(self, *args: Any) -> Any:
+        self._peers.mark()
+        return self._act(*args)
 
     def _report_if_due(self, before: int, counters: Counters) -> None:
         every, frames = self._config.train.report_frames, counters["env_frames"]

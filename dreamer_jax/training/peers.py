@@ -42,6 +42,9 @@ class Peers:
         """Wait for all; their messages in the same order everywhere. Numbers, text, arrays, and dicts and lists."""
         return [message]
 
+    def mark(self) -> None:
+        """Show that this one moves on, where it takes long until the next exchange."""
+
     def leader(self, find: Callable[[], T]) -> T:
         """What ``find`` returns to the one that leads, for all. Call as ``exchange``."""
         return self.exchange(find() if self.leads else None)[0]
@@ -69,8 +72,14 @@ class Processes(Peers):
     def __init__(self) -> None:
         self.part, self.parts = jax.process_index(), jax.process_count()
         self.members = self.parts
+        self.begun = 0  # exchanges
+        self.moves = 0
+
+    def mark(self) -> None:
+        self.moves += 1
 
     def exchange(self, message: Any) -> list[Any]:
+        self.begun += 1
         return [serialization.msgpack_restore(data) for data in _gather(serialization.msgpack_serialize(message))]
 
 

@@ -6,7 +6,7 @@ import io
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -19,12 +19,16 @@ from dreamer_jax.training.interrupt import Interrupt, Stopped
 from dreamer_jax.training.loggers import Logger, check_loggers
 from dreamer_jax.training.loop import Run
 from dreamer_jax.training.parallel import axis_of, check_devices
-from dreamer_jax.training.peers import Peers, present
+from dreamer_jax.training.peers import Peers, Processes, present
 from dreamer_jax.training.preflight import env_spec, ring_plan
 from dreamer_jax.training.profiling import Profile
 from dreamer_jax.training.progress import Progress
 from dreamer_jax.training.run_directory import check_peers, check_run, open_run, see_run
+from dreamer_jax.training.watch import Watch
 from dreamer_jax.types import TrainState
+
+PATIENCE = 600.0
+"""Seconds that several processes wait for one that stands still."""
 
 
 def train(
@@ -36,6 +40,7 @@ def train(
     stream: TextIO | None = None,
     profile: bool = False,
     peers: Peers | None = None,
+    patience: float = PATIENCE,
 ) -> TrainState:
     """Train until ``config.train.frames`` frames are collected; go on where ``run_dir`` left off.
 
@@ -45,6 +50,7 @@ def train(
       stream: where progress is shown, else stderr.
       profile: write a profiler trace of a few updates into ``run_dir/profile``.
       peers: those that this process goes in step with, else all of ``jax.distributed``, which share the run.
+      patience: seconds after which several processes that stand still give up.
 
     Raises:
       ConfigError: the run can't be started as asked.
@@ -58,7 +64,7 @@ def train(
     progress = Progress(config.train.frames, stream=stream)
     with (
         Interrupt() as interrupt,
-        _open(config, run_dir, agent, loggers, progress, peers=peers) as run,
+        _open(config, run_dir, agent, loggers, progress, peers=peers, patience=patience) as run,
         Profile(run_dir / "profile" if profile else None, progress.note) as run.profile,
     ):
         run.prepare()
@@ -96,6 +102,7 @@ def _open(
     progress: Progress,
     state: TrainState | None = None,
     peers: Peers | None = None,
+    patience: float = PATIENCE,
 ) -> Iterator[Run]:
     """A run with its first checkpoint, or where ``run_dir`` left off; ``state`` is what a new one starts from."""
     peers = peers or Peers()
@@ -113,22 +120,22 @@ def _open(
     size = peers.agree(lambda: ring_plan(config, run_dir, spec, agent))
     lock = peers.agree(lambda: open_run(run_dir, config, spec) if peers.leads else None)
     peers.agree(lambda: see_run(run_dir))
-    checkpoints = Checkpoints(run_dir, keep=config.train.keep_checkpoints) if peers.leads else None
-    run = None
-    try:
+    with ExitStack() as opened:
+        if lock is not None:
+            opened.enter_context(lock)
+        checkpoints = Checkpoints(run_dir, keep=config.train.keep_checkpoints) if peers.leads else None
+        if checkpoints is not None:
+            opened.callback(checkpoints.close)
+        opened.callback(progress.close)
+        if isinstance(peers, Processes):
+            opened.enter_context(Watch(run_dir, peers, patience))
         progress.note(f"run directory: {run_dir}")
         progress.note(size.line)
         run = Run(config, run_dir, spec, agent, size.records, loggers, checkpoints, progress, state, peers)
+        opened.callback(run.close)
         for change in changes:
             progress.note(f"changed since the run began: {change}")
         if run.newest is None:
             # From here on there always is a complete checkpoint, and every record comes after one.
             run.save(wait=True)
         yield run
-    finally:
-        if run is not None:
-            run.close()
-        progress.close()
-        for opened in (checkpoints, lock):
-            if opened is not None:
-                opened.close()
