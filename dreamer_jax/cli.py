@@ -318,10 +318,10 @@ def _check_env(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> Non
 
 def _export(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
     from dreamer_jax.replay.export import export_episodes
-    from dreamer_jax.training.checkpoint import read_replay
+    from dreamer_jax.training.checkpoint import read_replays
 
     folder = options.output or options.run_dir / "episodes"
-    count = export_episodes(read_replay(options.run_dir), folder)
+    count = export_episodes(read_replays(options.run_dir), folder)
     print(f"{count} episodes in {folder}")
 
 

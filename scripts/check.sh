@@ -19,7 +19,7 @@ python -m pip install --quiet --disable-pip-version-check --no-deps --target "$s
 (
     cd "$scratch/site"
     PYTHONPATH=. python - <<'PYTHON'
-import dreamer_jax, dreamer_jax.agent, dreamer_jax.cli, dreamer_jax.training.loop
+import dreamer_jax, dreamer_jax.agent, dreamer_jax.cli, dreamer_jax.training.train
 import os
 assert os.path.samefile(os.path.dirname(dreamer_jax.__file__), "dreamer_jax"), dreamer_jax.__file__
 assert os.path.exists("dreamer_jax/py.typed")

@@ -10,7 +10,7 @@ import pytest
 import replay
 from trainer import make_toy
 
-from dreamer_jax.training import loop as training
+from dreamer_jax.training import train as training
 from dreamer_jax.training.learner import Learner
 
 MACHINE = {"versions", "device", "backend", "cores", "processor", "load"}

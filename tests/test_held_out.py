@@ -87,7 +87,7 @@ def test_export_tells_them(tmp_path):
     fill(replay, 60)
     state = replay.snapshot(1)
     replay.close()
-    count = export_episodes(open_read_only(tmp_path / "ring", state, 1), tmp_path / "out")
+    count = export_episodes([open_read_only(tmp_path / "ring", state, 1)], tmp_path / "out")
     told = [np.load(path)["held_out"] for path in sorted((tmp_path / "out").iterdir())]
     assert count == len(told) == 24 and {len(set(flag)) for flag in told} == {1}
     assert 0 < sum(flag.any() for flag in told) < count

@@ -13,8 +13,8 @@ from dreamer_jax.cli import main
 from dreamer_jax.config.loading import replace
 from dreamer_jax.distributions import uniform_actions
 from dreamer_jax.replay import Replay, export_episodes
-from dreamer_jax.training import loop
-from dreamer_jax.training.checkpoint import read_replay, read_run
+from dreamer_jax.training import restore
+from dreamer_jax.training.checkpoint import read_replays, read_run
 from dreamer_jax.training.loop import ACT
 from dreamer_jax.training.metrics import read_jsonl
 from dreamer_jax.training.predictions import dream_run
@@ -42,7 +42,7 @@ def run(tmp_path_factory):
 
 
 def test_actions_are_uniform_until_the_prefill_ends(run):
-    replay, spec = read_replay(run), read_run(run)[1]
+    (replay,), spec = read_replays(run), read_run(run)[1]
     stored = np.stack([replay.column("action/action", env, replay.rows) for env in range(E)], 1)
     assert len(stored) == FRAMES // E
     root = jax.random.fold_in(jax.random.key(0), ACT)
@@ -82,14 +82,14 @@ def test_stopped_in_prefill_or_later_it_goes_on_as_if_never_stopped(run, tmp_pat
 
 
 def test_without_latents_replay_reports_dreams_and_exports(run, tmp_path):
-    replay = read_replay(run)
+    (replay,) = read_replays(run)
     assert not [name for name in replay.fields if name.startswith("latents")]
     assert any("replayed/kl" in line for line in read_jsonl(run / "metrics.jsonl")) and list(
         (run / "reports").iterdir()
     )
     metrics, drawn = dream_run(run, tmp_path / "dreams", context=3, length=5)
     assert np.isfinite(metrics["kl"]) and drawn["signals"].exists()
-    count = export_episodes(replay, tmp_path / "episodes")
+    count = export_episodes([replay], tmp_path / "episodes")
     files = [np.load(path) for path in (tmp_path / "episodes").iterdir()]
     assert count == len(files) == E * -(-FRAMES // E // 11)
     assert sum(len(data["reward"]) for data in files) == FRAMES
@@ -109,7 +109,7 @@ def test_replay_draws_as_the_settings_say(tmp_path, monkeypatch):
             given.update(options)
             super().__init__(*args, **options)
 
-    monkeypatch.setattr(loop, "Replay", Spy)
+    monkeypatch.setattr(restore, "Replay", Spy)
     config = replace(tiny_run(), SETTINGS | {"train.frames": 4, "train.prefill": 0})
     agent = make_toy(config, env_spec(config))
     train(config, tmp_path / "run", agent=agent, loggers=(), stream=io.StringIO())

@@ -15,7 +15,7 @@ from dreamer_jax.cli import main
 from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.specs import ArraySpec, EnvSpec
 from dreamer_jax.training import pictures, predictions
-from dreamer_jax.training.checkpoint import read_replay
+from dreamer_jax.training.checkpoint import read_replays
 from dreamer_jax.training.metrics import read_jsonl
 from dreamer_jax.training.train import train
 
@@ -107,7 +107,7 @@ def test_a_dream_of_recorded_actions_shows_the_truth(run, tmp_path):
     top = film[:, 2, side + 5].astype(int)
     assert np.abs(top[:3] - pictures.SEEN).max() < 30 and np.abs(top[3:] - pictures.IMAGINED).max() < 30
     # In the first window's upper picture is the square where the replay says.
-    batch = read_replay(folder, 9).sample(SHOWN, 0, online=False, held_out=True)[0]
+    batch = read_replays(folder, 9)[0].sample(SHOWN, 0, online=False, held_out=True)[0]
     order = np.argsort(batch.is_first[:, 3:].any(1), kind="stable")
     for t in (0, 8):
         square = batch.observation["observation"][order[0], t].max(-1) > 100

@@ -331,7 +331,7 @@ def test_export_writes_whole_and_cut_episodes_without_changing_the_ring(tmp_path
     before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in (tmp_path / "ring").iterdir()}
     view = open_read_only(tmp_path / "ring", state, 4, batch_length=3)
     assert view.sample(2, 0)[0].reward.shape == (2, 3)
-    assert export_episodes(view, tmp_path / "out") == 6
+    assert export_episodes([view], tmp_path / "out") == 6
     with pytest.raises(ConfigError, match="reading only"):
         fill(view, 1)
     after = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in (tmp_path / "ring").iterdir()}
@@ -353,4 +353,4 @@ def test_export_writes_whole_and_cut_episodes_without_changing_the_ring(tmp_path
             for name in ("reward", "is_first", "is_last", "is_terminal"):
                 assert same(data[name], np.stack([getattr(timestep, name)[env] for timestep, _, _ in records]))
     with pytest.raises(FileExistsError, match=r"env000-episode000001\.npz"):
-        export_episodes(view, tmp_path / "out")
+        export_episodes([view], tmp_path / "out")

@@ -76,7 +76,7 @@ def flags(config: Config, run_dir: Path) -> list[str]:
 def make_toy(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -> Any:
     """An agent that learns nothing, but in which every number depends on all it is given.
 
-    A difference in one bit of a batch, a key or a state soon changes everything.
+    A difference in one bit of a batch, a key or a state soon changes everything. Devices agree on each change.
     """
     import jax
     import jax.numpy as jnp
@@ -128,6 +128,8 @@ def make_toy(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -> 
         context = mix(batch.context.deter, batch.context.stoch)
         seen = mix(deter.reshape(-1), context.reshape(-1))
         change = mix(seen, state.params["model"], state.slow, state.opt_state[0], jax.random.normal(key, (width,)))
+        if axis_name is not None:
+            change = jax.lax.pmean(change, axis_name)
         params = {name: mix(value, change * (i + 1)) for i, (name, value) in enumerate(state.params.items())}
         metrics = {"loss/total": jnp.where(jnp.isfinite(seen.sum()), change.sum(), jnp.nan), "rew": batch.reward.mean()}
         moments = {"low": change.min()}
@@ -232,10 +234,10 @@ def _child(request: dict[str, Any]) -> None:
     status = 1
     try:
         from dreamer_jax.cli import main
-        from dreamer_jax.training import loop
+        from dreamer_jax.training import train
 
         if request["toy"]:
-            loop.make_agent = make_toy
+            train.make_agent = make_toy
         if request["kill_at"]:
             _kill_at(request["kill_at"])
         status = main(request["arguments"])

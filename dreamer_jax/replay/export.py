@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -42,8 +42,10 @@ def open_read_only(directory: Path | str, state: dict[str, np.ndarray], name: in
     return replay
 
 
-def export_episodes(replay: Replay, directory: Path | str) -> int:
+def export_episodes(replays: Sequence[Replay], directory: Path | str) -> int:
     """Write ``env003-episode000012.npz`` for every stored episode, and return how many.
+
+    Environments are numbered through all ``replays``, each of which has equally many.
 
     Keys: ``observation/<name>``, ``action/<name>``, ``reward``, ``is_first``, ``is_last``, ``is_terminal`` and, where
     episodes are held out, ``held_out``, one row a record (the action is the one taken after the observation of its
@@ -54,16 +56,21 @@ def export_episodes(replay: Replay, directory: Path | str) -> int:
       FileExistsError: one of the files exists; none is written then.
     """
     directory = Path(directory)
-    episodes = list(_episodes(replay))
-    paths = [directory / f"env{env:03d}-episode{episode:06d}.npz" for env, episode, _ in episodes]
+    episodes = [
+        (replay, part * replay.num_envs + env, episode, rows)
+        for part, replay in enumerate(replays)
+        for env, episode, rows in _episodes(replay)
+    ]
+    paths = [directory / f"env{number:03d}-episode{episode:06d}.npz" for _, number, episode, _ in episodes]
     for path in paths:
         if path.exists():
             raise FileExistsError(f"{path}: exists already")
     directory.mkdir(parents=True, exist_ok=True)
-    names = [name for name in replay.fields if name in _RECORD or name.startswith(("observation/", "action/"))]
-    for path, (env, episode, rows) in zip(paths, episodes, strict=True):
-        data = {name: _portable(replay.column(name, env, rows)) for name in names}
-        data |= {"env": np.array(env, np.int32), "episode": np.array(episode, np.int32)}
+    kept = [name for name in replays[0].fields if name in _RECORD or name.startswith(("observation/", "action/"))]
+    for path, (replay, number, episode, rows) in zip(paths, episodes, strict=True):
+        stream = number % replays[0].num_envs
+        data = {name: _portable(replay.column(name, stream, rows)) for name in kept}
+        data |= {"env": np.array(number, np.int32), "episode": np.array(episode, np.int32)}
         data |= {"start_missing": ~data["is_first"][0], "end_missing": ~data["is_last"][-1]}
         with open(path, "xb") as file:
             np.savez_compressed(file, allow_pickle=False, **data)
@@ -71,7 +78,7 @@ def export_episodes(replay: Replay, directory: Path | str) -> int:
 
 
 def _episodes(replay: Replay) -> Iterator[tuple[int, int, range]]:
-    """Environment, episode number and rows of every episode, oldest first within a stream."""
+    """Stream, episode number and rows of every episode, oldest first within a stream."""
     stored = replay.rows
     for env in range(replay.num_envs):
         numbers = replay.column("episode", env, stored)

@@ -14,12 +14,13 @@ from dreamer_jax.agent import make_agent
 from dreamer_jax.config.loading import load as load_config
 from dreamer_jax.config.schema import Config, ConfigError
 from dreamer_jax.interfaces import Agent
+from dreamer_jax.replay.deal import ring_folder
 from dreamer_jax.replay.export import open_read_only
 from dreamer_jax.replay.host import Replay
 from dreamer_jax.specs import EnvSpec
+from dreamer_jax.training.shares import Arrays, below, share
 from dreamer_jax.types import TrainState
 
-Arrays = dict[str, np.ndarray]
 ITEMS = ("train_state", "carry", "arrays", "facts")
 
 
@@ -97,10 +98,11 @@ class Checkpoints:
         args = ocp.args.Composite(train_state=ocp.args.StandardRestore(_on_one_device(target)))
         return self._manager.restore(step, args=args)["train_state"]
 
-    def restore_arrays(self, step: int) -> Arrays:
-        """The arrays alone."""
+    def restore_arrays(self, step: int) -> tuple[Arrays, dict[str, Any]]:
+        """The arrays and facts alone."""
         args = ocp.args.Composite(arrays=ocp.args.StandardRestore(), facts=ocp.args.JsonRestore())
-        return _with_empty(self._manager.restore(step, args=args))
+        restored = self._manager.restore(step, args=args)
+        return _with_empty(restored), restored["facts"]["facts"]
 
     def close(self) -> None:
         self._manager.close()
@@ -143,22 +145,39 @@ def read_run(run_dir: str | Path) -> tuple[Config, EnvSpec]:
     return load_config(files=[run_dir / "config.yaml"]), spec
 
 
-def read_replay(run_dir: Path, batch_length: int = 1) -> Replay:
+def read_replays(run_dir: Path, batch_length: int = 1) -> list[Replay]:
     """A run's replay as of its newest checkpoint, for reading; no process may be training there.
+
+    One for each process that shared the run, in the order of their environments.
 
     Raises:
       ConfigError: there is no complete checkpoint, or no such replay.
     """
+    config, _ = read_run(run_dir)
     checkpoints = Checkpoints(run_dir)
     try:
         latest = checkpoints.latest()
         if latest is None:
             raise ConfigError(f"{run_dir}: no complete checkpoint")
-        arrays = checkpoints.restore_arrays(latest)
+        arrays, facts = checkpoints.restore_arrays(latest)
     finally:
         checkpoints.close()
-    state = {name.removeprefix("replay/"): x for name, x in arrays.items() if name.startswith("replay/")}
-    return open_read_only(run_dir / "replay", state, latest, batch_length)
+    return open_rings(run_dir, arrays, facts.get("processes", 1), config.env.num_envs, latest, batch_length)
+
+
+def open_rings(
+    run_dir: Path, arrays: Arrays, processes: int, num_envs: int, step: int, batch_length: int
+) -> list[Replay]:
+    """The rings of a run at checkpoint ``step``, whose ``arrays`` are given, for reading.
+
+    Raises:
+      ConfigError: one is missing or damaged.
+    """
+    states = (share(arrays, part, processes, num_envs) for part in range(processes))
+    return [
+        open_read_only(ring_folder(run_dir, part, processes), below(state, "replay"), step, batch_length)
+        for part, state in enumerate(states)
+    ]
 
 
 def load(run_dir: str | Path, step: int | None = None) -> tuple[Agent, TrainState]:

@@ -21,9 +21,9 @@ from dreamer_jax.replay.host import Replay
 from dreamer_jax.training.metrics import MetricBuffer
 from dreamer_jax.training.parallel import Updates, check_devices
 from dreamer_jax.training.peers import Peers
+from dreamer_jax.training.shares import Arrays, below
 from dreamer_jax.types import Array, RSSMState, TrainState, TrajectoryBatch
 
-Arrays = dict[str, np.ndarray]
 MOST_PER_DISPATCH = 8
 
 
@@ -211,10 +211,10 @@ class Learner:
         """Go on from what ``saved`` gave."""
         self._started_at = int(arrays["started_at"])
         if "flight/index" in arrays:
-            latents = part(arrays, "flight/latents")
+            latents = below(arrays, "flight/latents")
             self._flights = [_Flight(self.grad_steps, arrays["flight/index"], None, None, latents)]
         if "next/index" in arrays:
-            batch = arrays_batch(part(arrays, "next/batch"))
+            batch = arrays_batch(below(arrays, "next/batch"))
             self._next = _Batches(batch, arrays["next/index"], self._parallel.put(batch))
 
 
@@ -239,11 +239,6 @@ def updates_per_dispatch(config: Config) -> int:
     return 2 ** int(np.log2(np.clip(together / (train.batch_size * train.batch_length), 1, MOST_PER_DISPATCH)))
 
 
-def part(arrays: Arrays, prefix: str) -> Arrays:
-    """The arrays below ``prefix/``, without it."""
-    return {name.removeprefix(f"{prefix}/"): x for name, x in arrays.items() if name.startswith(f"{prefix}/")}
-
-
 def batch_arrays(batch: TrajectoryBatch) -> Arrays:
     """A batch as arrays by name."""
     arrays = {f"{group}/{k}": v for group in ("observation", "prev_action") for k, v in getattr(batch, group).items()}
@@ -257,7 +252,7 @@ def arrays_batch(arrays: Arrays) -> TrajectoryBatch:
     """The batch that ``batch_arrays`` took apart."""
     context = RSSMState(arrays["context/deter"], arrays["context/stoch"]) if "context/deter" in arrays else None
     flags = {name: arrays[name] for name in ("reward", "is_first", "is_last", "is_terminal")}
-    return TrajectoryBatch(part(arrays, "observation"), part(arrays, "prev_action"), **flags, context=context)
+    return TrajectoryBatch(below(arrays, "observation"), below(arrays, "prev_action"), **flags, context=context)
 
 
 def _portable(dtype: np.dtype) -> np.dtype:

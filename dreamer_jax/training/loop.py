@@ -21,7 +21,7 @@ from dreamer_jax.specs import EnvSpec
 from dreamer_jax.training.acting import make_act
 from dreamer_jax.training.checkpoint import Checkpoints
 from dreamer_jax.training.interrupt import Interrupt
-from dreamer_jax.training.learner import Learner, part
+from dreamer_jax.training.learner import Learner
 from dreamer_jax.training.loggers import Logger
 from dreamer_jax.training.metrics import Episode, EpisodeStats, RunLog
 from dreamer_jax.training.observer import Observer
@@ -31,7 +31,7 @@ from dreamer_jax.training.preflight import example_batch, in_words
 from dreamer_jax.training.profiling import Profile
 from dreamer_jax.training.progress import Progress
 from dreamer_jax.training.restore import Restore, join_carries, to_arrays
-from dreamer_jax.training.shares import join
+from dreamer_jax.training.shares import below, join
 from dreamer_jax.types import Array, TrainState
 
 INIT, UPDATE, ACT, REPORT = range(4)
@@ -84,14 +84,14 @@ class Run:
         failures = run_dir / "failures" / (f"process{peers.part}" if peers.part else "")
         self.learner = Learner(config, agent, self.replay, found.state, self.keys[UPDATE], failures, peers)
         self.stats = EpisodeStats(len(mine))
-        saved_envs = part(arrays, "envs") or None
+        saved_envs = below(arrays, "envs") or None
         self.envs: VectorEnvs = make_envs(
             config.env, seed=config.seed, num_envs=len(mine), first=mine.start, state=saved_envs
         )
         self.timestep = self.envs.reset()
         if arrays:
-            self.stats.load(part(arrays, "stats"))
-            self.learner.restore(part(arrays, "learner"))
+            self.stats.load(below(arrays, "stats"))
+            self.learner.restore(below(arrays, "learner"))
         self.act_key = jax.random.fold_in(self.keys[ACT], peers.part) if peers.part else self.keys[ACT]
         self.act, self.act_at_random = make_act(self.agent, "train"), make_act(self.agent, "random")
         self._ended: list[Episode] = []  # and not told yet

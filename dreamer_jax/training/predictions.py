@@ -18,7 +18,7 @@ from dreamer_jax.replay.storage import Layout
 from dreamer_jax.report import HORIZONS, split_window
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.training import pictures
-from dreamer_jax.training.checkpoint import load, read_replay, read_run
+from dreamer_jax.training.checkpoint import load, read_replays, read_run
 from dreamer_jax.types import Array, Dream, TrainState, TrajectoryBatch
 
 SHOWN = 6
@@ -166,13 +166,14 @@ def dream_run(
     stem = output / (actions if given is None else Path(actions).stem)
     if taken := sorted(output.glob(f"{stem.name}-*")):
         raise FileExistsError(f"{taken[0]}: exists already; choose another --output")
-    wanted, layout = context + length, Layout.read(run_dir / "replay")
+    rings = sorted(run_dir.glob("replay*/"))
+    wanted, layout = context + length, Layout.read(rings[0]) if rings else None
     if layout and wanted + 1 > layout.rows:
         raise ConfigError(
             f"--length {length}: windows of {wanted} records and one before, but its replay holds {layout.rows}"
         )
     agent, state = load(run_dir, checkpoint)
-    replay = read_replay(run_dir, wanted)
+    replay = read_replays(run_dir, wanted)[0]
     held_out = config.replay.validation_fraction > 0
     batch = windows(replay, SHOWN, seed, held_out=held_out)
     if batch is None:

@@ -12,14 +12,12 @@ import numpy as np
 from dreamer_jax.config.schema import Config
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.replay.deal import deal_out, ring_folder
-from dreamer_jax.replay.export import open_read_only
 from dreamer_jax.replay.host import Replay
 from dreamer_jax.replay.storage import clear
 from dreamer_jax.specs import EnvSpec
-from dreamer_jax.training.checkpoint import Checkpoints
-from dreamer_jax.training.learner import part
+from dreamer_jax.training.checkpoint import Checkpoints, open_rings
 from dreamer_jax.training.peers import Peers
-from dreamer_jax.training.shares import Arrays, deal, share
+from dreamer_jax.training.shares import Arrays, below, deal, share
 from dreamer_jax.types import TrainState
 
 SEEDS_APART = 64
@@ -69,32 +67,24 @@ class Restore:
         if before == parts:
             arrays = share(arrays, self._peers.part, parts, total)
             replay = self._replay(self._rows)
-            replay.restore(part(arrays, "replay"), step)
+            replay.restore(below(arrays, "replay"), step)
             return Restored(state, carry, arrays, facts, replay)
         rows = int(arrays["replay/rows"])
         note(
             f"the checkpoint is of {_processes(before)}: {total} streams of {rows:,} records are dealt out to "
             f"{_processes(parts)}, and the batch that was drawn ahead is drawn again"
         )
-        rings = [
-            open_read_only(
-                ring_folder(self._run_dir, index, before),
-                part(share(arrays, index, before, total), "replay"),
-                step,
-                config.train.batch_length,
-            )
-            for index in range(before)
-        ]
+        rings = open_rings(self._run_dir, arrays, before, total, step, config.train.batch_length)
         dealt = share(deal(arrays, before, parts, total), self._peers.part, parts, total)
         clear(self._folder)
         replay = self._replay(max(self._rows, rings[0].capacity // rings[0].num_envs))
-        deal_out(rings, replay, self._envs.start, part(dealt, "replay"), step)
+        deal_out(rings, replay, self._envs.start, below(dealt, "replay"), step)
         self._land(arrays, replay)
         return Restored(state, carry, dealt, facts, replay)
 
     def _land(self, arrays: Arrays, replay: Replay) -> None:
         """Write latents that were in flight back into the streams that are here."""
-        latents = part(arrays, "learner/flight/latents")
+        latents = below(arrays, "learner/flight/latents")
         for k, index in enumerate(arrays.get("learner/flight/index", ())):
             here = (index[:, 0] >= self._envs.start) & (index[:, 0] < self._envs.stop)
             if here.any():

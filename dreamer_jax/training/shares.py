@@ -72,3 +72,8 @@ def deal(arrays: Arrays, before: int, parts: int, num_envs: int) -> Arrays:
     taken = np.asarray(rounds * num_envs // parts, np.int64)
     dealt = {name: array for name, array in arrays.items() if not name.startswith(BATCHES)}
     return dealt | {TAKEN: taken if parts == 1 else np.full(parts, taken)}
+
+
+def below(arrays: Arrays, prefix: str) -> Arrays:
+    """The arrays below ``prefix/``, without it."""
+    return {name.removeprefix(f"{prefix}/"): x for name, x in arrays.items() if name.startswith(f"{prefix}/")}
