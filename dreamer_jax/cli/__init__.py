@@ -8,9 +8,9 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from dreamer_jax.cli.parser import FAILED, make_parser
+from dreamer_jax.cli.errors import explain
+from dreamer_jax.cli.parser import make_parser
 from dreamer_jax.cli.settings import pairs
-from dreamer_jax.config.schema import ConfigError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,22 +31,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"dreamer-jax: {message}", file=sys.stderr)
         return status
-
-
-def explain(error: Exception) -> tuple[int, str | None]:
-    """Exit status and the line for a person; no line for what is a fault of ours."""
-    if isinstance(error, ConfigError | FileExistsError):
-        return FAILED, str(error)
-    if isinstance(error, OSError) and error.errno:
-        where = f"{error.filename}: " if error.filename else ""
-        return FAILED, f"{where}{error.strerror}"
-    if "dreamer_jax.training.loop" in sys.modules:
-        from dreamer_jax.envs.wrappers import EnvironmentFailed
-        from dreamer_jax.training.interrupt import Stopped
-        from dreamer_jax.training.learner import NotFinite
-
-        if isinstance(error, Stopped):
-            return error.status, f"{error}; the same command goes on from there"
-        if isinstance(error, EnvironmentFailed | NotFinite):
-            return FAILED, str(error)
-    return 1, None

@@ -6,33 +6,11 @@ import argparse
 import json
 import sys
 from dataclasses import replace
-from pathlib import Path
 
+from dreamer_jax.cli.quick_start import start_quickly
 from dreamer_jax.cli.settings import settings
 from dreamer_jax.config.loading import dump
-from dreamer_jax.config.schema import Config, ConfigError
-
-
-def _start_quickly(options: argparse.Namespace) -> None:
-    """What a command compiles is there when it is called again. To be called once all is imported."""
-    from dreamer_jax.training.program_cache import collect_rarely, default_folder, keep_programs
-
-    collect_rarely()
-    if options.cache == "none":
-        return
-    problem = keep_programs(Path(options.cache) if options.cache else default_folder())
-    if problem:
-        print(f"dreamer-jax: {problem}", file=sys.stderr)
-
-
-def train(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
-    config = settings(options, pairs)
-    run_dir = options.run_dir or Path("runs", _run_name(config))
-    from dreamer_jax.training.loop import train
-
-    _start_quickly(options)
-    loggers = [name for name in options.logger or ["tensorboard"] if name != "none"]
-    train(config, run_dir, loggers=loggers, profile=options.profile)
+from dreamer_jax.config.schema import ConfigError
 
 
 def import_reference(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
@@ -41,7 +19,7 @@ def import_reference(options: argparse.Namespace, pairs: list[tuple[str, str]]) 
     from dreamer_jax.training.loop import begin
     from dreamer_jax.training.preflight import env_spec
 
-    _start_quickly(options)
+    start_quickly(options)
     arrays = read_reference(options.params)
     try:
         state = from_reference(arrays, config, env_spec(config))
@@ -51,11 +29,6 @@ def import_reference(options: argparse.Namespace, pairs: list[tuple[str, str]]) 
     print(f"{len(arrays)} tensors in {options.out}; `dreamer-jax train` with the same settings goes on from there")
 
 
-def _run_name(config: Config) -> str:
-    task = "".join(c if c.isalnum() or c in "-_." else "-" for c in config.env.task)
-    return f"{task}-{config.preset}-{config.size}-{config.seed}"
-
-
 def evaluate(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
     from dreamer_jax.training.acting import make_act
     from dreamer_jax.training.checkpoint import Checkpoints, load, read_run
@@ -63,7 +36,7 @@ def evaluate(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
     from dreamer_jax.training.pictures import check_film, save_film
     from dreamer_jax.training.statistics import format_summary, summary
 
-    _start_quickly(options)
+    start_quickly(options)
     config, _spec = read_run(options.run_dir)
     agent, state = load(options.run_dir, options.checkpoint)
     checkpoints = Checkpoints(options.run_dir)
@@ -113,14 +86,17 @@ def plot(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
 
 
 def compare(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
-    from dreamer_jax.training.compare import as_json, as_text, compare, draw
+    from dreamer_jax.training import compare, ranking
 
-    comparisons = compare(options.run_dirs, options.to)
-    picture = draw(comparisons, options.output)
-    if options.json:
-        print(json.dumps({**as_json(comparisons), "picture": str(picture)}))
+    if options.to is None:
+        tables = ranking.rank(options.run_dirs)
+        picture = ranking.draw(tables, options.output)
+        found, text = ranking.as_json(tables), ranking.as_text(tables)
     else:
-        print(f"{as_text(comparisons)}\n{picture}")
+        comparisons = compare.compare(options.run_dirs, options.to)
+        picture = compare.draw(comparisons, options.output)
+        found, text = compare.as_json(comparisons), compare.as_text(comparisons)
+    print(json.dumps({**found, "picture": str(picture)}) if options.json else f"{text}\n{picture}")
 
 
 def check_env(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
@@ -143,7 +119,7 @@ def dream(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
     from dreamer_jax.training.checkpoint import read_run
     from dreamer_jax.training.predictions import describe, dream_run
 
-    _start_quickly(options)
+    start_quickly(options)
     latents = read_run(options.run_dir)[0].rssm.stoch
     metrics, drawn = dream_run(
         options.run_dir,
@@ -163,7 +139,7 @@ def dream(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
 def bench(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
     from dreamer_jax.training.bench import bench, in_words
 
-    _start_quickly(options)
+    start_quickly(options)
     settings = {
         "preset": options.preset,
         "size": options.size,

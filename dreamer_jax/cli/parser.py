@@ -7,12 +7,11 @@ import math
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dreamer_jax.cli import commands
+from dreamer_jax.cli import commands, runs
+from dreamer_jax.cli.errors import FAILED
 from dreamer_jax.config.benchmarks import BENCHMARKS
 from dreamer_jax.config.presets import PRESETS, SIZES
 from dreamer_jax.config.schema import FIELDS, Config
-
-FAILED = 2
 
 SETTINGS_HELP = """\
 Every setting can be a flag, such as --env.num_envs 4 or --train.train_ratio 512;
@@ -55,8 +54,19 @@ def make_parser() -> argparse.ArgumentParser:
             sub.add_argument("--cache", metavar="DIR", help=CACHE_HELP)
         return sub
 
-    sub = command("train", commands.train, "train an agent, or go on with a run", settings=True, compiles=True)
+    sub = command("train", runs.train, "train an agent, or go on with a run", settings=True, compiles=True)
     sub.add_argument("--run-dir", type=Path, help="where everything is written (default runs/TASK-PRESET-SIZE-SEED)")
+    sub.add_argument("--seeds", metavar="A..B", help="several runs, such as 0..7 or 0,3,5, in folders of --run-dir")
+    sub.add_argument(
+        "--sweep",
+        action="append",
+        default=[],
+        metavar="FIELD=V1,V2",
+        help="a run for each value, of each field given so; with --sample also FIELD=LOW..HIGH",
+    )
+    sub.add_argument("--sample", type=_positive, metavar="N", help="N random points of --sweep instead of all")
+    sub.add_argument("--sample-seed", type=int, metavar="N", help="which ones (default 0)")
+    sub.add_argument("--print", action="store_true", help="print a command for each run, and train nothing")
     sub.add_argument("--seed", metavar="N", help=f"the run's one seed (default {Config.seed})")
     sub.add_argument("--env.task", metavar="TASK", dest="task", help=f"{FIELDS['env.task'].meaning}")
     sub.add_argument(
@@ -95,9 +105,11 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--output", type=Path, default=Path("returns.png"), help="PNG file (default returns.png)")
     sub.add_argument("--minutes", type=_numbers, help="also mark these minutes of training, such as 2,5,15")
 
-    sub = command("compare", commands.compare, "compare returns with published ones on the same task")
+    sub = command(
+        "compare", commands.compare, "compare returns of runs with each other, or with published ones on the same task"
+    )
     sub.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR")
-    sub.add_argument("--to", required=True, metavar="METHOD", help="published method, such as dreamerv3")
+    sub.add_argument("--to", metavar="METHOD", help="published method, such as dreamerv3 (default: each other)")
     sub.add_argument("--output", type=Path, default=Path("compare.png"), help="picture (default compare.png)")
     sub.add_argument("--json", action="store_true", help="print one JSON object")
 
