@@ -105,9 +105,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--output", type=Path, default=Path("returns.png"), help="PNG file (default returns.png)")
     sub.add_argument("--minutes", type=_numbers, help="also mark these minutes of training, such as 2,5,15")
 
-    sub = command(
-        "compare", commands.compare, "compare returns of runs with each other, or with published ones on the same task"
-    )
+    sub = command("compare", commands.compare, "compare returns of runs with each other, or with published ones")
     sub.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR")
     sub.add_argument("--to", metavar="METHOD", help="published method, such as dreamerv3 (default: each other)")
     sub.add_argument("--output", type=Path, default=Path("compare.png"), help="picture (default compare.png)")

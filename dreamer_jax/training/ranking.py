@@ -35,7 +35,15 @@ class Row(NamedTuple):
     @property
     def label(self) -> str:
         texts = [f"{value:g}" if isinstance(value, float) else str(value) for value in self.settings.values()]
-        return ", ".join(f"{name} {text}" for name, text in zip(self.settings, texts, strict=True)) or "all settings"
+        return (
+            ", ".join(f"{name} {text}" for name, text in zip(self.settings, texts, strict=True)) or self.runs[0].method
+        )
+
+
+class _Member(NamedTuple):
+    run_dir: Path
+    run: Run
+    config: Config
 
 
 def rank(run_dirs: Sequence[str | Path]) -> dict[str, list[Row]]:
@@ -44,28 +52,27 @@ def rank(run_dirs: Sequence[str | Path]) -> dict[str, list[Row]]:
     Raises:
       ConfigError: a run has no scores or no settings, or two of the same settings have the same seed.
     """
-    groups: dict[tuple[Any, ...], list[tuple[Path, Run, Config]]] = {}
+    tasks: dict[str, dict[tuple[Any, ...], list[_Member]]] = {}
     for run_dir in map(Path, run_dirs):
         run, config = load_run(run_dir), read_run(run_dir)[0]
         if not run.scores.size:
             raise ConfigError(f"{run_dir}: no episode with a finite score")
-        groups.setdefault(_algorithm(config), []).append((run_dir, run, config))
-    columns = _columns([members[0][2] for members in groups.values()])
-    tables: dict[str, list[Row]] = {}
-    for members in groups.values():
-        check_seeds((run_dir, run.seed) for run_dir, run, _ in members)
-        members = sorted(members, key=lambda member: member[1].seed)
-        values = flatten(members[0][2])
-        returns = [float(run.scores[-MARK_EPISODES:].mean()) for _, run, _ in members]
-        row = Row(
-            {name: values[name] for name in columns},
-            [run_dir for run_dir, _, _ in members],
-            [run for _, run, _ in members],
-            returns,
-            bootstrap(returns, np.mean),
-        )
-        tables.setdefault(row.runs[0].task, []).append(row)
-    return {task: sorted(tables[task], key=lambda row: -row.interval.value) for task in sorted(tables)}
+        tasks.setdefault(run.task, {}).setdefault(_algorithm(config), []).append(_Member(run_dir, run, config))
+    return {task: _rank(list(groups.values())) for task, groups in sorted(tasks.items())}
+
+
+def _rank(groups: Sequence[list[_Member]]) -> list[Row]:
+    columns = _columns([members[0].config for members in groups])
+    rows = []
+    for members in groups:
+        check_seeds((one.run_dir, one.run.seed) for one in members)
+        members = sorted(members, key=lambda one: one.run.seed)
+        values = flatten(members[0].config)
+        returns = [float(one.run.scores[-MARK_EPISODES:].mean()) for one in members]
+        settings = {name: values[name] for name in columns}
+        run_dirs, runs = [one.run_dir for one in members], [one.run for one in members]
+        rows.append(Row(settings, run_dirs, runs, returns, bootstrap(returns, np.mean)))
+    return sorted(rows, key=lambda row: -row.interval.value)
 
 
 def _algorithm(config: Config) -> tuple[Any, ...]:
