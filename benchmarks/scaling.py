@@ -9,7 +9,7 @@ so that only on as many cores or accelerators times say what devices gain. Compi
 
 ``collectives`` are counts and bytes of what crosses between devices in an update, of results on one device, read from
 the compiled program. They should be ``gradient_bytes`` (those of the parameters), ``returns_bytes`` (all imagined
-returns, for their percentiles) and ``metrics_bytes``; ``other_bytes`` is what there is beside them.
+returns, for their percentiles and extremes) and ``metrics_bytes``; ``other_bytes`` is what there is beside them.
 
 With ``--seeds``, ``together_ms`` is one program that updates so many agents, each with its own state, key and batch,
 and ``apart_ms`` as many calls of the update of one, one after another; ``speedup`` is their quotient.
@@ -122,10 +122,10 @@ def wanted_bytes(config: Config, spec: EnvSpec) -> dict[str, int]:
     _, metrics, _ = jax.eval_shape(agent.update, state, key, batch)
     averaged = [x for name, x in metrics.items() if name != "loss/rep" and not name.startswith("opt/")]
     starts = train.batch_length - (behavior.starts == "but_last")
-    gathered = behavior.method == "actor_critic" and behavior.normalize == "range"
+    imagined = train.batch_size * starts * behavior.imagination_length
     return {
         "gradient_bytes": sum(4 * x.size for x in jax.tree.leaves(state.params)),
-        "returns_bytes": 4 * train.batch_size * starts * behavior.imagination_length * gathered,
+        "returns_bytes": 4 * imagined * (behavior.method == "actor_critic"),
         "metrics_bytes": sum(4 * x.size for x in averaged),
     }
 

@@ -125,7 +125,7 @@ def make_agent(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -
             **aux["behavior"]["metrics"],
         }
         if axis_name is not None:
-            grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
+            grads, metrics = mean_over_devices(grads, metrics, axis_name)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         norms = dict(grad=norm(grads), update=norm(updates), param=norm(params))
@@ -148,6 +148,18 @@ def make_behavior(config: Config, spec: EnvSpec, model: WorldModel, *, dtype: An
             return make_actor_critic(config, spec, model, dtype=dtype, axis_name=axis_name)
         case "planner":
             return make_planner(config, spec, model)
+
+
+def mean_over_devices(grads: Any, metrics: dict[str, jax.Array], axis_name: str) -> tuple[Any, dict[str, jax.Array]]:
+    """Gradients and metrics of the whole batch, all in one collective.
+
+    Beside its mean ``x`` a deviation ``x_std`` travels as a mean of squares: ``E[x^2] = std^2 + E[x]^2``.
+    """
+    pairs = {name: name.removesuffix("_std") for name in metrics if name.endswith("_std")}
+    squares = {name: metrics[name] ** 2 + metrics[mean] ** 2 for name, mean in pairs.items()}
+    grads, metrics = jax.lax.pmean((grads, metrics | squares), axis_name)
+    stds = {name: jnp.sqrt(jnp.maximum(metrics[name] - metrics[mean] ** 2, 0)) for name, mean in pairs.items()}
+    return grads, metrics | stds
 
 
 def follow(config: ValueConfig, step: jax.Array, critic: Any, slow: Any) -> Any:

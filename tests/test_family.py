@@ -7,7 +7,8 @@ from pathlib import Path
 import family
 import pytest
 
-from dreamer_jax.cli import _pairs, _parser, _settings
+from dreamer_jax.cli.parser import make_parser
+from dreamer_jax.cli.settings import pairs, settings
 from dreamer_jax.config.benchmarks import BENCHMARKS
 from dreamer_jax.config.loading import load
 from dreamer_jax.config.presets import PRESETS
@@ -89,8 +90,8 @@ def test_commands_and_flags_can_be_used():
     commands = [line.removeprefix("dreamer-jax ") for line in block.splitlines()] + quoted
     assert len(commands) == 4
     for words in map(shlex.split, commands):
-        options, rest = _parser().parse_known_args(words)
-        _settings(options, _pairs(rest))
+        options, rest = make_parser().parse_known_args(words)
+        settings(options, pairs(rest))
     for name in re.findall(r"`(\w+\.\w+)`", family.DIFFERENCES):
         assert name in FIELDS
 
@@ -99,10 +100,10 @@ def test_planet_updates_a_hundred_times_an_episode():
     rows = [row for row in ROWS if row[0].startswith("`dmc/")]
     assert len(rows) == 7
     for task, repeat, flags in rows:
-        options, rest = _parser().parse_known_args(
+        options, rest = make_parser().parse_known_args(
             ["train", "--preset", "planet", "--env.task", task.strip("`"), *shlex.split(flags.strip("`"))]
         )
-        config = _settings(options, _pairs(rest))
+        config = settings(options, pairs(rest))
         train, decisions = config.train, 1000 // config.env.action_repeat
         assert config.env.action_repeat == int(repeat) and train.update_every == decisions
         assert train.update_every * train.train_ratio / (train.batch_size * train.batch_length) == 100

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dreamer_jax.ops.moments import initial_range, range_scale, update_range
+from dreamer_jax.ops.moments import gathered, initial_range, range_scale, update_range
 
 SETTINGS = dict(low=5.0, high=95.0, rate=0.01)
 
@@ -37,6 +37,6 @@ def test_percentiles_of_all_devices_together():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 4)), jnp.float32)
     together = update_range(initial_range(), x, **SETTINGS)
     # vmap names an axis as devices do
-    apart = jax.vmap(lambda part: update_range(initial_range(), part, axis_name="d", **SETTINGS), axis_name="d")(x)
+    apart = jax.vmap(lambda part: update_range(initial_range(), gathered(part, "d"), **SETTINGS), axis_name="d")(x)
     for name, value in together.items():
         np.testing.assert_allclose(apart[name], [value] * 2, rtol=1e-6)

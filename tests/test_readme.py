@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dreamer_jax.cli import _pairs, _parser, _settings
+from dreamer_jax.cli.parser import make_parser
+from dreamer_jax.cli.settings import pairs, settings
 from dreamer_jax.config.presets import PRESETS, SIZES
 from dreamer_jax.config.schema import FIELDS
 
@@ -121,12 +122,12 @@ def test_check_env_and_config(tmp_path):
 @pytest.mark.parametrize("words", named("train") + named("config"), ids=" ".join)
 def test_settings_of_commands_exist(words, monkeypatch):
     monkeypatch.chdir(ROOT)
-    options, rest = _parser().parse_known_args(words)
-    _settings(options, _pairs(rest))
+    options, rest = make_parser().parse_known_args(words)
+    settings(options, pairs(rest))
 
 
 def test_every_command_is_shown_and_every_shown_one_exists():
-    (commands,) = [action for action in _parser()._actions if action.dest == "command"]
+    (commands,) = [action for action in make_parser()._actions if action.dest == "command"]
     assert {words[1] for words in COMMANDS} == set(commands.choices)
     quoted = re.findall(r"`dreamer-jax ([\w-]+)", PROSE)
     assert set(quoted) <= set(commands.choices)
@@ -144,7 +145,7 @@ def test_settings_presets_and_sizes_exist():
 
 
 def _subparsers():
-    (commands,) = [action for action in _parser()._actions if action.dest == "command"]
+    (commands,) = [action for action in make_parser()._actions if action.dest == "command"]
     return commands.choices.values()
 
 

@@ -73,7 +73,7 @@ def flight(arrays):
 
 @pytest.mark.parametrize("parts", [2, 4])
 def test_streams_are_dealt_out(run, parts):
-    config, run_dir, _ = run
+    _, run_dir, _ = run
     step, arrays, facts = arrays_of(run_dir)
     assert facts["processes"] == 1 and "learner/next/index" in arrays
     (whole,) = read_replays(run_dir)
@@ -116,7 +116,9 @@ def record(ring):
     from dreamer_jax.replay.storage import numpy_dtype
     from dreamer_jax.types import TimeStep
 
-    zeros = {name: np.zeros((ring.num_envs, *leaf.shape), numpy_dtype(leaf.dtype)) for name, leaf in ring.fields.items()}
+    zeros = {
+        name: np.zeros((ring.num_envs, *leaf.shape), numpy_dtype(leaf.dtype)) for name, leaf in ring.fields.items()
+    }
     parts = [below(zeros, part) for part in ("observation", "action", "latents")]
     return TimeStep(parts[0], *(zeros[k] for k in ("reward", "is_first", "is_last", "is_terminal"))), *parts[1:]
 

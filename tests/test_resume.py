@@ -55,8 +55,10 @@ def saved(run_dir):
 
 def ring(run_dir):
     """Every file of the replay, less the undo log; they belong to the newest checkpoint of a run that ended."""
-    files = (run_dir / "replay").iterdir()
-    return {path.name: path.read_bytes() for path in files if not path.name.startswith("undo-")}
+    files = run_dir.glob("replay*/*")
+    found = {path.relative_to(run_dir): path.read_bytes() for path in files if not path.name.startswith("undo-")}
+    assert len(found) > 8
+    return found
 
 
 def assert_same_run(run_dir, reference):

@@ -20,7 +20,7 @@ from dreamer_jax.models.heads import Head
 from dreamer_jax.models.rssm import latent_width
 from dreamer_jax.models.scalars import make_scalar
 from dreamer_jax.models.world_model import Features, features
-from dreamer_jax.ops.moments import range_scale, update_range
+from dreamer_jax.ops.moments import gathered, range_scale, update_range
 from dreamer_jax.ops.returns import replay_return
 from dreamer_jax.ops.sequence import in_chunks, rematerialized, swap_time
 from dreamer_jax.specs import EnvSpec
@@ -113,10 +113,11 @@ def make_actor_critic(
         first_weight = constant if config.cont.label == "hard" else 1.0
         credit = assign_credit(c, reward, discount, base, first_weight=first_weight)
         returns, moments, scale = stop(credit.target), state.moments, jnp.ones(())
+        every_return = gathered(returns, axis_name)
         scaled = c.normalize == "range"
         if scaled:
             limits = dict(low=c.return_low, high=c.return_high, rate=c.return_rate)
-            moments = update_range(moments, returns, **limits, axis_name=axis_name)
+            moments = update_range(moments, every_return, **limits)
             scale = range_scale(moments, c.return_limit)
         advantage = (credit.returned - base[:, :-1]) / scale
         # What is differentiated itself are advantages where they are what is normalised, else returns.
@@ -154,7 +155,7 @@ def make_actor_critic(
             replayed = replay_value(params, state, whole, batch, returns[:, 0].reshape(size, length))
             losses["repval"] = replayed["loss"]
         advantage, weight = stop(advantage), credit.reach
-        normed = (returns - moments["low"]) / scale  # moments stay 0 where nothing is normalised
+        normed = (every_return - moments["low"]) / scale  # moments stay 0 where nothing is normalised
         metrics = {
             "adv": advantage.mean(),
             "adv_std": advantage.std(),

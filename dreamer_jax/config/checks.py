@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from dreamer_jax.config.schema import FIELDS, Config, ConfigError, flatten
 
@@ -14,13 +14,7 @@ def check(config: Config) -> Config:
       ConfigError: starting with the field's name, then its value and what is allowed.
     """
     for name, value in flatten(config).items():
-        kind, _, low, high = FIELDS[name]
-        if get_origin(kind) is Literal and value not in get_args(kind):
-            raise ConfigError(f"{name}: got {value!r}, expected one of {', '.join(get_args(kind))}")
-        if low is not None and not value >= low:
-            raise ConfigError(f"{name}: got {value}, must be at least {low}")
-        if high is not None and not value <= high:
-            raise ConfigError(f"{name}: got {value}, must be at most {high}")
+        check_limits(name, value)
     rssm, train, policy = config.rssm, config.train, config.policy
     if rssm.cell == "block_gru" and rssm.deter % rssm.blocks:
         raise ConfigError(f"rssm.blocks: got {rssm.blocks}, must divide rssm.deter {rssm.deter}")
@@ -45,6 +39,17 @@ def check(config: Config) -> Config:
         if wrong:
             raise ConfigError(problem)
     return config
+
+
+def check_limits(name: str, value: Any) -> None:
+    """Refuse what a field alone can't be."""
+    kind, _, low, high = FIELDS[name]
+    if get_origin(kind) is Literal and value not in get_args(kind):
+        raise ConfigError(f"{name}: got {value!r}, expected one of {', '.join(get_args(kind))}")
+    if low is not None and not value >= low:
+        raise ConfigError(f"{name}: got {value}, must be at least {low}")
+    if high is not None and not value <= high:
+        raise ConfigError(f"{name}: got {value}, must be at most {high}")
 
 
 def _senseless(config: Config) -> dict[str, bool]:

@@ -57,6 +57,7 @@ def load(
     size: str | None = None,
     files: Iterable[str | Path] = (),
     overrides: Iterable[tuple[str, str]] = (),
+    labels: Mapping[str, str] | None = None,
 ) -> Config:
     """Stack the layers and check the result.
 
@@ -65,6 +66,7 @@ def load(
       size: one of ``SIZES``; wins over a file that names one, which wins over the benchmark's and the preset's own.
       files: YAML files of settings in sections.
       overrides: dotted name and text of each flag, such as ``("env.task", "dmc/walker_walk")``.
+      labels: how complaints call flags of other names than ``--rssm.deter``.
 
     Raises:
       ConfigError: one line that names the place, the field and a fix.
@@ -72,7 +74,7 @@ def load(
     given = [setting for file in files for setting in _read_file(Path(file))]
     given += [_read("preset", preset, "preset")] if preset is not None else []
     given += [_read("size", size, "size")] if size is not None else []
-    given += [_read(name, text, f"--{name}") for name, text in overrides]
+    given += [_read(name, text, (labels or {}).get(name, f"--{name}")) for name, text in overrides]
     last = {setting.name: setting for setting in given}
 
     preset = last["preset"].value if "preset" in last else Config.preset
@@ -164,7 +166,7 @@ def _read(name: str, text: Any, label: str) -> _Given:
     if name not in FIELDS:
         raise ConfigError(f"{label}: unknown field{_suggest(name)}")
     kind = FIELDS[name].kind
-    value = None if text is None else _parse(text, kind)
+    value = None if text is None else parse(text, kind)
     if value is None:
         got = "nothing" if text is None else repr(text)
         raise ConfigError(f"{label}: got {got}, expected {_expected(kind)}")
@@ -173,7 +175,7 @@ def _read(name: str, text: Any, label: str) -> _Given:
     return _Given(name, value, label)
 
 
-def _parse(text: str, kind: Any) -> str | int | float | bool | None:
+def parse(text: str, kind: Any) -> str | int | float | bool | None:
     """The value that ``text`` stands for, None if it stands for none of this type."""
     if get_origin(kind) is Literal:
         return text if text in get_args(kind) else None

@@ -13,17 +13,15 @@ def initial_range() -> ArrayDict:
     return {"low": jnp.zeros((), jnp.float32), "high": jnp.zeros((), jnp.float32)}
 
 
-def update_range(
-    moments: ArrayDict, x: jax.Array, *, low: float, high: float, rate: float, axis_name: str | None = None
-) -> ArrayDict:
-    """Move the averages of the ``low`` and ``high`` percentiles of all ``x`` by ``rate``.
-
-    With ``axis_name`` the percentiles are those of the values of all devices together.
-    """
+def gathered(x: jax.Array, axis_name: str | None) -> jax.Array:
+    """The values of all devices of ``axis_name`` together, without a gradient."""
     x = jax.lax.stop_gradient(x)
-    if axis_name is not None:
-        x = jax.lax.all_gather(x, axis_name)
-    percentiles = jnp.percentile(x, jnp.array([low, high]))
+    return x if axis_name is None else jax.lax.all_gather(x, axis_name)
+
+
+def update_range(moments: ArrayDict, x: jax.Array, *, low: float, high: float, rate: float) -> ArrayDict:
+    """Move the averages of the ``low`` and ``high`` percentiles of ``x`` by ``rate``."""
+    percentiles = jnp.percentile(jax.lax.stop_gradient(x), jnp.array([low, high]))
     return {
         name: (1 - rate) * moments[name] + rate * new for name, new in zip(("low", "high"), percentiles, strict=True)
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,18 +97,15 @@ def _member(run_dir: Path, method: str) -> _Member:
 
 def _compare(members: list[_Member]) -> Comparison:
     first = members[0]
-    seeds: dict[int, Path] = {}
+    check_seeds((one.run_dir, one.run.seed) for one in members)
     for one in members:
-        if one.run.seed in seeds:
-            raise ConfigError(f"{one.run_dir}: has seed {one.run.seed}, as has {seeds[one.run.seed]}; name one of them")
-        seeds[one.run.seed] = one.run_dir
         if other := differing_settings(one.config, first.config):
             found = ", ".join(map(str, other))
             raise ConfigError(f"{one.run_dir}: other settings than {first.run_dir}: {found}; compare them one by one")
     members = sorted(members, key=lambda one: one.run.seed)
     published = first.published
     curves = np.stack([_curve(one.run, published.edges) for one in members])
-    reached = max(_reached(one.run) for one in members)
+    reached = max(one.run.reached for one in members)
     shown = np.flatnonzero((published.edges[1:] <= reached) & ~np.isnan(published.mean))
     if not shown.size:
         begin = published.edges[1:][~np.isnan(published.mean)][0]
@@ -126,13 +123,18 @@ def _compare(members: list[_Member]) -> Comparison:
     )
 
 
-def _reached(run: Run) -> float:
-    return float(max(run.frames.max(initial=0), run.clock[:, 1].max(initial=0)))
+def check_seeds(runs: Iterable[tuple[Path, int]]) -> None:
+    """Refuse the same seed twice, which would count as two."""
+    seen: dict[int, Path] = {}
+    for run_dir, seed in runs:
+        if seed in seen:
+            raise ConfigError(f"{run_dir}: has seed {seed}, as has {seen[seed]}; name one of them")
+        seen[seed] = run_dir
 
 
 def _curve(run: Run, edges: np.ndarray) -> np.ndarray:
     """A run's mean in each bin that it has come to the end of."""
-    return np.where(edges[1:] <= _reached(run), bin_means(run, edges), np.nan)
+    return np.where(edges[1:] <= run.reached, bin_means(run, edges), np.nan)
 
 
 def _budget(published: Published, bin_: int, values: np.ndarray) -> Budget:

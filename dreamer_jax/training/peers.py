@@ -6,6 +6,7 @@ it tells the others with ``exchange``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -104,6 +105,8 @@ def start(coordinator: str | None, processes: int | None, process: int | None) -
     Raises:
       ConfigError: it can't be found out, or the others can't be reached.
     """
+    if coordinator is not None and not re.fullmatch(r"\S+:[0-9]+", coordinator):
+        raise ConfigError(f"--coordinator: got {coordinator!r}, expected a host and a port, such as 10.0.0.1:8476")
     try:
         jax.distributed.initialize(
             coordinator, processes, process, heartbeat_timeout_seconds=24 * 3600, initialization_timeout=300

@@ -33,6 +33,11 @@ class Run:
     scores: np.ndarray  # [episodes]
     clock: np.ndarray  # [metric lines, 2] seconds and environment frames
 
+    @property
+    def reached(self) -> float:
+        """Frames that it has come to."""
+        return float(max(self.frames.max(initial=0), self.clock[:, 1].max(initial=0)))
+
 
 class Group(NamedTuple):
     """Runs that differ in the seed only; NaN where a curve has no value."""
@@ -172,13 +177,20 @@ def plot_runs(
         raise ConfigError("plot: no run directories given")
     if bins < 1:
         raise ConfigError(f"plot: bins must be at least 1, got {bins}")
-    panels = compute_panels([load_run(run_dir) for run_dir in run_dirs], bins)
-    check_picture(output_png)
+    return draw_runs([load_run(run_dir) for run_dir in run_dirs], output_png, bins=bins, marks_minutes=marks_minutes)
+
+
+def draw_runs(
+    runs: Sequence[Run], output: str | Path, *, bins: int = 50, marks_minutes: Sequence[float] | None = None
+) -> Path:
+    """Draw what was read before, each method by itself, as ``plot_runs`` does."""
+    panels = compute_panels(runs, bins)
+    check_picture(output)
     figure, axes = open_panels(len(panels))
     methods = sorted({group.method for groups in panels.values() for group in groups})
     for ax, (task, groups) in zip(axes, panels.items(), strict=True):
         _draw_panel(ax, task, groups, methods, marks_minutes or ())
-    return save_picture(figure, output_png)
+    return save_picture(figure, output)
 
 
 def check_picture(path: str | Path) -> None:

@@ -27,9 +27,6 @@ from dreamer_jax.training.run_directory import check_peers, check_run, open_run,
 from dreamer_jax.training.watch import Watch
 from dreamer_jax.types import TrainState
 
-PATIENCE = 600.0
-"""Seconds that several processes wait for one that stands still."""
-
 
 def train(
     config: Config,
@@ -40,7 +37,7 @@ def train(
     stream: TextIO | None = None,
     profile: bool = False,
     peers: Peers | None = None,
-    patience: float = PATIENCE,
+    patience: float = 600.0,
 ) -> TrainState:
     """Train until ``config.train.frames`` frames are collected; go on where ``run_dir`` left off.
 
@@ -102,7 +99,7 @@ def _open(
     progress: Progress,
     state: TrainState | None = None,
     peers: Peers | None = None,
-    patience: float = PATIENCE,
+    patience: float = 600.0,
 ) -> Iterator[Run]:
     """A run with its first checkpoint, or where ``run_dir`` left off; ``state`` is what a new one starts from."""
     peers = peers or Peers()

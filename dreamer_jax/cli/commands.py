@@ -1,0 +1,163 @@
+"""What each command does. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+
+from dreamer_jax.cli.quick_start import start_quickly
+from dreamer_jax.cli.settings import settings
+from dreamer_jax.config.loading import dump
+from dreamer_jax.config.schema import ConfigError
+
+
+def import_reference(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
+    config = settings(options, pairs)
+    from dreamer_jax.reference import from_reference, read_reference
+    from dreamer_jax.training.preflight import env_spec
+    from dreamer_jax.training.train import begin
+
+    start_quickly(options)
+    arrays = read_reference(options.params)
+    try:
+        state = from_reference(arrays, config, env_spec(config))
+    except ConfigError as error:
+        raise ConfigError(f"{options.params}: {error}") from error
+    begin(config, options.out, state)
+    print(f"{len(arrays)} tensors in {options.out}; `dreamer-jax train` with the same settings goes on from there")
+
+
+def evaluate(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
+    from dreamer_jax.training.acting import make_act
+    from dreamer_jax.training.checkpoint import Checkpoints, load, read_run
+    from dreamer_jax.training.evaluate import evaluate, film_episode
+    from dreamer_jax.training.pictures import check_film, save_film
+    from dreamer_jax.training.statistics import format_summary, summary
+
+    start_quickly(options)
+    config, _spec = read_run(options.run_dir)
+    agent, state = load(options.run_dir, options.checkpoint)
+    checkpoints = Checkpoints(options.run_dir)
+    checkpoint = checkpoints.latest() if options.checkpoint is None else options.checkpoint
+    checkpoints.close()
+    seed = config.seed if options.seed is None else options.seed
+    mode = options.mode or config.policy.evaluate
+    if options.video is not None:
+        check_film(options.video)
+
+    def report(count: int, score: float) -> None:
+        if sys.stderr.isatty():
+            print(f"\repisode {count}/{options.episodes}: {score:.1f}   ", end="", file=sys.stderr, flush=True)
+
+    act = make_act(agent, mode)
+    if options.video is not None:  # first, because not everything can be filmed
+        frames, rate = film_episode(agent, act, state.params, config.env, seed=seed)
+        save_film(frames, options.video, rate)
+    scores = evaluate(agent, act, state.params, config.env, episodes=options.episodes, seed=seed, after_episode=report)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    result = {
+        "run": str(options.run_dir),
+        "task": config.env.task,
+        "checkpoint": checkpoint,
+        "frames": (checkpoint or 0) * config.env.action_repeat,
+        "mode": mode,
+        "seed": seed,
+        **summary(scores),
+        "scores": scores,
+    }
+    if options.video is not None:
+        result["video"] = str(options.video)
+    if options.json:
+        print(json.dumps(result))
+    else:
+        actions = "sampled" if mode == "sample" else "greedy"
+        print(f"{config.env.task} after {result['frames']:,} frames, {actions} actions")
+        print(format_summary(result))
+        print(result["video"]) if "video" in result else None
+
+
+def plot(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
+    from dreamer_jax.training.plot import plot_runs
+
+    print(plot_runs(options.run_dirs, options.output, marks_minutes=options.minutes))
+
+
+def compare(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
+    from dreamer_jax.training import compare, ranking
+
+    if options.to is None:
+        tables = ranking.rank(options.run_dirs)
+        picture = ranking.draw(tables, options.output)
+        found, text = ranking.as_json(tables), ranking.as_text(tables)
+    else:
+        comparisons = compare.compare(options.run_dirs, options.to)
+        picture = compare.draw(comparisons, options.output)
+        found, text = compare.as_json(comparisons), compare.as_text(comparisons)
+    print(json.dumps({**found, "picture": str(picture)}) if options.json else f"{text}\n{picture}")
+
+
+def check_env(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
+    config = settings(options, pairs)
+    from dreamer_jax.envs.check import check_env
+
+    print(check_env(replace(config.env, task=options.task), options.steps))
+
+
+def export(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
+    from dreamer_jax.replay.export import export_episodes
+    from dreamer_jax.training.checkpoint import read_replays
+
+    folder = options.output or options.run_dir / "episodes"
+    count = export_episodes(read_replays(options.run_dir), folder)
+    print(f"{count} episodes in {folder}")
+
+
+def dream(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
+    from dreamer_jax.training.checkpoint import read_run
+    from dreamer_jax.training.predictions import describe, dream_run
+
+    start_quickly(options)
+    latents = read_run(options.run_dir)[0].rssm.stoch
+    metrics, drawn = dream_run(
+        options.run_dir,
+        options.output or options.run_dir / "dreams",
+        actions=options.actions,
+        context=options.context,
+        length=options.length,
+        checkpoint=options.checkpoint,
+        seed=options.seed,
+    )
+    if options.json:
+        print(json.dumps({"metrics": metrics, "pictures": {name: str(path) for name, path in drawn.items()}}))
+    else:
+        print("\n".join([*([describe(metrics, latents)] if metrics else []), *map(str, drawn.values())]))
+
+
+def bench(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
+    from dreamer_jax.training.bench import bench, in_words
+
+    start_quickly(options)
+    settings = {
+        "preset": options.preset,
+        "size": options.size,
+        "dtype": options.dtype,
+        "train.batch_size": options.batch_size,
+        "train.batch_length": options.batch_length,
+    }
+    given = {name: value for name, value in settings.items() if value is not None}
+    records = []
+    for record in bench(
+        options.observation, options.num_envs, options.repeats, given, lambda text: print(text, file=sys.stderr)
+    ):
+        records.append(record)
+        if options.json:
+            print(json.dumps(record), flush=True)
+    if not options.json:
+        print(in_words(records))
+
+
+def config(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
+    print(dump(settings(options, pairs)), end="")

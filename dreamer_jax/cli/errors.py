@@ -1,0 +1,28 @@
+"""What goes wrong, as an exit status and one line for a person."""
+
+from __future__ import annotations
+
+import sys
+
+from dreamer_jax.config.schema import ConfigError
+
+FAILED = 2
+
+
+def explain(error: Exception) -> tuple[int, str | None]:
+    """Exit status and the line for a person; no line for what is a fault of ours."""
+    if isinstance(error, ConfigError | FileExistsError):
+        return FAILED, str(error)
+    if isinstance(error, OSError) and error.errno:
+        where = f"{error.filename}: " if error.filename else ""
+        return FAILED, f"{where}{error.strerror}"
+    if "dreamer_jax.training.train" in sys.modules:
+        from dreamer_jax.envs.wrappers import EnvironmentFailed
+        from dreamer_jax.training.interrupt import Stopped
+        from dreamer_jax.training.learner import NotFinite
+
+        if isinstance(error, Stopped):
+            return error.status, f"{error}; the same command goes on from there"
+        if isinstance(error, EnvironmentFailed | NotFinite):
+            return FAILED, str(error)
+    return 1, None

@@ -1,0 +1,198 @@
+"""The commands and their flags."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dreamer_jax.cli import commands, runs
+from dreamer_jax.cli.errors import FAILED
+from dreamer_jax.cli.runs import PATIENCE
+from dreamer_jax.config.benchmarks import BENCHMARKS
+from dreamer_jax.config.presets import PRESETS, SIZES
+from dreamer_jax.config.schema import FIELDS, Config
+
+SETTINGS_HELP = """\
+Every setting can be a flag, such as --env.num_envs 4 or --train.train_ratio 512;
+`dreamer-jax config` prints them all with their meanings and what your flags make of them.
+Later wins: preset, benchmark, size, YAML files from left to right, flags.
+"""
+CACHE_HELP = "where compiled programs are kept (default ~/.cache/dreamer_jax/compiled); none: nowhere"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong, without the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(FAILED, f"dreamer-jax: {message}; see {self.prog} --help\n")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = _Parser("dreamer-jax", description="Dreamer world-model agents in JAX.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=_version())
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(
+        name: str, run: Any, meaning: str, *, settings: bool = False, compiles: bool = False
+    ) -> argparse.ArgumentParser:
+        sub = subparsers.add_parser(
+            name,
+            help=meaning,
+            description=meaning[0].upper() + meaning[1:] + ".",
+            epilog=SETTINGS_HELP + _presets() if settings else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        sub.set_defaults(run=run, takes_settings=settings)
+        if settings:
+            sub.add_argument("--config", nargs="+", action="extend", default=[], metavar="FILE.yaml", help="YAML files")
+            sub.add_argument("--preset", metavar="NAME", help=f"named settings (default {Config.preset})")
+            sub.add_argument("--benchmark", metavar="NAME", help="named settings of a benchmark")
+            sub.add_argument("--size", metavar="SIZE", help="model size (default: the preset's)")
+        if compiles:
+            sub.add_argument("--cache", metavar="DIR", help=CACHE_HELP)
+        return sub
+
+    sub = command("train", runs.train, "train an agent, or go on with a run", settings=True, compiles=True)
+    sub.add_argument("--run-dir", type=Path, help="where everything is written (default runs/TASK-PRESET-SIZE-SEED)")
+    sub.add_argument("--seeds", metavar="A..B", help="several runs, such as 0..7 or 0,3,5, in folders of --run-dir")
+    sub.add_argument(
+        "--sweep",
+        action="append",
+        default=[],
+        metavar="FIELD=V1,V2",
+        help="a run for each value, of each field given so; with --sample also FIELD=LOW..HIGH",
+    )
+    sub.add_argument("--sample", type=_positive, metavar="N", help="N random points of --sweep instead of all")
+    sub.add_argument("--sample-seed", type=int, metavar="N", help="which ones (default 0)")
+    sub.add_argument("--print", action="store_true", help="print a command for each run, and train nothing")
+    sub.add_argument("--seed", metavar="N", help=f"the run's one seed (default {Config.seed})")
+    sub.add_argument("--env.task", metavar="TASK", dest="task", help=f"{FIELDS['env.task'].meaning}")
+    sub.add_argument(
+        "--logger",
+        action="append",
+        choices=["tensorboard", "wandb", "none"],
+        help="besides the JSON files (default tensorboard)",
+    )
+    sub.add_argument("--profile", action="store_true", help="trace a few updates into the run's folder profile/")
+    shared = sub.add_argument_group("several processes that share one run, each started with the same settings")
+    shared.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 runs, and a free port there")
+    shared.add_argument("--processes", type=_positive, metavar="N", help="how many there are")
+    shared.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
+    shared.add_argument(
+        "--distributed", action="store_true", help="find these three in what Slurm, Open MPI or a TPU says"
+    )
+    shared.add_argument(
+        "--patience",
+        type=_positive,
+        metavar="SECONDS",
+        help=f"end if all stand still for so long (default {PATIENCE})",
+    )
+
+    sub = command(
+        "import-reference",
+        commands.import_reference,
+        "begin a run with parameters of the reference code",
+        settings=True,
+        compiles=True,
+    )
+    sub.add_argument("params", type=Path, metavar="PARAMS.npz", help="its tensors under their own names")
+    sub.add_argument("--out", type=Path, required=True, metavar="RUN_DIR", help="the run's directory")
+    sub.add_argument("--seed", metavar="N", help=f"the run's one seed (default {Config.seed})")
+    sub.add_argument("--env.task", metavar="TASK", dest="task", help=f"{FIELDS['env.task'].meaning}")
+
+    sub = command("evaluate", commands.evaluate, "play a trained agent in fresh environments", compiles=True)
+    sub.add_argument("run_dir", type=Path)
+    sub.add_argument("--episodes", type=_positive, default=20, help="default 20")
+    sub.add_argument(
+        "--mode", choices=["sample", "mode"], help="sampled or greedy actions (default: the run's policy.evaluate)"
+    )
+    sub.add_argument("--seed", type=int, help="of the environments; never those of training (default: the run's)")
+    sub.add_argument("--checkpoint", type=int, help="agent steps of the checkpoint (default: the newest)")
+    sub.add_argument("--video", type=Path, metavar="FILE.gif", help="film one more episode")
+    sub.add_argument("--json", action="store_true", help="print one JSON object")
+
+    sub = command("plot", commands.plot, "draw return against frames, seeds grouped")
+    sub.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR")
+    sub.add_argument("--output", type=Path, default=Path("returns.png"), help="PNG file (default returns.png)")
+    sub.add_argument("--minutes", type=_numbers, help="also mark these minutes of training, such as 2,5,15")
+
+    sub = command("compare", commands.compare, "compare returns of runs with each other, or with published ones")
+    sub.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR")
+    sub.add_argument("--to", metavar="METHOD", help="published method, such as dreamerv3 (default: each other)")
+    sub.add_argument("--output", type=Path, default=Path("compare.png"), help="picture (default compare.png)")
+    sub.add_argument("--json", action="store_true", help="print one JSON object")
+
+    sub = command(
+        "check-env",
+        commands.check_env,
+        "step an environment and say what an agent would see, or what is wrong",
+        settings=True,
+    )
+    sub.add_argument("task", metavar="TASK", help=FIELDS["env.task"].meaning)
+    sub.add_argument("--steps", type=_positive, default=1000, help="random steps (default 1000)")
+
+    sub = command("export", commands.export, "write a run's stored episodes as npz files")
+    sub.add_argument("run_dir", type=Path)
+    sub.add_argument("--output", type=Path, help="folder (default RUN_DIR/episodes)")
+
+    sub = command(
+        "dream", commands.dream, "draw what a run's world model predicts from a few recorded steps", compiles=True
+    )
+    sub.add_argument("run_dir", type=Path)
+    sub.add_argument(
+        "--actions", default="recorded", metavar="WHAT", help="recorded (default), policy, or FILE.npz with your own"
+    )
+    sub.add_argument("--context", type=_positive, default=5, help="records that it sees first (default 5)")
+    sub.add_argument("--length", type=_positive, default=45, help="records that it imagines then (default 45)")
+    sub.add_argument("--output", type=Path, help="folder of the pictures (default RUN_DIR/dreams)")
+    sub.add_argument("--seed", type=int, default=0, help="which windows (default 0)")
+    sub.add_argument("--checkpoint", type=int, help="agent steps of the checkpoint (default: the newest)")
+    sub.add_argument("--json", action="store_true", help="print one JSON object")
+
+    sub = command("bench", commands.bench, "measure how fast updates and decisions are on this machine", compiles=True)
+    sub.add_argument("--preset", default=Config.preset, metavar="NAME", help=f"default {Config.preset}")
+    sub.add_argument("--size", metavar="SIZE", help="model size (default: the preset's)")
+    sub.add_argument(
+        "--observation", nargs="+", choices=["proprio", "vision", "atari"], default=["proprio"], help="default proprio"
+    )
+    sub.add_argument("--batch-size", default="16", metavar="N", help="default 16")
+    sub.add_argument("--batch-length", default="64", metavar="N", help="default 64")
+    sub.add_argument("--dtype", default="auto", metavar="TYPE", help="float32, bfloat16 or auto (default)")
+    sub.add_argument("--num-envs", nargs="+", type=_positive, default=[1, 16], metavar="N", help="default 1 16")
+    sub.add_argument("--repeats", type=_positive, default=5, help="updates; 100 decisions for each (default 5)")
+    sub.add_argument("--json", action="store_true", help="print a JSON object for each measurement")
+
+    command("config", commands.config, "print all settings, as preset, files and flags make them", settings=True)
+    return parser
+
+
+def _presets() -> str:
+    width = max(map(len, PRESETS))
+    lines = [f"  {name:<{width}}  {preset.meaning}" for name, preset in PRESETS.items()]
+    return "\n".join(["\npresets:", *lines, f"benchmarks: {', '.join(BENCHMARKS)}", f"sizes: {', '.join(SIZES)}"])
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"got {text}, must be at least 1")
+    return number
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = [math.nan]
+    if not all(number > 0 for number in numbers):
+        raise argparse.ArgumentTypeError(f"got {text}, expected numbers above 0 with commas, such as 2,5,15")
+    return numbers
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    return metadata.version("dreamer-jax")

@@ -1,0 +1,119 @@
+"""``train``: one run, or one for each seed and each point of a sweep."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from dreamer_jax.cli.errors import explain
+from dreamer_jax.cli.quick_start import start_quickly
+from dreamer_jax.cli.settings import named
+from dreamer_jax.config.schema import Config, ConfigError
+from dreamer_jax.config.sweep import make_points
+
+PATIENCE = 600
+"""Seconds that several processes wait for one that stands still."""
+
+
+class _Run(NamedTuple):
+    run_dir: Path
+    config: Config
+    given: tuple[tuple[str, str], ...]  # settings of its own
+
+
+def train(options: argparse.Namespace, flags: Sequence[tuple[str, str]]) -> int:
+    """Train what the command line asks for; the exit status is that of the first run that failed."""
+    runs = _runs(options, flags)
+    if options.print:
+        print("\n".join(_command(options, flags, run) for run in runs))
+        return 0
+    from dreamer_jax.training.interrupt import Stopped
+    from dreamer_jax.training.train import train
+
+    start_quickly(options)
+    _join(options, runs)
+    loggers = [name for name in options.logger or ["tensorboard"] if name != "none"]
+    if len(runs) == 1:
+        patience = options.patience or PATIENCE
+        train(runs[0].config, runs[0].run_dir, loggers=loggers, profile=options.profile, patience=patience)
+        return 0
+    _refuse_early(runs)
+    failed: dict[Path, int] = {}
+    for number, (run_dir, config, _) in enumerate(runs, 1):
+        _say(f"run {number} of {len(runs)}: {run_dir}")
+        try:
+            train(config, run_dir, loggers=loggers, profile=options.profile)
+        except Stopped:
+            raise  # whoever stops a run means all
+        except Exception as error:
+            failed[run_dir], message = explain(error)
+            if message is None:
+                traceback.print_exc()
+            _say(f"{run_dir} failed: {message or repr(error)}")
+    if failed:
+        _say(f"{len(failed)} of {len(runs)} runs failed, the others are complete: {', '.join(map(str, failed))}")
+    return next(iter(failed.values()), 0)
+
+
+def _join(options: argparse.Namespace, runs: Sequence[_Run]) -> None:
+    """Become one of several processes, if the command line says so."""
+    given = {f"--{name}": getattr(options, name) for name in ("coordinator", "processes", "process")}
+    asked = [name for name, value in given.items() if value is not None] + ["--distributed"] * options.distributed
+    if not asked:
+        return
+    if len(runs) > 1:
+        raise ConfigError(f"{asked[0]}: processes share one run; --print makes a command for each of several")
+    count, index = options.processes, options.process
+    if index is not None and not 0 <= index < (count or index + 1):
+        raise ConfigError(f"--process: got {index}, must be from 0 to {(count or 1) - 1} (--processes {count})")
+    missing = [name for name, value in given.items() if value is None]
+    if missing and not options.distributed:
+        raise ConfigError(f"{asked[0]}: needs {' and '.join(missing)}, too, or --distributed, which looks for them")
+    from dreamer_jax.training.parallel import want_devices
+    from dreamer_jax.training.peers import start
+
+    want_devices(runs[0].config.train.devices)
+    start(options.coordinator, count, index)
+
+
+def _runs(options: argparse.Namespace, flags: Sequence[tuple[str, str]]) -> list[_Run]:
+    points = make_points(
+        options.config,
+        named(options, flags),
+        seeds=options.seeds,
+        sweeps=options.sweep,
+        sample=options.sample,
+        sample_seed=options.sample_seed,
+    )
+    several, given = options.seeds is not None or options.sweep, options.run_dir
+    parent = given if several and given else Path("runs")
+    return [_Run(parent / name if several or not given else given, config, own) for name, config, own in points]
+
+
+def _command(options: argparse.Namespace, flags: Sequence[tuple[str, str]], run: _Run) -> str:
+    """The line for a shell that trains this run alone."""
+    words = [("config", str(file)) for file in options.config] + named(options, flags) + list(run.given)
+    words += [("logger", name) for name in options.logger or ()]
+    words += [] if options.cache is None else [("cache", options.cache)]
+    words += [("run-dir", str(run.run_dir))]
+    texts = [f"--{name}={text}" for name, text in words] + ["--profile"] * options.profile
+    return shlex.join(["dreamer-jax", "train", *texts])
+
+
+def _refuse_early(runs: Sequence[_Run]) -> None:
+    """Before the first of several runs has taken hours, say what is wrong with the last."""
+    from dreamer_jax.training.parallel import check_devices
+    from dreamer_jax.training.run_directory import check_run
+
+    check_devices(max(run.config.train.devices for run in runs))
+    for run in runs:
+        check_run(run.run_dir, run.config)
+
+
+def _say(text: str) -> None:
+    print(f"dreamer-jax: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,255 @@
+"""Two processes share a run: as one, and as one when something happens to either."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import test_parallel
+from agents import QUICK
+from test_parallel import DEVICES, RATE, ROWS, SURE, assert_close, named
+from test_resume import assert_same_run, complete, latest, saved, until
+from trainer import PATIENCE, flags, tiny_run, trainer
+
+from dreamer_jax.training.checkpoint import read_replays
+from dreamer_jax.training.metrics import read_jsonl
+
+PROCESSES = 2
+UPDATE = """
+import sys, numpy as np, jax
+from dreamer_jax.training import peers
+peers.start(sys.argv[2], 2, int(sys.argv[3]))
+import test_parallel
+here = peers.present()
+mine = here.share(test_parallel.ROWS)
+found = test_parallel.learn(2, slice(mine.start, mine.stop))
+found["devices"] = np.array([jax.process_count(), jax.local_device_count(), jax.device_count()])
+long = {"part": here.part, "text": "x" * 5000 * (1 + here.part), "array": np.arange(3), "nothing": None}
+for index, message in enumerate(here.exchange(long)):
+    assert message["part"] == index and len(message["text"]) == 5000 * (1 + index), message
+    assert message["array"].tolist() == [0, 1, 2] and message["nothing"] is None
+np.savez(f"{sys.argv[1]}/{sys.argv[3]}.npz", **found)
+"""
+REAL = dict(
+    env__task="dmc/cartpole_balance",
+    env__time_limit=25,
+    train__frames=160,
+    train__batch_size=8,
+    train__batch_length=8,
+    train__start_windows=16,
+    train__train_ratio=32.0,
+    train__devices=2,
+    replay__capacity=1000,
+    replay__online=True,
+)
+
+
+def environment(devices):
+    """Of a process whose CPU is so many devices, each with a thread to wait for the others."""
+    paths = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+    options = {**QUICK, "xla_force_host_platform_device_count": devices}
+    flags = " ".join(f"--{name}={value}" for name, value in options.items())
+    return {**os.environ, "XLA_FLAGS": flags, "NPROC": "16", "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{found.getsockname()[1]}"
+
+
+@pytest.fixture(scope="module")
+def two():
+    with trainer() as one, trainer() as other:
+        yield one, other
+
+
+def start(two, command, logs, **options):
+    address = free_port()
+    for index, process in enumerate(two):
+        shared = ["--coordinator", address, "--processes", "2", "--process", str(index)]
+        process.start([*command, *shared], logs[index], **options)
+
+
+def run(two, command, logs, **options):
+    """The exit status of each, and what the first one said."""
+    start(two, command, logs, **options)
+    return [process.wait() for process in two], logs[0].read_text()
+
+
+@pytest.fixture
+def logs(tmp_path):
+    return tmp_path / "log0", tmp_path / "log1"
+
+
+# The update itself.
+
+
+@pytest.fixture(scope="module")
+def updates(tmp_path_factory):
+    """What both processes found in the updates of ``test_parallel``, and what one device alone does."""
+    path, address = tmp_path_factory.mktemp("updates"), free_port()
+    commands = [[sys.executable, "-c", UPDATE, str(path), address, str(index)] for index in range(PROCESSES)]
+    running = [subprocess.Popen(command, env=environment(2)) for command in commands]
+    assert [process.wait(PATIENCE) for process in running] == [0, 0]
+    alone = test_parallel.learn(1)
+    return alone, [dict(np.load(path / f"{index}.npz")) for index in range(PROCESSES)]
+
+
+def test_four_devices_of_two_processes_update_as_one_device(updates):
+    alone, found = updates
+    for each in found:
+        assert each["devices"].tolist() == [2, 2, 4] and 4 in DEVICES
+        # The tolerances are those of as many devices in one process.
+        for starts, tolerance in {("0/loss", "0/kl", "0/ret", "0/adv"): 1e-5, ("0/moments",): 1e-5}.items():
+            right = named(alone, *starts)
+            assert_close({name: each[name] for name in right}, right, rtol=tolerance, atol=tolerance)
+        assert_close(named(each, "grads"), named(alone, "grads"), rtol=0, atol=3e-5)
+        for name, value in named(alone, "params").items():
+            size = np.abs(alone[name.replace("params", "grads")])
+            sure = size > SURE * size.max()
+            np.testing.assert_allclose(each[name][sure], value[sure], rtol=1e-6, atol=RATE / 100, err_msg=name)
+
+
+def test_rows_come_back_to_the_process_that_gave_them(updates):
+    alone, found = updates
+    for name, value in named(alone, "0/latents").items():
+        rows = np.concatenate([each[name] for each in found], 1)
+        assert rows.shape == value.shape and rows.shape[1] == ROWS
+        np.testing.assert_allclose(rows, value, rtol=0, atol=1e-2 * np.abs(value).max())
+
+
+def test_parameters_stay_identical_everywhere(updates):
+    _, (one, other) = updates
+    shared = [name for name in one if "latents" not in name]
+    assert len(named(one, "params", "grads")) > 100
+    for name in shared:
+        assert one[name].tobytes() == other[name].tobytes(), name
+    assert all(each[name].all() for each in (one, other) for name in each if "replicas" in name or "given" in name)
+
+
+# Runs.
+
+
+def test_a_real_run_is_shared(tmp_path, two, logs):
+    run_dir = tmp_path / "run"
+    config = tiny_run(**REAL)
+    statuses, text = run(two, flags(config, run_dir), logs, toy=False)
+    assert statuses == [0, 0], text + logs[1].read_text()
+    assert "2 x cpu in each of 2 processes" in text and "updates" not in logs[1].read_text()
+    assert complete(run_dir) == [0, 160]  # saving compares the parameters of all
+    arrays = saved(run_dir)
+    assert arrays["facts/processes"] == 2 and arrays["facts/grad_steps"] == arrays["train_state/step"] > 50
+    assert arrays["arrays/envs/episode"].shape == (2,) == arrays["carry/latent/deter"].shape[:1]
+    # Each steps its own environment, and keeps what it saw.
+    assert sorted(path.name for path in run_dir.glob("replay*")) == ["replay-0-of-2", "replay-1-of-2"]
+    first, second = (ring.column("observation/position", 0, ring.rows) for ring in read_replays(run_dir))
+    assert first.shape == second.shape and first.shape[0] == 80 and not np.allclose(first, second)
+    # One writes for all, once.
+    scores = read_jsonl(run_dir / "scores.jsonl")
+    assert {line["env"] for line in scores} == {0, 1} and len(scores) == 2 * (80 // 26)
+    metrics = read_jsonl(run_dir / "metrics.jsonl")
+    assert metrics[-1]["env_frames"] == 160 and np.isfinite(metrics[-1]["train/loss/total"])
+
+
+SHARED = dict(train__frames=240, train__batch_size=4, env__num_envs=4, replay__capacity=120)
+
+
+def test_killed_and_resumed_is_as_never_stopped(tmp_path, two, logs):
+    config = tiny_run(**SHARED)
+    reference, run_dir = tmp_path / "reference", tmp_path / "run"
+    others = [tmp_path / "reference0", tmp_path / "reference1"]
+    assert run(two, flags(config, reference), others)[0] == [0, 0], others[0].read_text()
+
+    command = [*flags(config, run_dir), "--train.save_frames", "80"]
+    start(two, command, logs, kill_at="dreamer_jax.envs.vector:VectorEnvs.step:45")
+    assert [process.wait() for process in two] == [-signal.SIGKILL, -signal.SIGKILL]
+    assert complete(run_dir)[-1] in (80, 160)
+    statuses, text = run(two, command, logs)
+    assert statuses == [0, 0] and "resumed at" in text, text
+    assert_same_run(run_dir, reference)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_is_named_and_the_other_goes_on_alone(tmp_path, two, logs, victim):
+    run_dir = tmp_path / "run"
+    config = tiny_run(**SHARED | {"train__frames": 100_000})
+    command = [*flags(config, run_dir), "--train.save_frames", "40"]
+    start(two, command, logs)
+    until(lambda: complete(run_dir)[-1:] > [80], "checkpoints")
+    number = json.loads((run_dir / "processes" / f"{victim}.json").read_text())["pid"]
+    os.kill(number, signal.SIGKILL)
+    assert two[victim].wait() == -signal.SIGKILL and two[1 - victim].wait() == 75
+    last = logs[1 - victim].read_text().splitlines()[-1]
+    assert f"process {victim} ({socket.gethostname()}, pid {number}) has given no sign of life" in last
+    begin = complete(run_dir)[-1]
+    records = {name: value for name, value in saved(run_dir).items() if name == "arrays/replay/rows"}
+    assert records["arrays/replay/rows"] == begin // 4
+
+    rings = read_replays(run_dir)
+    before = [ring.column("reward", env, ring.rows) for ring in rings for env in range(ring.num_envs)]
+    alone, log = [*command, "--train.frames", str(begin + 4)], tmp_path / "alone"
+    assert two[0].run(alone, log) == 0, log.read_text()
+    assert f"of 2 processes: 4 streams of {begin // 4:,} records are dealt out to one process" in log.read_text()
+    assert f"resumed at {begin} frames" in log.read_text()
+    (ring,) = read_replays(run_dir)
+    assert [path.name for path in run_dir.glob("replay*")] == ["replay"]
+    kept = min(len(before[0]), 120 // 4) - 1  # one is new
+    for env in range(4):
+        np.testing.assert_array_equal(ring.column("reward", env, ring.rows)[-kept - 1 : -1], before[env][-kept:])
+
+
+def test_a_process_that_hangs_is_named(tmp_path, two, logs):
+    run_dir = tmp_path / "run"
+    start(two, [*flags(tiny_run(**SHARED | {"train__frames": 100_000}), run_dir), "--patience", "3"], logs)
+    until(lambda: latest(run_dir) > 3, "updates")
+    number = json.loads((run_dir / "processes" / "1.json").read_text())["pid"]
+    for thread in Path(f"/proc/{number}/task").iterdir():
+        assert thread.is_dir()
+    os.kill(number, signal.SIGSTOP)
+    try:
+        assert two[0].wait() == 75
+    finally:
+        os.kill(number, signal.SIGKILL)
+    assert two[1].wait() == -signal.SIGKILL
+    last = logs[0].read_text().splitlines()[-1]
+    assert f"process 1 ({socket.gethostname()}, pid {number})" in last
+
+
+def test_a_signal_to_one_saves_and_stops_both(tmp_path, two, logs):
+    run_dir = tmp_path / "run"
+    start(two, flags(tiny_run(**SHARED | {"train__frames": 100_000}), run_dir), logs)
+    until(lambda: latest(run_dir) > 3, "updates")
+    os.kill(json.loads((run_dir / "processes" / "1.json").read_text())["pid"], signal.SIGTERM)
+    assert [process.wait() for process in two] == [143, 143]
+    for log in logs:
+        assert log.read_text().endswith("stopped by SIGTERM; the same command goes on from there\n")
+    assert complete(run_dir)[-1] > 0
+
+
+def test_what_one_refuses_all_refuse(tmp_path, two, logs):
+    command = flags(tiny_run(**SHARED), tmp_path / "run")
+    for wrong, line in {
+        ("--env.num_envs", "3"): "env.num_envs: got 3, must be a multiple of the number of processes, 2",
+        ("--train.batch_size", "2"): "2 devices, which leaves 1 of train.batch_size 2 windows to each",
+        ("--env.task", "probe/none"): "env.task",
+    }.items():
+        statuses, _ = run(two, [*command, *wrong], logs)
+        assert statuses == [2, 2]
+        assert all(line in log.read_text().splitlines()[-1] for log in logs), logs[0].read_text()
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_with_other_settings_are_refused(tmp_path, two, logs):
+    address = free_port()
+    for index, process in enumerate(two):
+        command = [*flags(tiny_run(**SHARED), tmp_path / "run"), "--train.frames", str(100 + 4 * index)]
+        process.start([*command, "--coordinator", address, "--processes", "2", "--process", str(index)], logs[index])
+    assert [process.wait() for process in two] == [2, 2]
+    for log in logs:
+        assert "train.frames: process 0 was started with 100, process 1 with 104" in log.read_text()
