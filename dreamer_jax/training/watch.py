@@ -18,6 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import jax
+
 from dreamer_jax.training.peers import Processes
 from dreamer_jax.training.run_directory import replace_file
 
@@ -58,9 +60,7 @@ class Watch:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        from jax.errors import JaxRuntimeError
-
-        if isinstance(error, JaxRuntimeError):  # most likely because another process has ended
+        if type(error) in (jax.errors.JaxRuntimeError, RuntimeError, ValueError):  # may be because another has ended
             self.broken()
         self._over.set()
         with self._lock:
@@ -71,10 +71,11 @@ class Watch:
     def broken(self) -> None:
         """Something failed that needs all processes: end this one if another one turns out to be silent."""
         self._silence = SILENCE_AFTER_ERROR
-        end = time.monotonic() + SILENCE
+        end = time.monotonic() + SILENCE_AFTER_ERROR + GRACE
         while time.monotonic() < end:
             self._look()
             time.sleep(0.5)
+        self._silence = SILENCE
 
     def _run(self) -> None:
         while not self._over.wait(1.0):
@@ -116,7 +117,7 @@ class Watch:
 
     def _end(self, problem: str) -> None:
         sys.stderr.flush()
-        line = f"\ndreamer-jax: {problem}; the same command goes on from the last checkpoint\n"
+        line = f"\ndreamer-jax: {problem}; start again, with fewer processes if need be: the last checkpoint is whole\n"
         os.write(2, line.encode())
         os._exit(EXIT_STATUS)
 
