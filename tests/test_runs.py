@@ -124,7 +124,7 @@ def test_what_the_last_run_is_refused_for_is_said_before_the_first(tmp_path, mon
     (last / "config.yaml").write_text(
         dump(load(overrides=[("env.task", "probe/echo"), ("seed", "1"), ("kl.rep", "0.2")]))
     )
-    command = ["train", "--env.task", "probe/echo", "--seeds", "0..1"]
+    command = ["train", "--env.task", "probe/echo", "--train.frames", "32", "--seeds", "0..1"]
     assert main(command) == 2
     assert (
         "runs/probe-echo-dreamer_v3-1m-1/config.yaml: a run with other settings: kl.rep is" in capsys.readouterr().err

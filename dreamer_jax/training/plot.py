@@ -177,19 +177,17 @@ def plot_runs(
         raise ConfigError("plot: no run directories given")
     if bins < 1:
         raise ConfigError(f"plot: bins must be at least 1, got {bins}")
-    return draw_runs([load_run(run_dir) for run_dir in run_dirs], output_png, bins=bins, marks_minutes=marks_minutes)
+    return draw_runs([load_run(run_dir) for run_dir in run_dirs], output_png, bins, marks_minutes or ())
 
 
-def draw_runs(
-    runs: Sequence[Run], output: str | Path, *, bins: int = 50, marks_minutes: Sequence[float] | None = None
-) -> Path:
+def draw_runs(runs: Sequence[Run], output: str | Path, bins: int = 50, marks_minutes: Sequence[float] = ()) -> Path:
     """Draw what was read before, each method by itself, as ``plot_runs`` does."""
     panels = compute_panels(runs, bins)
     check_picture(output)
     figure, axes = open_panels(len(panels))
     methods = sorted({group.method for groups in panels.values() for group in groups})
     for ax, (task, groups) in zip(axes, panels.items(), strict=True):
-        _draw_panel(ax, task, groups, methods, marks_minutes or ())
+        _draw_panel(ax, task, groups, methods, marks_minutes)
     return save_picture(figure, output)
 
 
