@@ -26,7 +26,7 @@ from dreamer_jax.training.loggers import Logger
 from dreamer_jax.training.metrics import Episode, EpisodeStats, RunLog
 from dreamer_jax.training.observer import Observer
 from dreamer_jax.training.parallel import check_devices
-from dreamer_jax.training.peers import Peers
+from dreamer_jax.training.peers import OutOfStep, Peers
 from dreamer_jax.training.preflight import example_batch, in_words
 from dreamer_jax.training.profiling import Profile
 from dreamer_jax.training.progress import Progress
@@ -180,7 +180,7 @@ class Run:
         """Begin a checkpoint of this moment; ``wait`` until it is complete.
 
         Raises:
-          RuntimeError: the peers' parameters differ.
+          OutOfStep: the peers' parameters differ.
         """
         self.learner.check()
         self._collect_completed()
@@ -198,7 +198,7 @@ class Run:
                 shares = self.peers.exchange(mine)
                 for index, each in enumerate(shares):
                     if each["check"] != shares[0]["check"]:
-                        raise RuntimeError(f"process {index} has other parameters than process 0; nothing was saved")
+                        raise OutOfStep(f"process {index} has come to other parameters than process 0; not saved")
                 if self.peers.leads:
                     arrays = join([each["arrays"] for each in shares], self.config.env.num_envs)
                     carry = join_carries(carry, [each["carry"] for each in shares])
