@@ -79,6 +79,8 @@ class Run:
             shapes = init.eval_shape(self.keys[INIT])
             step = self.newest
             found = peers.agree(lambda: restore.checkpoint(reader, step, shapes, progress.note))
+            if reader is not checkpoints:
+                reader.close()
         self.carry, arrays, self.replay = found.carry, found.arrays, found.replay
         self.agent_steps = int(found.facts["agent_steps"])
         failures = run_dir / "failures" / (f"process{peers.part}" if peers.part else "")
