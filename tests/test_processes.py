@@ -151,11 +151,12 @@ def test_a_real_run_is_shared(tmp_path, two, logs):
     assert complete(run_dir) == [0, 120]  # saving compares the parameters of all
     arrays = saved(run_dir)
     assert arrays["facts/processes"] == 2 and arrays["facts/grad_steps"] == arrays["train_state/step"] > 20
+    assert arrays["arrays/learner/next/index"].shape == (1, 8, 2)  # a batch is theirs together
     assert arrays["arrays/envs/episode"].shape == (2,) == arrays["carry/latent/deter"].shape[:1]
     # Each steps its own environment, and keeps what it saw.
     assert sorted(path.name for path in run_dir.glob("replay*")) == ["replay-0-of-2", "replay-1-of-2"]
     first, second = (ring.column("observation/position", 0, ring.rows) for ring in read_replays(run_dir))
-    assert first.shape == second.shape and first.shape[0] == 60 and not np.allclose(first, second)
+    assert first.shape == second.shape and first.shape[0] == 60 and not np.allclose(first[0], second[0])
     # One writes for all, once.
     scores = read_jsonl(run_dir / "scores.jsonl")
     assert {line["env"] for line in scores} == {0, 1} and len(scores) == 2 * (60 // 26)
