@@ -116,7 +116,7 @@ def _open(
     # Whatever can be refused is refused before anything is written, and by all if by one.
     spec, agent = peers.agree(check)
     changes = peers.agree(lambda: check_run(run_dir, config))
-    size = peers.agree(lambda: ring_plan(config, run_dir, spec, agent))
+    size = peers.agree(lambda: ring_plan(config, run_dir, spec, agent, peers.parts))
     lock = peers.agree(lambda: open_run(run_dir, config, spec) if peers.leads else None)
     peers.agree(lambda: see_run(run_dir))
     with ExitStack() as opened:
