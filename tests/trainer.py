@@ -234,10 +234,10 @@ def _child(request: dict[str, Any]) -> None:
     status = 1
     try:
         from dreamer_jax.cli import main
-        from dreamer_jax.training import train
+        from dreamer_jax.training import together, train
 
         if request["toy"]:
-            train.make_agent = make_toy
+            train.make_agent = together.make_agent = make_toy
         if request["kill_at"]:
             _kill_at(request["kill_at"])
         status = main(request["arguments"])

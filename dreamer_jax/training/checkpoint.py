@@ -49,6 +49,20 @@ class Checkpoints:
         """The newest complete checkpoint."""
         return self._manager.latest_step()
 
+    def steps(self) -> list[int]:
+        """All complete ones, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def facts(self, step: int) -> dict[str, Any]:
+        """What ``save`` took of them."""
+        return self._manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore()))["facts"]["facts"]
+
+    def drop_after(self, step: int | None) -> None:
+        """Forget those after ``step``, or all, to save there again."""
+        for later in self.steps():
+            if step is None or later > step:
+                self._manager.delete(later)
+
     def save(self, step: int, state: TrainState, carry: Any, arrays: Arrays, facts: dict[str, Any]) -> None:
         """Begin to write; what was handed over may change as soon as this returns."""
         # On the CPU a fetched array can be the device's own memory, which the next update reuses.
