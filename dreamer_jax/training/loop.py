@@ -273,12 +273,8 @@ class Run:
         trial()
         seconds = self.peers.exchange((time.perf_counter() - start) / self.learner.per_dispatch)[0]
         note(in_words(config, self.counters(), seconds))
-        if (
-            self.peers.members == 1
-            and jax.device_count() == 1
-            and jax.default_backend() == "cpu"
-            and (os.cpu_count() or 1) > 1
-        ):
+        single = self.peers.members == jax.device_count() == 1
+        if single and jax.default_backend() == "cpu" and (os.cpu_count() or 1) > 1:
             note("--train.devices 2 lets two parts of this CPU share each batch: mostly faster for small sizes")
         self.progress.state("")
         self._saved = time.monotonic()

@@ -71,16 +71,15 @@ class _Room:
     """Where the threads of one device's runs meet: the last who comes calls the program for all."""
 
     def __init__(self, program: Program, members: range, device: jax.Device, threads: Threads) -> None:
-        self.device, self.packing, self._call = device, program.packing, program.call
+        self.device, self.packing, self._jitted = device, program.packing, program.call
+        self._call: Callable[..., list[tuple[TrainState, jax.Array]]] = program.call
         self._numbers = tuple(program.numbers[i] for i in members)
         self.compile = threads.meeting(len(members), self._compile)
         self.update = threads.meeting(len(members), self._update)
 
-    def lower(self, brought: Sequence[tuple[TrainState, Array, Any]]) -> jax.stages.Lowered:
-        return self._call.lower(*zip(*brought, strict=True), self._numbers)
-
     def _compile(self, brought: list[Any]) -> list[None]:
-        compiled = self.lower(brought).compile(compiler_options())
+        lowered = self._jitted.lower(*zip(*brought, strict=True), self._numbers)
+        compiled = lowered.compile(compiler_options())
         check_fits(compiled, self.device, len(brought))
         self._call = compiled
         return [None] * len(brought)

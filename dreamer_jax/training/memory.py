@@ -18,7 +18,7 @@ def check_fits(program: jax.stages.Compiled, device: jax.Device, members: int) -
       ConfigError: with both numbers, and how many runs would fit.
     """
     needed, free = needed_bytes(program), free_bytes(device)
-    if free is None or needed <= free:
+    if needed is None or free is None or needed <= free:
         return
     fitting = max(1, int(members * free / needed))
     raise ConfigError(
@@ -27,9 +27,11 @@ def check_fits(program: jax.stages.Compiled, device: jax.Device, members: int) -
     )
 
 
-def needed_bytes(program: jax.stages.Compiled) -> int:
-    """What a call takes beside its arguments."""
+def needed_bytes(program: jax.stages.Compiled) -> int | None:
+    """What a call takes beside its arguments; None where that is not known."""
     found = program.memory_analysis()
+    if found is None:
+        return None
     return found.output_size_in_bytes + found.temp_size_in_bytes - found.alias_size_in_bytes
 
 

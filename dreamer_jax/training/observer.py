@@ -85,9 +85,15 @@ class Observer:
         if not every or frames // every == before // every:
             return
         self._progress.state("evaluating …")
-        train, params = self._config.train, self._learner.params
-        whose = dict(episodes=train.eval_episodes, seed=self._config.seed)
-        look = partial(evaluate, self._agent, self._act_and_say_so, params, self._config.env, **whose)
+        look = partial(
+            evaluate,
+            self._agent,
+            self._act_and_say_so,
+            self._learner.params,
+            self._config.env,
+            episodes=self._config.train.eval_episodes,
+            seed=self._config.seed,
+        )
         scores = self._compiling("evaluation", look)
         self._log(counters, {"eval/score": float(np.mean(scores)), "eval/episodes": len(scores)})
         self._progress.state("")

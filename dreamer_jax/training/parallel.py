@@ -90,9 +90,10 @@ class Updates:
             return state, self._packing.pack((metrics, latent_arrays(agent, latents)))
 
         self._call: Callable[..., tuple[TrainState, jax.Array]]
+        self._sharding: jax.sharding.Sharding | None = None
         self._devices = jax.local_devices()[:num_devices]
         if self._alone:
-            self._call, self._sharding = jax.jit(repeat(update), donate_argnums=0), None
+            self._call = jax.jit(repeat(update), donate_argnums=0)
         else:
             devices = [
                 device for part in range(jax.process_count()) for device in jax.local_devices(part)[:num_devices]

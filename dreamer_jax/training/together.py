@@ -101,8 +101,9 @@ def train_together(
         if isinstance(error, ConfigError):
             raise error
         raise MemberFailed(run_dirs[index]) from error
-    for stop in stops - {None}:
-        raise Stopped(stop)
+    for stop in stops:
+        if stop is not None:
+            raise Stopped(stop)
     return [states[index] for index in range(len(members))]
 
 
