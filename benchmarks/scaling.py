@@ -2,10 +2,12 @@
 
     python benchmarks/scaling.py --devices 1 2 4 8                # 16 rows, shared by all devices
     python benchmarks/scaling.py --devices 1 2 4 8 --per-device   # 16 rows for each
+    python benchmarks/scaling.py --processes 1 2                  # the same rows, shared by processes of a device each
     python benchmarks/scaling.py --seeds 1 2 4 8 --deter 64
 
-Each point is a process of its own, whose CPU becomes as many devices as it asks for: they share the machine's cores,
-so that only on as many cores or accelerators times say what devices gain. Compilation is apart.
+Each point is a process of its own, whose CPU becomes as many devices as it asks for, or as many processes as it asks
+for: they share the machine's cores, so that only on as many cores or accelerators times say what devices gain.
+Compilation is apart.
 
 ``collectives`` are counts and bytes of what crosses between devices in an update, of results on one device, read from
 the compiled program. They should be ``gradient_bytes`` (those of the parameters), ``returns_bytes`` (all imagined
@@ -20,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import socket
 import subprocess
 import sys
 from functools import partial
@@ -36,6 +39,7 @@ from dreamer_jax.config.schema import FIELDS, Config
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.training.huge_pages import restart_with_huge_pages
 from dreamer_jax.training.parallel import compiler_options
+from dreamer_jax.training.peers import start
 from dreamer_jax.training.program_cache import collect_rarely
 from dreamer_jax.training.speed import (
     SPECS,
@@ -54,21 +58,42 @@ def main() -> None:
     add_options(parser)
     parser.add_argument("--devices", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--per-device", action="store_true", help="--batch-size rows for each device, not for all")
+    parser.add_argument("--processes", type=int, nargs="+", help="so many processes of one device each, instead")
     parser.add_argument("--seeds", type=int, nargs="+", help="so many agents in one program, instead")
     parser.add_argument("--deter", type=int, help="rssm.deter; all layers have a quarter of it as their width")
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="other settings")
-    parser.add_argument("--here", action="store_true", help="in this process: one point, devices as they are")
+    parser.add_argument("--here", metavar="HOST:PORT/I", help="in this process: one point, devices as they are")
     options = parser.parse_args()
     if options.here:
+        address, index = options.here.split("/")
+        if options.processes and options.processes != [1]:
+            start(address, options.processes[0], int(index))
         keep_or_forget(parser, options.cache)
         measure(options)
         return
-    axis, points = ("--seeds", options.seeds) if options.seeds else ("--devices", options.devices)
-    for point in points:
-        environment = os.environ | (forced(point) if axis == "--devices" else {})
-        command = [sys.executable, __file__, *sys.argv[1:], axis, str(point), "--here"]
-        if status := subprocess.run(command, env=environment).returncode:
+    axis = next((name for name in ("seeds", "processes") if getattr(options, name)), "devices")
+    for point in getattr(options, axis):
+        environment = os.environ | (forced(point if axis == "devices" else 1) if axis != "seeds" else {})
+        command, address = [sys.executable, __file__, *sys.argv[1:], f"--{axis}", str(point)], free_address()
+        running = [
+            subprocess.Popen(
+                [*command, "--here", f"{address}/{index}"], env=environment, stdout=subprocess.PIPE, text=True
+            )
+            for index in range(point if axis == "processes" else 1)
+        ]
+        for process in running:
+            for line in process.communicate()[0].splitlines():
+                if line.startswith("{"):  # JAX also says that processes have found each other
+                    print(line, flush=True)
+        if status := max(abs(process.returncode) for process in running):
             raise SystemExit(status)
+
+
+def free_address() -> str:
+    """Where processes of this machine can meet."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{found.getsockname()[1]}"
 
 
 def forced(devices: int) -> dict[str, str]:
@@ -85,26 +110,30 @@ def measure(options: argparse.Namespace) -> None:
         width = str(options.deter // 4)
         widths = {name: width for name in FIELDS if name == "rssm.hidden" or name.endswith(".units")}
         chosen = {"rssm.deter": str(options.deter), **widths, **chosen}
-    (devices,), rows = (options.devices if not options.seeds else [1]), options.batch_size
+    devices, rows = (1 if options.seeds or options.processes else options.devices[0]), options.batch_size
+    processes = jax.process_count()
     if options.per_device:
-        options.batch_size = rows * devices
+        options.batch_size = rows * devices * processes
     config, before = configured(options, {**chosen, "train.devices": str(devices)}), machine()
     collect_rarely()  # as the command line does
     named = {"benchmark": "scaling", "program": "dreamer_jax", "commit": commit()}
-    asked = {name: value for name, value in vars(options).items() if name not in ("here", "seeds", "devices")}
+    axes = "here", "seeds", "devices", "processes"
+    asked = {name: value for name, value in vars(options).items() if name not in axes}
     if options.seeds:
         (seeds,) = options.seeds
         found = {"seeds": seeds, **seeds_speed(config, spec, seeds, options.repeats)}
     else:
         study = partial(crossing, config, spec)
-        found = {"devices": devices, **update_speed(config, spec, options.repeats, study=study)}
-    print(json.dumps({**named, **asked, **found, **before}), flush=True)
+        sizes = {"devices": devices, "processes": processes}
+        found = {**sizes, **update_speed(config, spec, options.repeats, study=study)}
+    if jax.process_index() == 0:
+        print(json.dumps({**named, **asked, **found, **before}), flush=True)
 
 
 def crossing(config: Config, spec: EnvSpec, compiled: jax.stages.Compiled) -> dict[str, Any]:
     """What crosses between devices in one update: found in the program, and what should be there."""
     found = collectives(compiled.as_text() or "")
-    wanted = wanted_bytes(config, spec) if config.train.devices > 1 else {}
+    wanted = wanted_bytes(config, spec) if config.train.devices * jax.process_count() > 1 else {}
     wanted = {name: wanted.get(name, 0) for name in ("gradient_bytes", "returns_bytes", "metrics_bytes")}
     other = sum(kind["bytes"] for kind in found.values()) - sum(wanted.values())
     return {"collectives": found, **wanted, "other_bytes": other}

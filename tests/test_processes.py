@@ -35,6 +35,12 @@ for index, message in enumerate(here.exchange(long)):
     assert message["array"].tolist() == [0, 1, 2] and message["nothing"] is None
 np.savez(f"{sys.argv[1]}/{sys.argv[3]}.npz", **found)
 """
+WHO = """
+from dreamer_jax.training import peers
+peers.start(None, None, None)
+here = peers.present()
+print(here.part, here.parts)
+"""
 REAL = dict(
     env__task="dmc/cartpole_balance",
     env__time_limit=25,
@@ -145,11 +151,12 @@ def test_a_real_run_is_shared(tmp_path, two, logs):
     assert complete(run_dir) == [0, 120]  # saving compares the parameters of all
     arrays = saved(run_dir)
     assert arrays["facts/processes"] == 2 and arrays["facts/grad_steps"] == arrays["train_state/step"] > 20
+    assert arrays["arrays/learner/next/index"].shape == (1, 8, 2)  # a batch is theirs together
     assert arrays["arrays/envs/episode"].shape == (2,) == arrays["carry/latent/deter"].shape[:1]
     # Each steps its own environment, and keeps what it saw.
     assert sorted(path.name for path in run_dir.glob("replay*")) == ["replay-0-of-2", "replay-1-of-2"]
     first, second = (ring.column("observation/position", 0, ring.rows) for ring in read_replays(run_dir))
-    assert first.shape == second.shape and first.shape[0] == 60 and not np.allclose(first, second)
+    assert first.shape == second.shape and first.shape[0] == 60 and not np.allclose(first[0], second[0])
     # One writes for all, once.
     scores = read_jsonl(run_dir / "scores.jsonl")
     assert {line["env"] for line in scores} == {0, 1} and len(scores) == 2 * (60 // 26)
@@ -204,13 +211,11 @@ def test_a_killed_process_is_named_and_the_other_goes_on_alone(tmp_path, two, lo
         np.testing.assert_array_equal(ring.column("reward", env, ring.rows)[-kept - 1 : -1], before[env][-kept:])
 
 
-def test_a_process_that_hangs_is_named(tmp_path, two, logs):
+def test_a_process_that_gives_no_sign_is_named(tmp_path, two, logs):
     run_dir = tmp_path / "run"
-    start(two, [*flags(tiny_run(**SHARED | {"train__frames": 100_000}), run_dir), "--patience", "3"], logs)
+    start(two, flags(tiny_run(**SHARED | {"train__frames": 100_000}), run_dir), logs)
     until(lambda: latest(run_dir) > 3, "updates")
     number = json.loads((run_dir / "processes" / "1.json").read_text())["pid"]
-    for thread in Path(f"/proc/{number}/task").iterdir():
-        assert thread.is_dir()
     os.kill(number, signal.SIGSTOP)
     try:
         assert two[0].wait() == 75
@@ -218,7 +223,48 @@ def test_a_process_that_hangs_is_named(tmp_path, two, logs):
         os.kill(number, signal.SIGKILL)
     assert two[1].wait() == -signal.SIGKILL
     last = logs[0].read_text().splitlines()[-1]
-    assert f"process 1 ({socket.gethostname()}, pid {number})" in last
+    assert f"process 1 ({socket.gethostname()}, pid {number}) has given no sign of life for 30 seconds" in last
+
+
+WORLDS = dict(train__frames=100_000, train__batch_size=4)
+"""Of two environments; 1 is the first in which something happens."""
+
+
+def test_a_process_that_hangs_is_named(tmp_path, two, logs):
+    config = tiny_run(env__task="worlds:Sleepy", **WORLDS)
+    statuses, text = run(two, [*flags(config, tmp_path / "run"), "--patience", "4"], logs)
+    assert statuses == [75, 75]
+    for log in logs:
+        last = log.read_text().splitlines()[-1]
+        assert "process 1 (" in last and "stands still since 4 seconds" in last, text
+
+
+def test_what_ended_a_process_is_told_to_the_other(tmp_path, two, logs):
+    config = tiny_run(env__task="worlds:Raising", **WORLDS)
+    statuses, text = run(two, flags(config, tmp_path / "run"), logs)
+    assert statuses == [75, 2]
+    assert "process 1 (" in text.splitlines()[-1] and "has ended: environment 1" in text.splitlines()[-1]
+    assert "the arm came off" in text.splitlines()[-1] and "the arm came off" in logs[1].read_text().splitlines()[-1]
+
+
+def test_slurm_says_who_is_who(tmp_path):
+    slurm = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
+    running = []
+    for index in range(PROCESSES):
+        mine = {"SLURM_PROCID": str(index), "SLURM_LOCALID": str(index), "SLURM_STEP_NUM_NODES": "1"}
+        running.append(
+            subprocess.Popen(
+                [sys.executable, "-c", WHO], env=environment(1) | slurm | mine, stdout=subprocess.PIPE, text=True
+            )
+        )
+    assert [process.communicate(timeout=PATIENCE)[0].split() for process in running] == [["0", "2"], ["1", "2"]]
+
+
+def test_processes_that_come_apart_save_nothing(tmp_path, two, logs):
+    run_dir = tmp_path / "run"
+    statuses, text = run(two, flags(tiny_run(**SHARED), run_dir), logs, toy="apart")
+    assert statuses[0] == 2 and "process 1 has come to other parameters than process 0; not saved" in text
+    assert complete(run_dir) == [0]
 
 
 def test_a_signal_to_one_saves_and_stops_both(tmp_path, two, logs):

@@ -26,7 +26,7 @@ class One(Peers):
         self.part, self.parts = part, parts
 
 
-@pytest.fixture(scope="module", params=[40, 160], ids="{} frames".format)
+@pytest.fixture(scope="module", params=[40, 140], ids="{} frames".format)
 def run(request, tmp_path_factory):
     """A run of one process, before its ring wrapped and after."""
     run_dir = tmp_path_factory.mktemp("whole") / "run"
@@ -127,8 +127,11 @@ def record(ring):
 def test_shares_join_to_the_whole(run, parts):
     _, arrays, _ = arrays_of(run[1])
     arrays = arrays | {"replay/taken": np.arange(parts)}  # each process counts its own
+    arrays |= {"envs/length": np.array([1, 0, 5, 2]), "envs/action/action": np.arange(8)}
     shares = [share(arrays, part, parts, ENVS) for part in range(parts)]
     assert [mine["replay/taken"] for mine in shares] == list(range(parts))
+    assert sum((mine["envs/action/action"].tolist() for mine in shares), []) == list(range(8))
+    assert [len(mine["envs/action/action"]) for mine in shares] == {2: [1, 7], 4: [1, 0, 5, 2]}[parts]
     assert all(mine["learner/next/index"][..., 0].max() < ENVS for mine in shares)
     joined = join(shares, ENVS)
     assert joined.keys() == arrays.keys()

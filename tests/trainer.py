@@ -159,7 +159,7 @@ class Trainer:
         )
         self._process: int | None = None
 
-    def start(self, arguments: list[str], log: Path, *, toy: bool = True, kill_at: str = "") -> int:
+    def start(self, arguments: list[str], log: Path, *, toy: bool | str = True, kill_at: str = "") -> int:
         """The number of the new process, whose output goes to ``log``."""
         assert self._server.stdin
         self._clear()
@@ -173,7 +173,7 @@ class Trainer:
         status, self._process = self._answer(), None
         return status
 
-    def run(self, arguments: list[str], log: Path, *, toy: bool = True, kill_at: str = "") -> int:
+    def run(self, arguments: list[str], log: Path, *, toy: bool | str = True, kill_at: str = "") -> int:
         self.start(arguments, log, toy=toy, kill_at=kill_at)
         return self.wait()
 
@@ -243,7 +243,9 @@ def _child(request: dict[str, Any]) -> None:
         from dreamer_jax.cli import main
         from dreamer_jax.training import together, train
 
-        if request["toy"]:
+        if request["toy"] == "apart":  # devices learn without each other
+            train.make_agent = lambda config, spec, axis_name: make_toy(config, spec)
+        elif request["toy"]:
             train.make_agent = together.make_agent = make_toy
         if request["kill_at"]:
             _kill_at(request["kill_at"])

@@ -20,9 +20,10 @@ def explain(error: Exception) -> tuple[int, str | None]:
         from dreamer_jax.envs.wrappers import EnvironmentFailed
         from dreamer_jax.training.interrupt import Stopped
         from dreamer_jax.training.learner import NotFinite
+        from dreamer_jax.training.peers import OutOfStep
 
         if isinstance(error, Stopped):
             return error.status, f"{error}; the same command goes on from there"
-        if isinstance(error, EnvironmentFailed | NotFinite):
+        if isinstance(error, EnvironmentFailed | NotFinite | OutOfStep):
             return FAILED, str(error)
     return 1, None

@@ -23,7 +23,7 @@ from dreamer_jax.training.learner import Learner
 from dreamer_jax.training.loggers import Logger
 from dreamer_jax.training.metrics import Episode, EpisodeStats, RunLog
 from dreamer_jax.training.observer import Observer
-from dreamer_jax.training.peers import Peers
+from dreamer_jax.training.peers import OutOfStep, Peers
 from dreamer_jax.training.preflight import example_batch, in_words, introduction
 from dreamer_jax.training.profiling import Profile
 from dreamer_jax.training.programs import Programs
@@ -81,6 +81,8 @@ class Run:
             shapes = init.eval_shape(self.keys[INIT])
             step = self.newest
             found = peers.agree(lambda: restore.checkpoint(reader, step, shapes, progress.note))
+            if reader is not checkpoints:
+                reader.close()
         self.carry, arrays, self.replay = updates.near(found.carry), found.arrays, found.replay
         self.agent_steps = int(found.facts["agent_steps"])
         failures = run_dir / "failures" / (f"process{peers.part}" if peers.part else "")
@@ -185,7 +187,7 @@ class Run:
         """Begin a checkpoint of this moment; ``wait`` until it is complete.
 
         Raises:
-          RuntimeError: the peers' parameters differ.
+          OutOfStep: the peers' parameters differ.
         """
         self.learner.check()
         self._collect_completed()
@@ -203,7 +205,7 @@ class Run:
                 shares = self.peers.exchange(mine)
                 for index, each in enumerate(shares):
                     if each["check"] != shares[0]["check"]:
-                        raise RuntimeError(f"process {index} has other parameters than process 0; nothing was saved")
+                        raise OutOfStep(f"process {index} has come to other parameters than process 0; not saved")
                 if self.peers.leads:
                     arrays = join([each["arrays"] for each in shares], self.config.env.num_envs)
                     carry = join_carries(carry, [each["carry"] for each in shares])

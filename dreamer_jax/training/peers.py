@@ -22,6 +22,10 @@ FRAME = 1024
 T = TypeVar("T")
 
 
+class OutOfStep(RuntimeError):
+    """Processes have come to different parameters. The message is one line for a person."""
+
+
 class Peers:
     """Nobody else. ``part`` of ``parts`` is this process's share of a run."""
 
@@ -117,9 +121,8 @@ def start(coordinator: str | None, processes: int | None, process: int | None) -
         )
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(
-            f"--coordinator {coordinator or '(from the environment)'}: the processes do not find each other ({reason})"
-        ) from error
+        asked = "--distributed" if coordinator is None else f"--coordinator {coordinator}"
+        raise ConfigError(f"{asked}: the processes do not find each other ({reason})") from error
 
 
 def present() -> Peers:

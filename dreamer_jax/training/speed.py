@@ -72,7 +72,8 @@ def update_speed(
 ) -> dict[str, Any]:
     """Milliseconds of an update (median of ``repeats``), seconds until the first, and what memory it takes.
 
-    Random windows as replay gives them, the state given away as in training, compilation apart.
+    Random windows as replay gives them, the state given away as in training, compilation apart. Of several processes
+    each has its share of the windows; all have to call this.
     ``cpu_ms`` is what all threads of this process computed meanwhile, ``update_ms_each`` the single ones. ``study``
     adds what it finds in the compiled program.
     """
@@ -84,7 +85,7 @@ def update_speed(
     init_s, state = seconds(lambda: jax.jit(agent.init)(key))
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     state = updates.place(state)
-    batch = random_windows(spec, agent.latent_spec, train.batch_size, train.batch_length)
+    batch = random_windows(spec, agent.latent_spec, train.batch_size // jax.process_count(), train.batch_length)
     batch = updates.put(jax.tree.map(lambda x: x[None], batch))
 
     note("compiling the update")
@@ -94,9 +95,12 @@ def update_speed(
     memory = compiled.memory_analysis()
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
 
+    # A program for several processes takes their arrays together; pmap's own call takes each process's.
+    call = compiled if jax.process_count() == 1 else updates.__call__
+
     def update() -> Any:
         nonlocal state
-        state, results = compiled(state, key, batch)
+        state, results = call(state, key, batch)
         return state, results
 
     first_s, _ = seconds(update)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -59,6 +60,7 @@ def train(
     """
     run_dir, peers = Path(run_dir), peers or present()
     if not peers.leads:
+        print(f"process {peers.part} of {peers.parts}; process 0 says how the run is doing", file=stream or sys.stderr)
         stream, profile = open(os.devnull, "w"), False  # noqa: SIM115 (for as long as the process lives)
     progress = Progress(config.train.frames, stream=stream)
     make = partial(_programs, config, agent)
