@@ -15,6 +15,7 @@ from dreamer_jax.behaviors.actor_critic import make_actor_critic
 from dreamer_jax.behaviors.exploration import counts_records, explore
 from dreamer_jax.behaviors.planner import make_planner
 from dreamer_jax.config.schema import Config, ConfigError, ValueConfig
+from dreamer_jax.config.sweep import is_on
 from dreamer_jax.distributions import uniform_actions
 from dreamer_jax.interfaces import Agent, Behavior, WorldModel
 from dreamer_jax.models.encoder import image_grid
@@ -176,7 +177,7 @@ def loss_scales(config: Config, spec: EnvSpec) -> dict[str, float]:
     scales |= dict(overshooting=config.kl.overshooting_scale) if config.kl.overshooting else {}
     if config.behavior.method == "actor_critic":
         scales |= dict(policy=c.policy, value=c.value)
-        scales |= dict(repval=c.replay_value) if c.replay_value else {}
+        scales |= dict(repval=c.replay_value) if is_on(c.replay_value) else {}
     return scales | dict.fromkeys(spec.observation, c.reconstruction)
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from dreamer_jax.config.schema import OptimizerConfig
+from dreamer_jax.config.sweep import is_on
 
 
 def norm(tree: optax.Params) -> jax.Array:
@@ -62,7 +63,8 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     """
     groups = {"model": config, "actor": _actor_critic(config, config.actor_learning_rate)}
     groups["critic"] = _actor_critic(config, config.critic_learning_rate)
-    if not config.clip and not config.actor_critic_clip and all(group == config for group in groups.values()):
+    clipped = is_on(config.clip) or is_on(config.actor_critic_clip)
+    if not clipped and all(_same(group, config) for group in groups.values()):
         return _chain(config)
     return optax.partition(
         {name: _chain(group) for name, group in groups.items()}, lambda params: {n: n for n in params}
@@ -73,10 +75,16 @@ def _actor_critic(config: OptimizerConfig, learning_rate: float) -> OptimizerCon
     """What is not set for actor and critic is the model's."""
     return replace(
         config,
-        learning_rate=learning_rate or config.learning_rate,
-        eps=config.actor_critic_eps or config.eps,
-        clip=config.actor_critic_clip or config.clip,
+        learning_rate=learning_rate if is_on(learning_rate) else config.learning_rate,
+        eps=config.actor_critic_eps if is_on(config.actor_critic_eps) else config.eps,
+        clip=config.actor_critic_clip if is_on(config.actor_critic_clip) else config.clip,
     )
+
+
+def _same(group: OptimizerConfig, config: OptimizerConfig) -> bool:
+    """Whether a group's steps are the model's; numbers that a compiled program takes are others (see ``sweep``)."""
+    pairs = (group.learning_rate, config.learning_rate), (group.eps, config.eps)
+    return all(a is b or (isinstance(a, int | float) and isinstance(b, int | float) and a == b) for a, b in pairs)
 
 
 def _chain(config: OptimizerConfig) -> optax.GradientTransformation:
@@ -98,9 +106,9 @@ def _chain(config: OptimizerConfig) -> optax.GradientTransformation:
         case "adam_eps_hat":
             steps = [scale_by_adam_eps_hat(config.beta1, config.beta2, config.eps)]
     return optax.chain(
-        *([optax.clip_by_global_norm(config.clip)] if config.clip else []),
-        clip_by_tensor_norm(config.agc) if config.agc else optax.identity(),
+        *([optax.clip_by_global_norm(config.clip)] if is_on(config.clip) else []),
+        clip_by_tensor_norm(config.agc) if is_on(config.agc) else optax.identity(),
         *steps,
         optax.scale_by_learning_rate(rate),
-        *([optax.add_decayed_weights(-config.weight_decay)] if config.weight_decay else []),
+        *([optax.add_decayed_weights(-config.weight_decay)] if is_on(config.weight_decay) else []),
     )

@@ -12,7 +12,7 @@ from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.replay.storage import Layout, file_name, numpy_dtype
 from dreamer_jax.training.acting import make_act
 from dreamer_jax.training.checkpoint import Checkpoints
-from dreamer_jax.training.learner import part
+from dreamer_jax.training.shares import below
 from dreamer_jax.training.loop import ACT
 from dreamer_jax.types import TimeStep
 
@@ -40,9 +40,9 @@ def moment(run, agent, state):
     _, carry, arrays, facts = checkpoints.restore(FRAMES, jax.eval_shape(lambda: state), carry)
     checkpoints.close()
     assert facts["agent_steps"] == FRAMES
-    record = part(arrays, "envs/record")
+    record = below(arrays, "envs/record")
     names = ("reward", "is_first", "is_last", "is_terminal")
-    return carry, TimeStep(part(record, "observation"), **{name: record[name] for name in names})
+    return carry, TimeStep(below(record, "observation"), **{name: record[name] for name in names})
 
 
 def stored(run, row):

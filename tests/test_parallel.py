@@ -11,6 +11,7 @@ import pytest
 from agents import KEY, MIXED, QUICK, random_batch, tiny, tiny_config
 
 from dreamer_jax.agent import make_agent
+from dreamer_jax.config.schema import Config
 from dreamer_jax.optim import make_optimizer
 from dreamer_jax.training.parallel import Updates, axis_of
 
@@ -32,23 +33,26 @@ for devices in test_parallel.DEVICES:
 
 
 def learn(devices: int, rows: slice = slice(None)) -> dict[str, np.ndarray]:
-    """Several dispatches: results, moments, parameters, gradients of the first; are replicas equal, buffers gone?
+    """What ``follow`` finds of a batch that so many devices share. ``rows`` of each are this process's."""
+    return follow(Updates(make_agent(CONFIG, MIXED, axis_name=axis_of(devices)), devices), CONFIG, KEY, rows=rows)
 
-    ``rows`` of each batch are this process's.
+
+def follow(
+    updates: Updates, config: Config, key: jax.Array, first: int = 0, rows: slice = slice(None)
+) -> dict[str, np.ndarray]:
+    """Several dispatches: results, moments, parameters, gradients of the first; are replicas equal, buffers gone?
 
     The gradients are the update's own, with the others' shares in them: LaProp's first mean square has their size,
     its first mean their sign.
     """
-    agent = make_agent(CONFIG, MIXED, axis_name=axis_of(devices))
-    optimizer, updates = make_optimizer(CONFIG.optimizer), Updates(agent, devices)
-    state = tiny().state
+    optimizer, state = make_optimizer(config.optimizer), tiny().state
     state = updates.place(jax.device_put(state.replace(opt_state=optimizer.init(state.params))))
-    batches = iter(random_batch(MIXED, CONFIG, seed, size=ROWS) for seed in range(sum(UPDATES)))
+    batches = iter(random_batch(MIXED, config, seed, size=ROWS) for seed in range(first, first + sum(UPDATES)))
     found = {}
     for call, together in enumerate(UPDATES):
         batch = jax.tree.map(lambda *xs: np.stack(xs)[:, rows], *(next(batches) for _ in range(together)))
         before, batch = state, jax.block_until_ready(updates.put(batch))
-        state, results = jax.block_until_ready(updates(before, KEY, batch))
+        state, results = jax.block_until_ready(updates(before, key, batch))
         metrics, latents = updates.fetch(results)
         # Copied, since the next update takes its memory.
         whole = jax.tree.map(np.array, updates.taken(state))
@@ -59,7 +63,7 @@ def learn(devices: int, rows: slice = slice(None)) -> dict[str, np.ndarray]:
         found[f"{call}/replicas"] = np.array([same(x) for x in jax.tree.leaves(state)])
         if call == 0:
             square, mean = (jax.tree.leaves(x) for x in (whole.opt_state[1].nu, whole.opt_state[2].ema))
-            sizes = [np.sqrt(x / (1 - CONFIG.optimizer.beta2)) for x in square]
+            sizes = [np.sqrt(x / (1 - config.optimizer.beta2)) for x in square]
             found |= {f"grads/{i}": size * np.sign(x) for i, (size, x) in enumerate(zip(sizes, mean, strict=True))}
             found |= {f"params/{i}": x for i, x in enumerate(jax.tree.leaves(whole.params))}
     return found | {"step": whole.step, "metrics": np.array(list(metrics))}

@@ -50,7 +50,8 @@ def saved(run_dir):
             arrays[f"{item}/{path}"] = np.asarray(leaf)
     handler.close()
     facts = json.loads((run_dir / "checkpoints" / str(step) / "facts" / "metadata").read_text())["facts"]
-    return arrays | {f"facts/{name}": np.asarray(value) for name, value in facts.items() if name != "seconds"}
+    less = ("seconds", "together")  # how it came about
+    return arrays | {f"facts/{name}": np.asarray(value) for name, value in facts.items() if name not in less}
 
 
 def ring(run_dir):

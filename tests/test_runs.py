@@ -78,7 +78,7 @@ def test_seeds_one_after_another_are_the_runs_of_those_seeds(process, tmp_path):
     config, log = tiny_run(train__frames=60), tmp_path / "log"
     alone = flags(config, tmp_path / "alone")
     assert process.run([*alone, "--seed", "2"], tmp_path / "alone.log") == 0
-    several = [*flags(config, tmp_path / "all"), "--seeds", "1..2"]
+    several = [*flags(config, tmp_path / "all"), "--seeds", "1..2", "--together", "1"]
     assert process.run(several, log) == 0
     lines = log.read_text().splitlines()
     starts = [line for line in lines if line.startswith("dreamer-jax: ")]
@@ -107,7 +107,9 @@ def test_a_failed_run_does_not_stop_the_others(process, tmp_path):
 
 def test_a_stop_stops_all(process, tmp_path):
     log = tmp_path / "log"
-    number = process.start([*flags(tiny_run(train__frames=10_000_000), tmp_path / "all"), "--seeds", "0..1"], log)
+    number = process.start(
+        [*flags(tiny_run(train__frames=10_000_000), tmp_path / "all"), "--seeds", "0..1", "--together", "1"], log
+    )
     deadline = time.monotonic() + 300
     while not (tmp_path / "all" / f"{NAME}-0" / "scores.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.1)

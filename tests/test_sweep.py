@@ -132,6 +132,12 @@ def test_what_one_program_can_update():
     assert groups("loss.replay_value=0.3,0,0.5") == [["0.3", "0.5"], ["0"]]
     assert groups("optimizer.agc=0.3,0,0.1") == [["0.3", "0.1"], ["0"]]
     assert groups("optimizer.actor_learning_rate=4e-5,8e-5,1e-5") == [["4e-5"], ["8e-5", "1e-5"]]
+    # A program that takes both numbers takes them for different ones.
+    assert groups(f"{RATE}=1e-5,2e-5", "optimizer.actor_learning_rate=1e-5,2e-5") == [
+        ["1e-5 1e-5"],
+        ["1e-5 2e-5", "2e-5 1e-5"],
+        ["2e-5 2e-5"],
+    ]
     assert groups(f"{RATE}=4e-5,8e-5", flags=[("optimizer.actor_learning_rate", "4e-5")]) == [["4e-5"], ["8e-5"]]
 
 

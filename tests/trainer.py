@@ -80,6 +80,7 @@ def make_toy(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -> 
     """
     import jax
     import jax.numpy as jnp
+    import numpy as np
 
     from dreamer_jax.interfaces import Agent
     from dreamer_jax.types import PolicyCarry, RSSMState, TrainState
@@ -88,10 +89,14 @@ def make_toy(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -> 
     latent_spec = {"deter": ArraySpec((width,), "bfloat16"), "stoch": ArraySpec((2,), "uint8")}
 
     def mix(*arrays: Any) -> Any:
-        """[..., n] each, to [..., width]: chaotic, so that nothing is ever forgotten."""
+        """[..., n] each, to [..., width]: chaotic, so that nothing is ever forgotten, and exact in whatever order."""
         x = jnp.concatenate([jnp.asarray(array, jnp.float32) for array in arrays], -1)
-        weights = jnp.sin(jnp.arange(x.shape[-1] * width, dtype=jnp.float32) + 1).reshape(-1, width)
-        return jnp.sin(3 * x @ weights)
+        odd = 2 * jnp.arange(x.shape[-1] * width, dtype=jnp.uint32).reshape(-1, width) + 1
+        words = jax.lax.bitcast_convert_type(x, jnp.uint32)[..., None] * odd * np.uint32(2654435761)
+        total = words.sum(-2, dtype=jnp.uint32)
+        total = (total ^ total >> 15) * np.uint32(739982445)
+        mixed = ((total ^ total >> 12) >> 8).astype(jnp.float32) / 2**23 - 1
+        return jnp.where(jnp.isfinite(x).all(-1, keepdims=True), mixed, jnp.nan)
 
     def columns(leaves: Mapping[str, Any], axes: int) -> list[Any]:
         return [jnp.reshape(leaf, (*leaf.shape[:axes], -1)) for _, leaf in sorted(leaves.items())]
@@ -127,11 +132,13 @@ def make_toy(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -> 
         deter = mix(deter, jnp.broadcast_to(state.params["model"], deter.shape))
         context = mix(batch.context.deter, batch.context.stoch)
         seen = mix(deter.reshape(-1), context.reshape(-1))
-        change = mix(seen, state.params["model"], state.slow, state.opt_state[0], jax.random.normal(key, (width,)))
+        numbers = jnp.stack([jnp.float32(config.optimizer.learning_rate), jnp.float32(config.kl.rep)])
+        noise = jax.random.uniform(key, (width,))
+        change = mix(seen, state.params["model"], state.slow, state.opt_state[0], noise, numbers)
         if axis_name is not None:
             change = jax.lax.pmean(change, axis_name)
         params = {name: mix(value, change * (i + 1)) for i, (name, value) in enumerate(state.params.items())}
-        metrics = {"loss/total": jnp.where(jnp.isfinite(seen.sum()), change.sum(), jnp.nan), "rew": batch.reward.mean()}
+        metrics = {"loss/total": change.max(), "rew": batch.reward.max()}
         moments = {"low": change.min()}
         state = TrainState(state.step + 1, params, mix(state.slow, change), (change,), moments)
         return state, metrics, compress(deter)
@@ -234,12 +241,12 @@ def _child(request: dict[str, Any]) -> None:
     status = 1
     try:
         from dreamer_jax.cli import main
-        from dreamer_jax.training import train
+        from dreamer_jax.training import together, train
 
         if request["toy"] == "apart":  # devices learn without each other
             train.make_agent = lambda config, spec, axis_name: make_toy(config, spec)
         elif request["toy"]:
-            train.make_agent = make_toy
+            train.make_agent = together.make_agent = make_toy
         if request["kill_at"]:
             _kill_at(request["kill_at"])
         status = main(request["arguments"])
@@ -264,10 +271,11 @@ def _kill_at(place: str) -> None:
     def counted(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == int(number):
+        mine = calls  # other threads may call it meanwhile
+        if mine == int(number):
             os.kill(os.getpid(), signal.SIGKILL)
         result = original(*args, **kwargs)
-        if calls == -int(number):
+        if mine == -int(number):
             os.kill(os.getpid(), signal.SIGKILL)
         return result
 

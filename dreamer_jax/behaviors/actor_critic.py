@@ -15,6 +15,7 @@ from dreamer_jax.behaviors.credit import assign_credit
 from dreamer_jax.behaviors.imagination import Rollout, imagine
 from dreamer_jax.behaviors.policy import Policy
 from dreamer_jax.config.schema import Config
+from dreamer_jax.config.sweep import is_on
 from dreamer_jax.interfaces import Behavior, WorldModel
 from dreamer_jax.models.heads import Head
 from dreamer_jax.models.rssm import latent_width
@@ -133,11 +134,11 @@ def make_actor_critic(
             parts = policy.distributions(stats)
             taken = {name: scored_action(x, spec.action[name].discrete, gradient) for name, x in action.items()}
             log_prob = {name: part.log_prob(taken[name]) for name, part in parts.items()}
-            entropy = {name: part.entropy() for name, part in parts.items()} if c.entropy else {}
+            entropy = {name: part.entropy() for name, part in parts.items()} if is_on(c.entropy) else {}
             gain = judged["objective"] if gradient == "dynamics" else sum(log_prob.values()) * judged["advantage"]
             if gradient == "mix":
                 gain = c.gradient_mix * judged["objective"] + (1 - c.gradient_mix) * gain
-            gain = gain + c.entropy * sum(entropy.values()) if c.entropy else gain
+            gain = gain + c.entropy * sum(entropy.values()) if is_on(c.entropy) else gain
             critic_loss = value_loss(value_logits(params["critic"], feat), target, slow)
             return -weight * gain, target_weight * critic_loss, stats, log_prob, entropy
 
@@ -151,7 +152,7 @@ def make_actor_critic(
             "value": critic_loss.mean(1).reshape(size, length),
         }
         replayed: ArrayDict = {}
-        if config.loss.replay_value:
+        if is_on(config.loss.replay_value):
             replayed = replay_value(params, state, whole, batch, returns[:, 0].reshape(size, length))
             losses["repval"] = replayed["loss"]
         advantage, weight = stop(advantage), credit.reach

@@ -67,6 +67,12 @@ def make_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--sample", type=_positive, metavar="N", help="N random points of --sweep instead of all")
     sub.add_argument("--sample-seed", type=int, metavar="N", help="which ones (default 0)")
+    sub.add_argument(
+        "--together",
+        type=_positive,
+        metavar="N",
+        help="at most N of them learn at a time, in one program (default: all that can; 1: one after another)",
+    )
     sub.add_argument("--print", action="store_true", help="print a command for each run, and train nothing")
     sub.add_argument("--seed", metavar="N", help=f"the run's one seed (default {Config.seed})")
     sub.add_argument("--env.task", metavar="TASK", dest="task", help=f"{FIELDS['env.task'].meaning}")

@@ -14,7 +14,7 @@ from dreamer_jax.cli.errors import explain
 from dreamer_jax.cli.quick_start import start_quickly
 from dreamer_jax.cli.settings import named
 from dreamer_jax.config.schema import Config, ConfigError
-from dreamer_jax.config.sweep import make_points
+from dreamer_jax.config.sweep import Point, make_points, together
 
 PATIENCE = 600
 """Seconds that several processes wait for one that stands still."""
@@ -22,8 +22,11 @@ PATIENCE = 600
 
 class _Run(NamedTuple):
     run_dir: Path
-    config: Config
-    given: tuple[tuple[str, str], ...]  # settings of its own
+    point: Point
+
+    @property
+    def config(self) -> Config:
+        return self.point.config
 
 
 def train(options: argparse.Namespace, flags: Sequence[tuple[str, str]]) -> int:
@@ -42,22 +45,55 @@ def train(options: argparse.Namespace, flags: Sequence[tuple[str, str]]) -> int:
         patience = options.patience or PATIENCE
         train(runs[0].config, runs[0].run_dir, loggers=loggers, profile=options.profile, patience=patience)
         return 0
+    from dreamer_jax.training.together import Member, MemberFailed, train_together
+
     _refuse_early(runs)
     failed: dict[Path, int] = {}
-    for number, (run_dir, config, _) in enumerate(runs, 1):
-        _say(f"run {number} of {len(runs)}: {run_dir}")
+    for group in _groups(runs, options.together or len(runs)):
+        members = [Member(run.config, run.run_dir) for run in group]
+        _announce(runs, group)
         try:
-            train(config, run_dir, loggers=loggers, profile=options.profile)
+            if len(members) > 1:
+                train_together(members, loggers=loggers, profile=options.profile)
+            else:
+                train(*members[0], loggers=loggers, profile=options.profile)
         except Stopped:
             raise  # whoever stops a run means all
         except Exception as error:
-            failed[run_dir], message = explain(error)
+            who = group[0].run_dir
+            if isinstance(error, MemberFailed) and isinstance(error.__cause__, Exception):
+                who, error = error.run_dir, error.__cause__
+            status, message = explain(error)
             if message is None:
-                traceback.print_exc()
-            _say(f"{run_dir} failed: {message or repr(error)}")
+                traceback.print_exception(error)
+            ended = f" ({len(group) - 1} together with it ended, too; --together 1 keeps runs apart)"
+            _say(f"{who} failed: {message or repr(error)}{ended if len(group) > 1 else ''}")
+            failed |= dict.fromkeys((run.run_dir for run in group), status)
     if failed:
         _say(f"{len(failed)} of {len(runs)} runs failed, the others are complete: {', '.join(map(str, failed))}")
     return next(iter(failed.values()), 0)
+
+
+def _groups(runs: Sequence[_Run], most: int) -> list[list[_Run]]:
+    """Runs that learn together, at most so many, in the order of their first ones."""
+    from dreamer_jax.training.together import in_step
+
+    of, groups = {run.run_dir: run for run in runs}, []
+    places = {run.point.name: run.run_dir for run in runs}
+    for points in together([run.point for run in runs]):
+        for run_dirs in in_step([places[point.name] for point in points]):
+            members = [of[run_dir] for run_dir in run_dirs]
+            groups += [members[first : first + most] for first in range(0, len(members), most)]
+    return sorted(groups, key=lambda group: runs.index(group[0]))
+
+
+def _announce(runs: Sequence[_Run], group: Sequence[_Run]) -> None:
+    numbers = [str(runs.index(run) + 1) for run in group]
+    if len(group) == 1:
+        _say(f"run {numbers[0]} of {len(runs)}: {group[0].run_dir}")
+        return
+    names = ", ".join(run.run_dir.name for run in group)
+    _say(f"runs {', '.join(numbers)} of {len(runs)} together, in {group[0].run_dir.parent}: {names}")
 
 
 def _join(options: argparse.Namespace, runs: Sequence[_Run]) -> None:
@@ -92,12 +128,12 @@ def _runs(options: argparse.Namespace, flags: Sequence[tuple[str, str]]) -> list
     )
     several, given = options.seeds is not None or options.sweep, options.run_dir
     parent = given if several and given else Path("runs")
-    return [_Run(parent / name if several or not given else given, config, own) for name, config, own in points]
+    return [_Run(parent / point.name if several or not given else given, point) for point in points]
 
 
 def _command(options: argparse.Namespace, flags: Sequence[tuple[str, str]], run: _Run) -> str:
     """The line for a shell that trains this run alone."""
-    words = [("config", str(file)) for file in options.config] + named(options, flags) + list(run.given)
+    words = [("config", str(file)) for file in options.config] + named(options, flags) + list(run.point.given)
     words += [("logger", name) for name in options.logger or ()]
     words += [] if options.cache is None else [("cache", options.cache)]
     words += [("run-dir", str(run.run_dir))]

@@ -121,18 +121,33 @@ def together(points: Sequence[Point]) -> list[list[Point]]:
     return list(groups.values())
 
 
+def numbers_of(configs: Sequence[Config]) -> list[dict[str, float]]:
+    """Of each of a group, by name, the numbers that are not the same in all; seeds aside."""
+    values = [flatten(config) for config in configs]
+    names = [name for name in FIELDS if name in SHARED - {"seed"} and len({mine[name] for mine in values}) > 1]
+    return [{name: mine[name] for name in names} for mine in values]
+
+
+def is_on(number: float) -> bool:
+    """Whether it is not 0, where 0 leaves something out of a program.
+
+    One that a compiled program takes (``SHARED``) is on: runs in which it is 0 have a program of their own.
+    """
+    return not isinstance(number, int | float) or number != 0
+
+
 def _program(config: Config) -> tuple[Any, ...]:
     """Equal for settings that differ only in numbers which the same compiled update can take.
 
-    A number that is 0 often means that something is off, and is not compiled at all; step sizes and the like of actor
-    and critic that are the model's make one optimiser of three.
+    A number that is 0 often means that something is off, and is not compiled at all. Step sizes and the like of actor
+    and critic that are the model's make one optimiser of three, and are taken for others in a program that takes both.
     """
     values, optimizer = flatten(config), config.optimizer
     fixed = [value for name, value in values.items() if name not in SHARED]
-    off = [values[name] == 0 for name in FIELDS if name in SHARED and name != "seed"]
+    on = [is_on(values[name]) for name in FIELDS if name in SHARED and name != "seed"]
     own = optimizer.actor_learning_rate, optimizer.critic_learning_rate, optimizer.actor_critic_eps
     models = optimizer.learning_rate, optimizer.learning_rate, optimizer.eps
-    return *fixed, *off, *(value in (0, model) for value, model in zip(own, models, strict=True))
+    return *fixed, *on, *(value if value == model else None for value, model in zip(own, models, strict=True))
 
 
 def _read_axis(text: str, *, random: bool) -> _Axis:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import numpy as np
@@ -52,6 +52,11 @@ class Act:
 def make_act(agent: Agent, mode: Mode) -> Act:
     """Acting with ``agent``, compiled anew for each number of environments."""
     return Act(agent, mode)
+
+
+def make_acts(agent: Agent) -> dict[Mode, Act]:
+    """Acting in every mode; what is not used is not compiled."""
+    return {mode: make_act(agent, mode) for mode in get_args(Mode)}
 
 
 def latent_arrays(agent: Agent, latents: Any) -> dict[str, Any]:

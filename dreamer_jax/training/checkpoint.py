@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from dreamer_jax.training.shares import Arrays, below, share
 from dreamer_jax.types import TrainState
 
 ITEMS = ("train_state", "carry", "arrays", "facts")
+_ONE_BEGINS = threading.Lock()
+"""Orbax numbers what is being saved for the whole process; what goes on in the background may overlap."""
 
 
 class Checkpoints:
@@ -49,6 +52,20 @@ class Checkpoints:
         """The newest complete checkpoint."""
         return self._manager.latest_step()
 
+    def steps(self) -> list[int]:
+        """All complete ones, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def facts(self, step: int) -> dict[str, Any]:
+        """What ``save`` took of them."""
+        return self._manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore()))["facts"]["facts"]
+
+    def drop_after(self, step: int | None) -> None:
+        """Forget those after ``step``, or all, to save there again."""
+        for later in self.steps():
+            if step is None or later > step:
+                self._manager.delete(later)
+
     def save(self, step: int, state: TrainState, carry: Any, arrays: Arrays, facts: dict[str, Any]) -> None:
         """Begin to write; what was handed over may change as soon as this returns."""
         # On the CPU a fetched array can be the device's own memory, which the next update reuses.
@@ -57,15 +74,14 @@ class Checkpoints:
         # Orbax takes no arrays without elements.
         empty = {name: [list(x.shape), x.dtype.name] for name, x in arrays.items() if not x.size}
         filled = {name: x for name, x in arrays.items() if x.size}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                train_state=ocp.args.StandardSave(state),
-                carry=ocp.args.StandardSave(carry),
-                arrays=ocp.args.StandardSave(filled),
-                facts=ocp.args.JsonSave({"facts": facts, "empty": empty}),
-            ),
+        items = ocp.args.Composite(
+            train_state=ocp.args.StandardSave(state),
+            carry=ocp.args.StandardSave(carry),
+            arrays=ocp.args.StandardSave(filled),
+            facts=ocp.args.JsonSave({"facts": facts, "empty": empty}),
         )
+        with _ONE_BEGINS:
+            self._manager.save(step, args=items)
         self._pending = step
 
     def completed(self, *, wait: bool = False) -> int | None:

@@ -62,6 +62,7 @@ class Learner:
         root: Array,
         failures: Path,
         peers: Peers | None = None,
+        updates: Updates | None = None,
     ) -> None:
         train = self._train = config.train
         self._agent, self._replay, self._root, self._failures = agent, replay, root, failures
@@ -69,7 +70,7 @@ class Learner:
         self._rows = len(peers.share(train.batch_size))
         self._least_windows = (train.start_windows or train.batch_size * train.batch_length) / peers.parts
         self.per_dispatch = updates_per_dispatch(config)
-        self._parallel = Updates(agent, check_devices(train.devices))
+        self._parallel = updates or Updates(agent, check_devices(train.devices))
         self._update = self._parallel.__call__
         self._state = self._parallel.place(state)
         self.metrics = MetricBuffer()
@@ -92,13 +93,9 @@ class Learner:
         batches = self._parallel.put(jax.tree.map(lambda x: np.stack([x] * self.per_dispatch), example))
         self._parallel.compile(self._state, self._root, batches)
 
-        @jax.jit
-        def copied(state: TrainState) -> TrainState:
-            return jax.tree.map(jnp.copy, state)
-
         def trial() -> None:
             # The update gives its input state away.
-            jax.block_until_ready(self._update(copied(self._state), self._root, batches))
+            jax.block_until_ready(self._update(_copied(self._state), self._root, batches))
 
         return trial
 
@@ -216,6 +213,11 @@ class Learner:
         if "next/index" in arrays:
             batch = arrays_batch(below(arrays, "next/batch"))
             self._next = _Batches(batch, arrays["next/index"], self._parallel.put(batch))
+
+
+@jax.jit
+def _copied(state: TrainState) -> TrainState:
+    return jax.tree.map(jnp.copy, state)
 
 
 def updates_after(train: TrainConfig, agent_steps: int) -> int:

@@ -6,33 +6,31 @@ import os
 import time
 import zlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
-from dreamer_jax.config.benchmarks import BENCHMARKS
-from dreamer_jax.config.presets import size_settings
-from dreamer_jax.config.schema import Config, flatten
+from dreamer_jax.config.schema import Config
 from dreamer_jax.envs.vector import VectorEnvs, make_envs
-from dreamer_jax.interfaces import Agent
 from dreamer_jax.replay.deal import drop_others
 from dreamer_jax.specs import EnvSpec
-from dreamer_jax.training.acting import make_act
 from dreamer_jax.training.checkpoint import Checkpoints
 from dreamer_jax.training.interrupt import Interrupt
 from dreamer_jax.training.learner import Learner
 from dreamer_jax.training.loggers import Logger
 from dreamer_jax.training.metrics import Episode, EpisodeStats, RunLog
 from dreamer_jax.training.observer import Observer
-from dreamer_jax.training.parallel import check_devices
 from dreamer_jax.training.peers import OutOfStep, Peers
-from dreamer_jax.training.preflight import example_batch, in_words
+from dreamer_jax.training.preflight import example_batch, in_words, introduction
 from dreamer_jax.training.profiling import Profile
+from dreamer_jax.training.programs import Programs
 from dreamer_jax.training.progress import Progress
 from dreamer_jax.training.restore import Restore, join_carries, to_arrays
 from dreamer_jax.training.shares import below, join
-from dreamer_jax.types import Array, TrainState
+from dreamer_jax.types import Array, Mode, TrainState
 
 INIT, UPDATE, ACT, REPORT = range(4)
 """What the keys folded from the run's seed are for."""
@@ -54,7 +52,7 @@ class Run:
         config: Config,
         run_dir: Path,
         spec: EnvSpec,
-        agent: Agent,
+        programs: Programs,
         capacity: int,
         loggers: Sequence[str | Logger],
         checkpoints: Checkpoints | None,
@@ -62,18 +60,22 @@ class Run:
         state: TrainState | None,
         peers: Peers,
     ) -> None:
+        agent, self.acts, updates = programs
         self.config, self.run_dir, self.agent, self.spec = config, run_dir, agent, spec
         self.checkpoints, self.progress, self.peers = checkpoints, progress, peers
-        self.keys = _keys(np.uint32(config.seed % 2**32))
+        self.keys = updates.near(_keys(np.uint32(config.seed % 2**32)))
         self.stop: int | None = None  # number of the signal that asked one of the peers to
-        self.newest: int | None = peers.leader(lambda: checkpoints.latest())  # type: ignore[union-attr]
+        self.newest = in_common(peers.exchange(checkpoints.steps() if checkpoints else None))
+        if checkpoints is not None:
+            checkpoints.drop_after(self.newest)
+        self._mine = self._committed = self.newest  # newest one that is complete, here and for all
         mine = peers.share(config.env.num_envs)
 
         init = jax.jit(self.agent.init)
         restore = Restore(config, run_dir, spec, agent, capacity, peers)
         if self.newest is None:
             progress.state("initialising …")
-            found = restore.new(init(self.keys[INIT]) if state is None else state)
+            found = restore.new(peers.one_first(lambda: init(self.keys[INIT])) if state is None else state)
         else:
             reader = checkpoints or Checkpoints(run_dir)
             shapes = init.eval_shape(self.keys[INIT])
@@ -81,10 +83,10 @@ class Run:
             found = peers.agree(lambda: restore.checkpoint(reader, step, shapes, progress.note))
             if reader is not checkpoints:
                 reader.close()
-        self.carry, arrays, self.replay = found.carry, found.arrays, found.replay
+        self.carry, arrays, self.replay = updates.near(found.carry), found.arrays, found.replay
         self.agent_steps = int(found.facts["agent_steps"])
         failures = run_dir / "failures" / (f"process{peers.part}" if peers.part else "")
-        self.learner = Learner(config, agent, self.replay, found.state, self.keys[UPDATE], failures, peers)
+        self.learner = Learner(config, agent, self.replay, found.state, self.keys[UPDATE], failures, peers, updates)
         self.stats = EpisodeStats(len(mine))
         saved_envs = below(arrays, "envs") or None
         self.envs: VectorEnvs = make_envs(
@@ -95,7 +97,6 @@ class Run:
             self.stats.load(below(arrays, "stats"))
             self.learner.restore(below(arrays, "learner"))
         self.act_key = jax.random.fold_in(self.keys[ACT], peers.part) if peers.part else self.keys[ACT]
-        self.act, self.act_at_random = make_act(self.agent, "train"), make_act(self.agent, "random")
         self._ended: list[Episode] = []  # and not told yet
         self._saved, self._saved_frames = time.monotonic(), self.counters()["env_frames"]
         self.log: RunLog | None = None
@@ -104,8 +105,11 @@ class Run:
             identity = dict(method=config.preset, task=config.env.task)
             self.log = RunLog(run_dir, **identity, seed=config.seed, loggers=loggers, resume=resume)
             looks = self.learner, self.replay, self.log, progress, self.counters()
-            self.observer = Observer(config, agent, spec, *looks, self.keys[REPORT], run_dir, peers)
-        self._introduce()
+            act = self.acts[config.policy.evaluate]
+            self.observer = Observer(config, agent, act, spec, *looks, self.keys[REPORT], run_dir, peers)
+        parameters = sum(x.size for x in jax.tree.leaves(self.learner.params))
+        for line in introduction(config, parameters, self.envs.vectorization, updates.where, self.counters()):
+            progress.note(line)
 
     def counters(self) -> dict[str, int]:
         """Records so far, the frames they stand for, and updates; of all peers together."""
@@ -134,7 +138,7 @@ class Run:
 
             params = self.learner.params
             step = self.agent_steps // num_envs
-            act = self.act_at_random if self.agent_steps < config.train.prefill else self.act
+            act = self.acts["random" if self.agent_steps < config.train.prefill else "train"]
             self.carry, chosen = act.begin(params, self.act_key, step, self.carry, self.timestep)
             # The update goes behind the policy on the device, so that it runs while the host does all the rest.
             self.learner.run_ahead(self.agent_steps + num_envs)
@@ -163,14 +167,15 @@ class Run:
         mine = {
             "stop": interrupt.number,
             "save": self._save_is_due(),
-            "complete": self.checkpoints.completed() if self.checkpoints else None,
+            "complete": self._completed(),
             "ended": [[first + env, *rest] for env, *rest in self._ended],
         }
         said = self.peers.exchange(mine)
         self.stop = next((each["stop"] for each in said if each["stop"] is not None), None)
-        self._committed(said[0]["complete"])
+        self._commit([each["complete"] for each in said])
         if self.log is not None:
-            theirs = [Episode(*episode) for each in said[1:] for episode in each["ended"]]
+            others = [] if self.peers.apart else said[1:]
+            theirs = [Episode(*episode) for each in others for episode in each["ended"]]
             self.stats.hear(theirs)
             self.log.episodes(self.counters(), self._ended + theirs)
         self._ended = []
@@ -205,7 +210,8 @@ class Run:
                     arrays = join([each["arrays"] for each in shares], self.config.env.num_envs)
                     carry = join_carries(carry, [each["carry"] for each in shares])
             if self.checkpoints is not None and self.log is not None:
-                facts = {**self.counters(), "seconds": self.log.seconds, "processes": self.peers.parts}
+                facts: dict[str, Any] = {**self.counters(), "seconds": self.log.seconds}
+                facts |= {"processes": self.peers.parts, "together": list(self.peers.names)}
                 self.checkpoints.save(self.agent_steps, state, carry, arrays, facts)
             self.newest = self.agent_steps
         self._saved, self._saved_frames = time.monotonic(), self.counters()["env_frames"]
@@ -220,14 +226,25 @@ class Run:
 
     def _collect_completed(self) -> None:
         """Wait until the checkpoint that is being written is complete."""
-        checkpoints = self.checkpoints
-        self._committed(self.peers.leader(lambda: checkpoints.completed(wait=True)))  # type: ignore[union-attr]
+        self._commit(self.peers.exchange(self._completed(wait=True)))
 
-    def _committed(self, complete: int | None) -> None:
-        if complete is not None:
-            self.replay.committed(complete)
-            if self.peers.leads:
-                drop_others(self.run_dir, self.peers.parts)
+    def _completed(self, *, wait: bool = False) -> int | None:
+        """The newest checkpoint that this one has written whole, or went on from."""
+        if self.checkpoints is None:
+            return None
+        done = self.checkpoints.completed(wait=wait)
+        self._mine = self._mine if done is None else done
+        return self._mine
+
+    def _commit(self, said: list[int | None]) -> None:
+        """Give up the way back to earlier checkpoints, once all who write have a later one."""
+        complete = min((step for step in said if step is not None), default=None)
+        if complete is None or complete == self._committed:
+            return
+        self._committed = complete
+        self.replay.committed(complete)
+        if self.peers.leads:
+            drop_others(self.run_dir, self.peers.parts)
 
     def close(self) -> None:
         """Stop the environments and finish the files."""
@@ -237,25 +254,6 @@ class Run:
             self.log.close()
 
     # Setting up.
-
-    def _introduce(self) -> None:
-        """Say what this is."""
-        config, note = self.config, self.progress.note
-        parameters = sum(x.size for x in jax.tree.leaves(self.learner.params))
-        device, count = jax.devices()[0].device_kind, check_devices(config.train.devices)
-        where = f"{count} x {device}" + (f" in each of {self.peers.parts} processes" if self.peers.parts > 1 else "")
-        note(f"{config.preset}: {config.revision}")
-        if config.benchmark != Config.benchmark:
-            note(f"{config.benchmark}: {BENCHMARKS[config.benchmark].meaning} ({BENCHMARKS[config.benchmark].source})")
-        named = all(flatten(config)[name] == width for name, width in size_settings(config.size).items())
-        note(
-            f"{config.env.task} x {config.env.num_envs} ({self.envs.vectorization}), "
-            f"{f'size {config.size}' if named else 'widths of its own'}: "
-            f"{parameters:,} parameters on {where}"
-        )
-        if self.agent_steps:
-            done = self.counters()
-            note(f"resumed at {done['env_frames']:,} frames, {done['grad_steps']:,} updates")
 
     def prepare(self) -> None:
         """Compile, and say in words what the settings come to."""
@@ -267,20 +265,29 @@ class Run:
         self.progress.state("compiling update …")
         trial = self.learner.prepare(example_batch(config, self.spec, self.agent.latent_spec, rows))
         self.progress.state("compiling policy …")
-        for act in (self.act, self.act_at_random) if self.agent_steps < config.train.prefill else (self.act,):
-            act(self.learner.params, self.keys[ACT], 0, self.carry, self.timestep)
+        modes: list[Mode] = ["train", "random"] if self.agent_steps < config.train.prefill else ["train"]
+        for mode in modes:
+            inputs = self.learner.params, self.keys[ACT], 0, self.carry, self.timestep
+            self.peers.one_first(partial(self.acts[mode], *inputs))
         self.progress.state("measuring …")
         trial()
         start = time.perf_counter()
         trial()
-        seconds = (time.perf_counter() - start) / self.learner.per_dispatch
+        seconds = self.peers.exchange((time.perf_counter() - start) / self.learner.per_dispatch)[0]
         note(in_words(config, self.counters(), seconds))
-        if jax.device_count() == 1 and jax.default_backend() == "cpu" and (os.cpu_count() or 1) > 1:
+        single = self.peers.members == jax.device_count() == 1
+        if single and jax.default_backend() == "cpu" and (os.cpu_count() or 1) > 1:
             note("--train.devices 2 lets two parts of this CPU share each batch: mostly faster for small sizes")
         self.progress.state("")
         self._saved = time.monotonic()
         if self.log is not None:
             self.observer.start()
+
+
+def in_common(said: Sequence[Sequence[int] | None]) -> int | None:
+    """The newest checkpoint that all have who have any to write."""
+    common = set.intersection(*(set(steps) for steps in said if steps is not None))
+    return max(common, default=None)
 
 
 def _checksum(state: TrainState) -> int:

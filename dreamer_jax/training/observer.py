@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -12,7 +14,7 @@ from dreamer_jax.config.schema import Config
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.replay.host import Replay
 from dreamer_jax.specs import EnvSpec
-from dreamer_jax.training.acting import make_act
+from dreamer_jax.training.acting import Act
 from dreamer_jax.training.evaluate import evaluate
 from dreamer_jax.training.learner import Learner
 from dreamer_jax.training.metrics import RunLog
@@ -22,6 +24,7 @@ from dreamer_jax.training.progress import Progress
 from dreamer_jax.types import Array
 
 Counters = dict[str, int]
+T = TypeVar("T")
 
 
 class Observer:
@@ -31,6 +34,7 @@ class Observer:
         self,
         config: Config,
         agent: Agent,
+        act: Act,
         spec: EnvSpec,
         learner: Learner,
         replay: Replay,
@@ -43,7 +47,7 @@ class Observer:
     ) -> None:
         self._config, self._agent, self._learner, self._replay = config, agent, learner, replay
         self._log, self._progress = log, progress
-        self._act, self._peers = make_act(agent, config.policy.evaluate), peers
+        self._act, self._peers, self._compiled = act, peers, set[str]()
         self._reports = Reports(config, agent, spec, root, run_dir / "reports")
         self._last_counters = counters
         self.start()
@@ -81,7 +85,8 @@ class Observer:
         if not every or frames // every == before // every:
             return
         self._progress.state("evaluating …")
-        scores = evaluate(
+        look = partial(
+            evaluate,
             self._agent,
             self._act_and_say_so,
             self._learner.params,
@@ -89,8 +94,16 @@ class Observer:
             episodes=self._config.train.eval_episodes,
             seed=self._config.seed,
         )
+        scores = self._compiling("evaluation", look)
         self._log(counters, {"eval/score": float(np.mean(scores)), "eval/episodes": len(scores)})
         self._progress.state("")
+
+    def _compiling(self, what: str, look: Callable[[], T]) -> T:
+        """The first time there is something to compile."""
+        if what in self._compiled:
+            return look()
+        self._compiled.add(what)
+        return self._peers.one_first(look)
 
     def _act_and_say_so(self, *args: Any) -> Any:
         self._peers.mark()
@@ -101,7 +114,7 @@ class Observer:
         if not every or frames // every == before // every or not self._learner.grad_steps:
             return
         self._progress.state("looking at what the model predicts …")
-        found = self._reports(self._learner.state, self._replay, frames)
+        found = self._compiling("report", partial(self._reports, self._learner.state, self._replay, frames))
         if found is not None:
             metrics, pictures, warning = found
             self._log(counters, metrics)

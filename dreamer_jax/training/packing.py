@@ -31,32 +31,33 @@ class Packing:
 
     def __init__(self, axes: int) -> None:
         self._axes = axes
-        self._structure: Any = None
-        self._leaves: list[_Leaf] = []
+        self._found: tuple[Any, list[_Leaf]] = None, []
 
     def pack(self, tree: Any) -> jax.Array:
         """Bytes [..., n]: the same leading axes, and behind them all that lies there."""
-        leaves, self._structure = jax.tree.flatten(tree)
+        leaves, structure = jax.tree.flatten(tree)
         lead = leaves[0].shape[: self._axes]
-        self._leaves, parts, start = [], [], 0
+        found, parts, start = list[_Leaf](), [], 0
         # Wide types first and rows of a multiple of the widest: so each array is aligned on the host.
         for place in sorted(range(len(leaves)), key=lambda i: -leaves[i].dtype.itemsize):
             leaf = leaves[place]
             shape, dtype = leaf.shape[self._axes :], np.dtype(leaf.dtype)
             stop = start + math.prod(shape) * dtype.itemsize
-            self._leaves.append(_Leaf(place, start, stop, dtype, shape))
+            found.append(_Leaf(place, start, stop, dtype, shape))
             whole = leaf.astype(jnp.uint8) if dtype.kind == "b" else leaf
             parts.append(jax.lax.bitcast_convert_type(whole, jnp.uint8).reshape(*lead, stop - start))
             start = stop
         parts.append(jnp.zeros((*lead, -start % 8), jnp.uint8))
+        self._found = structure, found  # at once, as another thread may unpack meanwhile
         return jnp.concatenate(parts, -1)
 
     def unpack(self, packed: np.ndarray) -> Any:
         """The tree, as views of ``packed``; further axes before the leading ones stay."""
-        leaves: list[Any] = [None] * len(self._leaves)
-        for place, start, stop, dtype, shape in self._leaves:
+        structure, found = self._found
+        leaves: list[Any] = [None] * len(found)
+        for place, start, stop, dtype, shape in found:
             leaves[place] = packed[..., start:stop].view(dtype).reshape((*packed.shape[:-1], *shape))
-        return jax.tree.unflatten(self._structure, leaves)
+        return jax.tree.unflatten(structure, leaves)
 
 
 def fetch(packed: Array) -> np.ndarray:

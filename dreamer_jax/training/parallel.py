@@ -90,9 +90,10 @@ class Updates:
             return state, self._packing.pack((metrics, latent_arrays(agent, latents)))
 
         self._call: Callable[..., tuple[TrainState, jax.Array]]
+        self._sharding: jax.sharding.Sharding | None = None
         self._devices = jax.local_devices()[:num_devices]
         if self._alone:
-            self._call, self._sharding = jax.jit(repeat(update), donate_argnums=0), None
+            self._call = jax.jit(repeat(update), donate_argnums=0)
         else:
             devices = [
                 device for part in range(jax.process_count()) for device in jax.local_devices(part)[:num_devices]
@@ -101,9 +102,20 @@ class Updates:
             mesh = jax.sharding.Mesh(np.array(self._devices), (AXIS,))
             self._sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
 
+    @property
+    def where(self) -> str:
+        """The devices, in words."""
+        count = jax.process_count()
+        others = f" in each of {count} processes" if count > 1 else ""
+        return f"{self._num_devices} x {jax.devices()[0].device_kind}{others}"
+
     def place(self, state: TrainState) -> TrainState:
         """The state as ``__call__`` takes it."""
         return state if self._alone else jax_utils.replicate(state, self._devices)
+
+    def near(self, tree: Any) -> Any:
+        """What is used together with parameters, where they are."""
+        return tree
 
     def taken(self, tree: Any) -> Any:
         """One device's copy of such a state, or of a part of it."""

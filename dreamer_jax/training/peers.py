@@ -39,6 +39,10 @@ class Peers:
     part, parts = 0, 1
     members = 1
     """Those that go in step."""
+    apart = False
+    """Whether each of them has a whole run of its own."""
+    names: tuple[str, ...] = ()
+    """Of their runs' directories, if so."""
 
     @property
     def leads(self) -> bool:
@@ -57,9 +61,9 @@ class Peers:
     def mark(self) -> None:
         """Show that this one moves on, where it takes long until the next exchange."""
 
-    def leader(self, find: Callable[[], T]) -> T:
-        """What ``find`` returns to the one that leads, for all. Call as ``exchange``."""
-        return self.exchange(find() if self.leads else None)[0]
+    def one_first(self, action: Callable[[], T]) -> T:
+        """What ``action`` returns; of several in one process the first does it before the others, and compiles it."""
+        return action()
 
     def agree(self, action: Callable[[], T]) -> T:
         """What ``action`` returns here, once it went well for all.

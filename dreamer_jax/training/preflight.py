@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from dreamer_jax.config.schema import Config
+from dreamer_jax.config.benchmarks import BENCHMARKS
+from dreamer_jax.config.presets import size_settings
+from dreamer_jax.config.schema import Config, flatten
 from dreamer_jax.envs.wrappers import open_stream
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.replay.deal import ring_folder
@@ -44,6 +46,20 @@ def ring_plan(config: Config, run_dir: Path, spec: EnvSpec, agent: Agent, parts:
         batch_length=config.train.batch_length,
         total_records=records,
     )
+
+
+def introduction(
+    config: Config, parameters: int, vectorization: str, where: str, done: Mapping[str, int]
+) -> Iterator[str]:
+    """What a run is, in a few lines."""
+    yield f"{config.preset}: {config.revision}"
+    if config.benchmark != Config.benchmark:
+        yield f"{config.benchmark}: {BENCHMARKS[config.benchmark].meaning} ({BENCHMARKS[config.benchmark].source})"
+    named = all(flatten(config)[name] == width for name, width in size_settings(config.size).items())
+    width = f"size {config.size}" if named else "widths of its own"
+    yield f"{config.env.task} x {config.env.num_envs} ({vectorization}), {width}: {parameters:,} parameters on {where}"
+    if done["agent_steps"]:
+        yield f"resumed at {done['env_frames']:,} frames, {done['grad_steps']:,} updates"
 
 
 def in_words(config: Config, done: Mapping[str, int], update_seconds: float) -> str:

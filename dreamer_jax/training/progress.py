@@ -7,8 +7,11 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TextIO
+
+EACH_RETURN = 4
+"""So many runs' returns are shown one by one."""
 
 
 class Progress:
@@ -79,8 +82,7 @@ class Progress:
         if self._step:
             frames = self._step["env_frames"]
             parts.append(f"{frames:,}/{self._total:,} frames ({100 * frames / self._total:.0f} %)")
-            score, count = self._recent
-            parts.append(f"return {score:,.1f} (mean of {count})" if count else "return –")
+            parts.append(self._returns())
             parts.append(f"{self._step['grad_steps']:,} updates")
         if self._text:
             parts.append(self._text)
@@ -93,6 +95,10 @@ class Progress:
                 if frame_rate > 0:
                     parts.append(f"{_duration(max(0, self._total - frames) / frame_rate)} left")
         return " | ".join(parts)
+
+    def _returns(self) -> str:
+        score, count = self._recent
+        return f"return {score:,.1f} (mean of {count})" if count else "return –"
 
     def _draw(self) -> None:
         self._drawn_at = self._clock()
@@ -109,6 +115,57 @@ class Progress:
         if self._shown:
             self._stream.write("\r" + " " * self._shown + "\r")
             self._shown = 0
+
+
+class Joint(Progress):
+    """One line for several runs that go in step; ``of`` gives each what looks like a progress of its own.
+
+    ``flush`` prints what they noted, once for all if all said the same, else with the run's name before it; nobody may
+    say something meanwhile.
+    """
+
+    def __init__(self, total_frames: int, names: Sequence[str], *, stream: TextIO | None = None) -> None:
+        super().__init__(total_frames, stream=stream)
+        self._names = tuple(names)
+        self._notes: list[list[str]] = [[] for _ in names]
+        self._scores: list[tuple[float, int]] = [(math.nan, 0)] * len(names)
+
+    def of(self, index: int) -> Progress:
+        """What run number ``index`` says; the first one's counters stand for all."""
+        joint = self
+
+        class Part(Progress):
+            def update(self, step: Mapping[str, int], recent: tuple[float, int] = (math.nan, 0)) -> None:
+                joint._scores[index] = recent
+                if index == 0:
+                    joint.update(step)
+
+            def state(self, text: str) -> None:
+                if index == 0:
+                    joint.state(text)
+
+            def note(self, text: str) -> None:
+                joint._notes[index].append(text)
+
+            def close(self) -> None:
+                """The line is not this run's."""
+
+        return Part(self._total, stream=self._stream)
+
+    def flush(self) -> None:
+        for text in dict.fromkeys(text for notes in self._notes for text in notes):
+            names = [name for name, notes in zip(self._names, self._notes, strict=True) if text in notes]
+            for prefix in [""] if len(names) == len(self._names) else [f"{name}: " for name in names]:
+                self.note(prefix + text)
+        self._notes = [[] for _ in self._names]
+
+    def _returns(self) -> str:
+        known = [score for score, count in self._scores if count]
+        if not known:
+            return "returns –"
+        if len(self._scores) <= EACH_RETURN:
+            return "returns " + " ".join(f"{score:,.1f}" if count else "–" for score, count in self._scores)
+        return f"return {sum(known) / len(known):,.1f} ({min(known):,.1f} to {max(known):,.1f} in {len(known)} runs)"
 
 
 def _columns(stream: TextIO) -> int:

@@ -50,6 +50,8 @@ def check_peers(config: Config, run_dir: Path, peers: Peers) -> None:
     Raises:
       ConfigError: with the field; the same one for all.
     """
+    if peers.apart:
+        return
     first, *others = peers.exchange({**flatten(config), "--run-dir": str(run_dir.absolute())})
     for number, settings in enumerate(others, start=1):
         for name, value in settings.items():

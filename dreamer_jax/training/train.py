@@ -6,8 +6,9 @@ import io
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -23,6 +24,7 @@ from dreamer_jax.training.parallel import axis_of, check_devices
 from dreamer_jax.training.peers import Peers, Processes, present
 from dreamer_jax.training.preflight import env_spec, ring_plan
 from dreamer_jax.training.profiling import Profile
+from dreamer_jax.training.programs import Programs, make_programs
 from dreamer_jax.training.progress import Progress
 from dreamer_jax.training.run_directory import check_peers, check_run, open_run, see_run
 from dreamer_jax.training.watch import Watch
@@ -61,16 +63,38 @@ def train(
         print(f"process {peers.part} of {peers.parts}; process 0 says how the run is doing", file=stream or sys.stderr)
         stream, profile = open(os.devnull, "w"), False  # noqa: SIM115 (for as long as the process lives)
     progress = Progress(config.train.frames, stream=stream)
+    make = partial(_programs, config, agent)
+    with Interrupt() as interrupt:
+        stop, state = carry_out(config, run_dir, make, loggers, progress, interrupt, peers, profile, patience)
+    if stop is not None:
+        raise Stopped(stop)
+    return state
+
+
+def carry_out(
+    config: Config,
+    run_dir: Path,
+    make: Callable[[EnvSpec], Programs],
+    loggers: Sequence[str | Logger],
+    progress: Progress,
+    interrupt: Interrupt,
+    peers: Peers,
+    profile: bool = False,
+    patience: float = 600.0,
+) -> tuple[int | None, TrainState]:
+    """A run from where it is to its end, or to the signal whose number is returned; as ``train``."""
     with (
-        Interrupt() as interrupt,
-        _open(config, run_dir, agent, loggers, progress, peers=peers, patience=patience) as run,
+        _open(config, run_dir, make, loggers, progress, peers=peers, patience=patience) as run,
         Profile(run_dir / "profile" if profile else None, progress.note) as run.profile,
     ):
         run.prepare()
         run.loop(interrupt)
-    if run.stop is not None:
-        raise Stopped(run.stop)
-    return run.learner.state
+    return run.stop, run.learner.state
+
+
+def _programs(config: Config, agent: Agent | None, spec: EnvSpec) -> Programs:
+    devices = check_devices(config.train.devices, config.train.batch_size)
+    return make_programs(agent or make_agent(config, spec, axis_name=axis_of(devices)), devices)
 
 
 def begin(config: Config, run_dir: str | Path, state: TrainState) -> None:
@@ -87,7 +111,8 @@ def begin(config: Config, run_dir: str | Path, state: TrainState) -> None:
     run_dir.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=run_dir.parent, prefix=f".{run_dir.name}-") as scratch:
         place = Path(scratch, "run")
-        with _open(config, place, None, (), Progress(config.train.frames, stream=io.StringIO()), state):
+        progress = Progress(config.train.frames, stream=io.StringIO())
+        with _open(config, place, partial(_programs, config, None), (), progress, state):
             pass
         os.replace(place, run_dir)
 
@@ -96,7 +121,7 @@ def begin(config: Config, run_dir: str | Path, state: TrainState) -> None:
 def _open(
     config: Config,
     run_dir: Path,
-    agent: Agent | None,
+    make: Callable[[EnvSpec], Programs],
     loggers: Sequence[str | Logger],
     progress: Progress,
     state: TrainState | None = None,
@@ -106,31 +131,34 @@ def _open(
     """A run with its first checkpoint, or where ``run_dir`` left off; ``state`` is what a new one starts from."""
     peers = peers or Peers()
 
-    def check() -> tuple[EnvSpec, Agent]:
+    def check() -> tuple[EnvSpec, Programs]:
         check_loggers(loggers)
-        axis = axis_of(check_devices(config.train.devices, config.train.batch_size))
+        check_devices(config.train.devices)
         spec = env_spec(config)
-        return spec, agent or make_agent(config, spec, axis_name=axis)
+        return spec, make(spec)
 
     check_peers(config, run_dir, peers)
     # Whatever can be refused is refused before anything is written, and by all if by one.
-    spec, agent = peers.agree(check)
+    spec, programs = peers.agree(check)
     changes = peers.agree(lambda: check_run(run_dir, config))
-    size = peers.agree(lambda: ring_plan(config, run_dir, spec, agent, peers.parts))
+    size = peers.agree(lambda: ring_plan(config, run_dir, spec, programs.agent, peers.parts))
     lock = peers.agree(lambda: open_run(run_dir, config, spec) if peers.leads else None)
     peers.agree(lambda: see_run(run_dir))
     with ExitStack() as opened:
         if lock is not None:
             opened.enter_context(lock)
-        checkpoints = Checkpoints(run_dir, keep=config.train.keep_checkpoints) if peers.leads else None
+        # Runs that are apart may be killed between two saves, and must then all go back to the one before.
+        keep = max(config.train.keep_checkpoints, 2 if peers.apart else 1)
+        checkpoints = Checkpoints(run_dir, keep=keep) if peers.leads else None
         if checkpoints is not None:
             opened.callback(checkpoints.close)
         opened.callback(progress.close)
         if isinstance(peers, Processes):
             opened.enter_context(Watch(run_dir, peers, patience))
-        progress.note(f"run directory: {run_dir}")
+        if not peers.apart:
+            progress.note(f"run directory: {run_dir}")
         progress.note(size.line)
-        run = Run(config, run_dir, spec, agent, size.records, loggers, checkpoints, progress, state, peers)
+        run = Run(config, run_dir, spec, programs, size.records, loggers, checkpoints, progress, state, peers)
         opened.callback(run.close)
         for change in changes:
             progress.note(f"changed since the run began: {change}")
