@@ -89,7 +89,8 @@ def carry_out(
     ):
         run.prepare()
         run.loop(interrupt)
-    return run.stop, run.learner.state
+    # One that comes to the end while a signal asks it to stop has not been asked in vain.
+    return interrupt.number if run.stop is None else run.stop, run.learner.state
 
 
 def _programs(config: Config, agent: Agent | None, spec: EnvSpec) -> Programs:
