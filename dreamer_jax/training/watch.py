@@ -28,7 +28,7 @@ SILENCE = 30.0
 """A process whose file has not changed for so many seconds has ended or was stopped."""
 SILENCE_AFTER_ERROR = 5.0
 """The same once the connection to one of them has broken."""
-GRACE = 15.0
+GRACE = 10.0
 """How long a process that failed as all do may take to say so itself."""
 UNTIL_THE_LOOP = 10
 """So many times as patient until the first step: streams are dealt out, programs compiled, episodes lived again."""
