@@ -12,8 +12,8 @@ from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.replay.storage import Layout, file_name, numpy_dtype
 from dreamer_jax.training.acting import make_act
 from dreamer_jax.training.checkpoint import Checkpoints
-from dreamer_jax.training.shares import below
 from dreamer_jax.training.loop import ACT
+from dreamer_jax.training.shares import below
 from dreamer_jax.types import TimeStep
 
 FRAMES, E = 100, 2

@@ -130,7 +130,7 @@ def test_shares_join_to_the_whole(run, parts):
     arrays |= {"envs/length": np.array([1, 0, 5, 2]), "envs/action/action": np.arange(8)}
     shares = [share(arrays, part, parts, ENVS) for part in range(parts)]
     assert [mine["replay/taken"] for mine in shares] == list(range(parts))
-    assert sum((mine["envs/action/action"].tolist() for mine in shares), []) == list(range(8))
+    assert [step for mine in shares for step in mine["envs/action/action"].tolist()] == list(range(8))
     assert [len(mine["envs/action/action"]) for mine in shares] == {2: [1, 7], 4: [1, 0, 5, 2]}[parts]
     assert all(mine["learner/next/index"][..., 0].max() < ENVS for mine in shares)
     joined = join(shares, ENVS)
