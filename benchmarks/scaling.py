@@ -14,7 +14,8 @@ the compiled program. They should be ``gradient_bytes`` (those of the parameters
 returns, for their percentiles and extremes) and ``metrics_bytes``; ``other_bytes`` is what there is beside them.
 
 With ``--seeds``, ``together_ms`` is one program that updates so many agents, each with its own state, key and batch,
-and ``apart_ms`` as many calls of the update of one, one after another; ``speedup`` is their quotient.
+and ``apart_ms`` as many calls of the update of one, one after another; ``speedup`` is their quotient. They are the
+programs of ``train``. ``together_needs_mb`` and ``needs_mb`` are what a call takes beside its arguments.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ from dreamer_jax.config.presets import PRESETS
 from dreamer_jax.config.schema import FIELDS, Config
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.training.huge_pages import restart_with_huge_pages
-from dreamer_jax.training.parallel import compiler_options
+from dreamer_jax.training.members import Program
+from dreamer_jax.training.memory import needed_bytes
+from dreamer_jax.training.parallel import Updates, compiler_options
 from dreamer_jax.training.peers import start
 from dreamer_jax.training.program_cache import collect_rarely
 from dreamer_jax.training.speed import (
@@ -162,30 +165,26 @@ def wanted_bytes(config: Config, spec: EnvSpec) -> dict[str, int]:
 def seeds_speed(config: Config, spec: EnvSpec, seeds: int, repeats: int) -> dict[str, Any]:
     """Milliseconds of an update of so many agents in one program, and of as many updates one after another."""
     agent, train = make_agent(config, spec), config.train
-    keys = jax.random.split(jax.random.PRNGKey(0), seeds)
+    init, keys = jax.jit(agent.init), list(jax.random.split(jax.random.PRNGKey(0), seeds))
+    states, alone = ([init(key) for key in keys] for _ in range(2))
     windows = random_windows(spec, agent.latent_spec, seeds * train.batch_size, train.batch_length)
-    batches = jax.tree.map(lambda x: x.reshape(seeds, train.batch_size, *x.shape[1:]), windows)
-    stacked, single = jax.jit(jax.vmap(agent.init))(keys), jax.jit(agent.init)
-    states, keys_of = [single(key) for key in keys], list(keys)
-    batches_of = [jax.device_put(jax.tree.map(lambda x, i=i: x[i], batches)) for i in range(seeds)]
-    batches = jax.device_put(batches)
-    options = compiler_options()
-
-    def compiled(update: Any, *given: Any) -> tuple[float, Any]:
-        return seconds(lambda: jax.jit(update, donate_argnums=0).lower(*given).compile(options))
-
-    all_s, update_all = compiled(jax.vmap(agent.update), stacked, keys, batches)
-    one_s, update_one = compiled(agent.update, states[0], keys_of[0], batches_of[0])
+    rows = jax.tree.map(lambda x: x.reshape(seeds, 1, train.batch_size, *x.shape[1:]), windows)
+    batches = [jax.device_put(jax.tree.map(lambda x, i=i: x[i], rows)) for i in range(seeds)]
+    program, single = Program(lambda _: agent, [{}] * seeds), Updates(agent, 1)
+    numbers, options = program.numbers, compiler_options()
+    all_s, update_all = seconds(lambda: program.call.lower(states, keys, batches, numbers).compile(options))
+    one_s, update_one = seconds(lambda: single.lower(alone[0], keys[0], batches[0]).compile(options))
 
     def together() -> Any:
-        nonlocal stacked
-        stacked, *results = update_all(stacked, keys, batches)
-        return stacked, results
+        nonlocal states
+        states, results = zip(*update_all(states, keys, batches, numbers), strict=True)
+        states = list(states)
+        return states, results
 
     def apart() -> Any:
         for i in range(seeds):
-            states[i], *results = jax.block_until_ready(update_one(states[i], keys_of[i], batches_of[i]))
-        return states, results
+            alone[i], results = jax.block_until_ready(update_one(alone[i], keys[i], batches[i]))
+        return alone, results
 
     seconds(together), seconds(apart)
     together_ms, apart_ms = (times_ms(run, repeats)[0] for run in (together, apart))
@@ -198,7 +197,9 @@ def seeds_speed(config: Config, spec: EnvSpec, seeds: int, repeats: int) -> dict
         "apart_ms_each": [round(value, 1) for value in apart_ms],
         "together_compile_s": round(all_s, 2),
         "compile_s": round(one_s, 2),
-        "parameters": int(np.sum([x.size for x in jax.tree.leaves(states[0].params)])),
+        "together_needs_mb": round((needed_bytes(update_all) or 0) / 1e6, 1),
+        "needs_mb": round((needed_bytes(update_one) or 0) / 1e6, 1),
+        "parameters": int(np.sum([x.size for x in jax.tree.leaves(alone[0].params)])),
         "peak_rss_mb": peak_rss_mb(),
     }
 

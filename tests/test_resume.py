@@ -250,12 +250,12 @@ def test_a_finished_run_goes_on_when_asked_for_more(tmp_path, first):
     assert first.run(flags(tiny_run(**changes), run_dir), log) == 0
     assert "complete: 100 frames were asked for" in log.read_text()
     assert {name: x.tobytes() for name, x in saved(run_dir).items()} == {k: x.tobytes() for k, x in once.items()}
-    assert json.loads(ring(run_dir)["layout.json"])["rows"] == 50
+    assert json.loads(ring(run_dir)[Path("replay/layout.json")])["rows"] == 50
 
     changes["train__frames"] = 240
     assert first.run(flags(tiny_run(**changes), run_dir), log) == 0, log.read_text()
     assert first.run(flags(tiny_run(**changes), reference), log) == 0
-    assert json.loads(ring(run_dir)["layout.json"])["rows"] == 120
+    assert json.loads(ring(run_dir)[Path("replay/layout.json")])["rows"] == 120
     assert_same_run(run_dir, reference)
 
 
@@ -290,6 +290,15 @@ def test_only_what_does_not_change_the_algorithm_may_change(tmp_path: Path, name
             check_run(tmp_path, replace(config, {name: now}))
         assert f"{name} is {before} there and {now} here; choose" in str(error.value)
     assert check_run(tmp_path, config) == []
+
+
+def test_what_a_start_left_that_was_killed_at_once_is_no_obstacle(tmp_path):
+    for name in ("lock", "config.yaml.tmp"):
+        (tmp_path / name).touch()
+    assert check_run(tmp_path, tiny_run()) == []
+    (tmp_path / "letter.txt").touch()
+    with pytest.raises(ConfigError, match="not empty and not a run"):
+        check_run(tmp_path, tiny_run())
 
 
 def test_what_may_change():

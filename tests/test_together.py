@@ -66,11 +66,17 @@ def test_each_run_is_as_alone(process, tmp_path, devices):
     config = replace(config, {"train.batch_size": 4})  # two rows for each device, where they share
     sweep = ["--seeds", "0..1", "--sweep", "optimizer.learning_rate=1e-3,2e-3"]
     command = [*flags(config, parent), "--train.devices", str(devices)]
+    if devices == 2:
+        killed = process.run(
+            [*command, *sweep], tmp_path / "killed", kill_at="dreamer_jax.envs.vector:VectorEnvs.step:300"
+        )
+        assert killed == -signal.SIGKILL, (tmp_path / "killed").read_text()
     assert process.run([*command, *sweep], log) == 0, log.read_text()
     lines = log.read_text().splitlines()
     names = [f"{NAME}-{seed}-optimizer.learning_rate={rate}" for rate in ("1e-3", "2e-3") for seed in (0, 1)]
     assert lines[0] == f"dreamer-jax: runs 1, 2, 3, 4 of 4 together, in {parent}: {', '.join(names)}"
-    assert sum("parameters on" in line for line in lines) == 1
+    for once in ("parameters on", "an update every"):
+        assert sum(once in line for line in lines) == 1
     assert f"on {devices} x cpu, which update 4 runs in one program" in log.read_text()
     assert lines[-1].startswith("160/160 frames (100 %) | returns ") and lines[-1].count(".") == 4
     metrics = {}
@@ -85,10 +91,33 @@ def test_each_run_is_as_alone(process, tmp_path, devices):
     assert len({str(found) for found in metrics.values()}) == 4
 
 
+REAL = dict(env__task="dmc/cartpole_balance", env__time_limit=25, train__frames=120, train__batch_size=4)
+
+
+def test_a_real_agent_learns_as_alone(process, tmp_path):
+    log, parent = tmp_path / "log", tmp_path / "all"
+    config = tiny_run(**REAL, train__batch_length=8, train__start_windows=16, replay__capacity=1000)
+    sweep = ["--sweep", "optimizer.learning_rate=1e-4,3e-3"]
+    assert process.run([*flags(config, parent), *sweep], log, toy=False) == 0, log.read_text()
+    for rate in ("1e-4", "3e-3"):
+        single = [*flags(config, tmp_path / rate), "--optimizer.learning_rate", rate]
+        assert process.run(single, log, toy=False) == 0, log.read_text()
+        (together,) = parent.glob(f"*-optimizer.learning_rate={rate}")
+        assert saved(together)["facts/grad_steps"] == saved(tmp_path / rate)["facts/grad_steps"] > 20
+        losses = [
+            np.array([line["train/loss/total"] for line in told(path) if "train/loss/total" in line])
+            for path in (together, tmp_path / rate)
+        ]
+        assert np.isfinite(losses[0]).all() and len(losses[0]) == len(losses[1])
+        # Rounding grows from step to step: at first it is that of one update.
+        np.testing.assert_allclose(losses[0][:3], losses[1][:3], rtol=1e-4)
+        assert len(read_jsonl(together / "scores.jsonl")) == 2 * (60 // 26)
+
+
 def test_killed_and_resumed_is_as_never_stopped(process, tmp_path, alone):
     log, parent = tmp_path / "log", tmp_path / "all"
     command = [*flags(tiny_run(), parent), *SEEDS, "--train.save_frames", "80"]
-    assert process.run(command, log, kill_at="dreamer_jax.envs.vector:VectorEnvs.step:250") == -signal.SIGKILL
+    assert process.run(command, log, kill_at="dreamer_jax.envs.vector:VectorEnvs.step:235") == -signal.SIGKILL
     assert {complete(run_dir)[-1] for run_dir in runs(parent)} == {80}
     assert process.run(command, log) == 0, log.read_text()
     assert log.read_text().count("resumed at 80 frames") == 1
@@ -132,7 +161,8 @@ def test_one_that_fails_ends_all_and_all_go_back_to_where_all_had_saved(
     process, tmp_path, monkeypatch, capsys, toy, alone
 ):
     parent = tmp_path / "all"
-    command = [*flags(tiny_run(), parent), *SEEDS, "--train.save_frames", "80", "--cache", "none"]
+    config = tiny_run(train__save_frames=80, train__keep_checkpoints=1)  # which is too few for this
+    command = [*flags(config, parent), *SEEDS, "--cache", "none"]
     with monkeypatch.context() as patch:
         fail_at(patch, f"{NAME}-1", 160)
         before = threading.active_count()

@@ -40,6 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
         sub = subparsers.add_parser(
             name,
             help=meaning,
+            usage=f"dreamer-jax {name} [FLAGS] [--SETTING VALUE ...]" if settings and compiles else None,
             description=meaning[0].upper() + meaning[1:] + ".",
             epilog=SETTINGS_HELP + _presets() if settings else None,
             formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -93,9 +93,13 @@ class Learner:
         batches = self._parallel.put(jax.tree.map(lambda x: np.stack([x] * self.per_dispatch), example))
         self._parallel.compile(self._state, self._root, batches)
 
+        @jax.jit
+        def copied(state: TrainState) -> TrainState:
+            return jax.tree.map(jnp.copy, state)
+
         def trial() -> None:
             # The update gives its input state away.
-            jax.block_until_ready(self._update(_copied(self._state), self._root, batches))
+            jax.block_until_ready(self._update(copied(self._state), self._root, batches))
 
         return trial
 
@@ -213,11 +217,6 @@ class Learner:
         if "next/index" in arrays:
             batch = arrays_batch(below(arrays, "next/batch"))
             self._next = _Batches(batch, arrays["next/index"], self._parallel.put(batch))
-
-
-@jax.jit
-def _copied(state: TrainState) -> TrainState:
-    return jax.tree.map(jnp.copy, state)
 
 
 def updates_after(train: TrainConfig, agent_steps: int) -> int:

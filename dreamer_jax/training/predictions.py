@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -34,7 +35,12 @@ class Reports:
     def __init__(self, config: Config, agent: Agent, spec: EnvSpec, root: Array, folder: Path) -> None:
         self._config, self._spec, self._root, self._folder = config, spec, root, folder
         self._held_out = config.replay.validation_fraction > 0
-        self._report = jax.jit(agent.report)
+
+        @jax.jit
+        def report(state: TrainState, root: Array, frames: Array, batch: TrajectoryBatch) -> Any:
+            return agent.report(state, jax.random.fold_in(root, frames), batch)
+
+        self._report = report
 
     def __call__(
         self, state: TrainState, replay: Replay, frames: int
@@ -43,7 +49,7 @@ class Reports:
         batch = windows(replay, self._config.train.batch_size, frames, held_out=self._held_out)
         if batch is None:
             return None
-        metrics, dream = self._report(state, jax.random.fold_in(self._root, np.uint32(frames)), batch)
+        metrics, dream = self._report(state, self._root, np.uint32(frames), batch)
         metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
         label = "held_out" if self._held_out else "replayed"
         stem = str(self._folder / f"{frames:09d}")

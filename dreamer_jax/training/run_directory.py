@@ -21,6 +21,8 @@ from dreamer_jax.training.peers import Peers
 
 SECONDS_TO_SEE = 60
 """File systems of a network may need so long to show a new directory everywhere."""
+UNFINISHED = ("lock", "config.yaml.tmp")
+"""What a start that was killed at once may leave."""
 PACKAGES = (
     "dreamer-jax", "jax", "jaxlib", "flax", "optax", "distrax", "orbax-checkpoint",
     "numpy", "gymnasium", "dm_control", "mujoco",
@@ -37,7 +39,7 @@ def check_run(run_dir: Path, config: Config) -> list[str]:
     try:
         if settings.exists():
             return _check_settings(settings, config)
-        if run_dir.is_dir() and any(path.name != "lock" for path in run_dir.iterdir()):
+        if run_dir.is_dir() and any(path.name not in UNFINISHED for path in run_dir.iterdir()):
             raise ConfigError(f"--run-dir {run_dir}: not empty and not a run; choose another directory")
     except OSError as error:
         raise ConfigError(f"--run-dir {run_dir}: can't be read ({error.strerror})") from error
