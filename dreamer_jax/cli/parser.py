@@ -40,7 +40,6 @@ def make_parser() -> argparse.ArgumentParser:
         sub = subparsers.add_parser(
             name,
             help=meaning,
-            usage=f"dreamer-jax {name} [FLAGS] [--SETTING VALUE ...]" if settings and compiles else None,
             description=meaning[0].upper() + meaning[1:] + ".",
             epilog=SETTINGS_HELP + _presets() if settings else None,
             formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -57,6 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
         return sub
 
     sub = command("train", runs.train, "train an agent, or go on with a run", settings=True, compiles=True)
+    sub.usage = "dreamer-jax train [FLAGS] [--SETTING VALUE ...]"  # all of them would fill half a screen
     sub.add_argument("--run-dir", type=Path, help="where everything is written (default runs/TASK-PRESET-SIZE-SEED)")
     sub.add_argument("--seeds", metavar="A..B", help="several runs, such as 0..7 or 0,3,5, in folders of --run-dir")
     sub.add_argument(
