@@ -12,15 +12,18 @@ import numpy as np
 import pytest
 from agents import KEY, MIXED, QUICK, random_batch
 from test_parallel import CONFIG, SURE, UPDATES, assert_close, follow, named
+from trainer import make_toy, tiny_run
 
 from dreamer_jax.agent import make_agent
 from dreamer_jax.config.loading import load, replace
 from dreamer_jax.config.presets import PRESETS
 from dreamer_jax.config.schema import ConfigError, flatten
 from dreamer_jax.config.sweep import SHARED
+from dreamer_jax.specs import ArraySpec, EnvSpec
 from dreamer_jax.training import memory
 from dreamer_jax.training.members import member_updates
 from dreamer_jax.training.parallel import Updates
+from dreamer_jax.training.preflight import example_batch
 from dreamer_jax.training.speed import SPECS, random_windows
 from dreamer_jax.training.threads import Threads
 
@@ -38,6 +41,7 @@ for trial, (members, devices) in test_members.TRIALS.items():
         np.savez(f"{sys.argv[1]}/{trial}{index}.npz", **found)
 for index, found in enumerate(test_members.learn_alone()):
     np.savez(f"{sys.argv[1]}/alone{index}.npz", **found)
+np.savez(f"{sys.argv[1]}/start0.npz", **test_members.compile_all())
 """
 
 
@@ -65,13 +69,32 @@ def learn(members, devices):
     def run(index):
         found[index] = follow(updates[index], CONFIGS[index], keys()[index], 10 * index)
 
-    threads = [threading.Thread(target=run, args=(index,)) for index in range(members)]
-    [thread.start() for thread in threads]
-    [thread.join() for thread in threads]
+    in_threads(run, members)
     assert all(names == ["kl.rep", "optimizer.learning_rate"] for names in traced)
     state = jax.tree.leaves(updates[-1].place(tiny_state()))[0]
     where = {"device": next(iter(state.devices())).id, "traced": len(traced)}
     return [{**mine, **{name: np.array(value) for name, value in where.items()}} for mine in found]
+
+
+def in_threads(run, count):
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(count)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+
+
+def compile_all():
+    """How often an update is traced as four runs start on two devices."""
+    config, spec = tiny_run(), EnvSpec({"eye": ArraySpec((3,), "float32")}, {"arm": ArraySpec((2,), "float32")})
+    agent, traced = make_toy(config, spec), []
+    updates = member_updates([config] * 4, lambda numbers: traced.append(numbers) or agent, Threads("abcd"), 2)
+    batch = jax.tree.map(lambda x: x[None], example_batch(config, spec, agent.latent_spec, 2))
+
+    def run(index):
+        mine = updates[index]
+        mine.compile(mine.place(agent.init(KEY)), KEY, mine.put(batch))
+
+    in_threads(run, 4)
+    return {"traced": np.array(len(traced))}
 
 
 def tiny_state():
@@ -86,7 +109,7 @@ def learnt(tmp_path_factory):
     flags = " ".join(f"--{k}={v}" for k, v in {**QUICK, "xla_force_host_platform_device_count": 2}.items())
     environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": paths}
     subprocess.run([sys.executable, "-c", ALL, str(path)], env=environment, check=True)
-    counts = {**{trial: members for trial, (members, _) in TRIALS.items()}, "alone": len(CONFIGS)}
+    counts = {**{trial: members for trial, (members, _) in TRIALS.items()}, "alone": len(CONFIGS), "start": 1}
     return {name: [dict(np.load(path / f"{name}{i}.npz")) for i in range(count)] for name, count in counts.items()}
 
 
@@ -132,6 +155,10 @@ def test_one_trace_for_all_and_old_states_are_given_away(learnt, trial):
         assert mine["traced"] == 2  # batches of one and of two updates
         assert mine["device"] == devices - 1
         assert all(mine[f"{call}/given_away"].all() for call in range(len(UPDATES)))
+
+
+def test_a_start_traces_once_for_all_devices(learnt):
+    assert learnt["start"][0]["traced"] == 1
 
 
 @pytest.mark.parametrize("preset", PRESETS)
