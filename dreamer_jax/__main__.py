@@ -1,16 +1,41 @@
 """``python -m dreamer_jax`` is the ``dreamer-jax`` command."""
 
+import os
 import sys
+import time
+import traceback
 from typing import NoReturn
 
 from dreamer_jax.cli import main
+from dreamer_jax.cli.errors import STOPPED
 from dreamer_jax.training.huge_pages import restart_with_huge_pages
+
+SECONDS_TO_FOLLOW = 5
+"""If the first of several processes fails, the others get so long to do the same, before JAX's service goes with it."""
 
 
 def run() -> NoReturn:
     """The command as a program of its own."""
     restart_with_huge_pages()
-    sys.exit(main())
+    try:
+        status = main()
+    except Exception:
+        traceback.print_exc()
+        status = 1
+    if 0 < status < STOPPED and "jax" in sys.modules:
+        leave_the_others(status)
+    sys.exit(status)
+
+
+def leave_the_others(status: int) -> None:
+    """Of several processes that share a run one has failed: JAX would wait for minutes until all leave together."""
+    import jax
+
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        time.sleep(SECONDS_TO_FOLLOW * (jax.process_index() == 0))
+        os._exit(status)
 
 
 if __name__ == "__main__":

@@ -74,10 +74,13 @@ def make_agent(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -
         return PolicyCarry(model.initial(num_envs), actions, records)
 
     def policy(
-        params: Any, key: Array, carry: PolicyCarry, timestep: TimeStep, mode: Mode = "sample"
+        params: Any, key: Array, carry: PolicyCarry, timestep: TimeStep, mode: Mode = "sample", first: Array = 0
     ) -> tuple[PolicyCarry, ArrayDict, RSSMState]:
-        """Action for each environment after seeing ``timestep``, and the latents to keep beside it."""
-        rows = jnp.arange(timestep.reward.shape[0])
+        """Action for each environment after seeing ``timestep``, and the latents to keep beside it.
+
+        Random numbers belong to environments, of which ``first`` is the number of the first.
+        """
+        rows = first + jnp.arange(timestep.reward.shape[0])
         latent_key, action_key = jax.random.split(key)
         latent = model.filter(
             params["model"],

@@ -60,7 +60,7 @@ class Agent(NamedTuple):
 
     init: Callable[..., Any]  # (key) -> TrainState
     reset: Callable[..., Any]  # (params, E) -> PolicyCarry
-    policy: Callable[..., Any]  # (params, key, carry, timestep, mode) -> (carry, action, latents)
+    policy: Callable[..., Any]  # (params, key, carry, timestep, mode, first) -> (carry, action, latents)
     loss: Callable[..., Any]  # (params, state, key, batch) -> (total, aux)
     update: Callable[..., Any]  # (state, key, batch) -> (state, metrics, refreshed latents [B, T])
     report: Callable[..., Any]  # (state, key, batch) -> ({name: []}, Dream), see report.py

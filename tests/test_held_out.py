@@ -97,14 +97,14 @@ def test_too_small_a_ring_is_refused(tmp_path):
     config = ReplayConfig(capacity=100, validation_fraction=0.1)
     sizes = {"num_envs": ENVS, "batch_length": LENGTH, "total_records": 10_000}
     with pytest.raises(ConfigError, match="replay.validation_fraction: got 0.1, which needs replay.capacity for 160"):
-        plan(tmp_path, config, SPEC, LATENTS, **sizes)
-    assert plan(tmp_path, ReplayConfig(capacity=400, validation_fraction=0.1), SPEC, LATENTS, **sizes).records == 400
+        plan([tmp_path], config, SPEC, LATENTS, **sizes)
+    assert plan([tmp_path], ReplayConfig(capacity=400, validation_fraction=0.1), SPEC, LATENTS, **sizes).records == 400
 
 
 def test_one_byte_a_record(tmp_path):
     assert record(0, ENVS)[0].is_first.shape == (ENVS,)
     sizes = {"num_envs": ENVS, "batch_length": LENGTH, "total_records": 10_000}
     with_them, without = (
-        plan(tmp_path, ReplayConfig(capacity=4000, validation_fraction=x), SPEC, LATENTS, **sizes) for x in (0.1, 0.0)
+        plan([tmp_path], ReplayConfig(capacity=4000, validation_fraction=x), SPEC, LATENTS, **sizes) for x in (0.1, 0.0)
     )
     assert with_them.record_bytes == without.record_bytes + 1

@@ -148,6 +148,11 @@ def test_updates_that_follow(learnt, trial):
 
 
 @trials
+def test_members_differ(learnt, trial):
+    assert len({found["1/loss/total"].tobytes() for found in learnt[trial]}) == len(learnt[trial])
+
+
+@trials
 def test_one_trace_for_all_and_old_states_are_given_away(learnt, trial):
     members, devices = TRIALS[trial]
     assert len(learnt[trial]) == members

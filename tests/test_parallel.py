@@ -167,3 +167,29 @@ def test_a_cpu_becomes_as_many_devices_as_are_wanted():
     environment["PYTHONPATH"] = str(Path(__file__).parent.parent)
     found = subprocess.run([sys.executable, "-c", THREE], env=environment, check=True, capture_output=True, text=True)
     assert found.stdout.split() == ["3"]
+
+
+AS_MANY_AS_CAN = """
+from dreamer_jax.config.schema import ConfigError
+from dreamer_jax.training.parallel import check_devices, want_devices
+want_devices(8)
+print([check_devices(0, size) for size in (16, 12, 8, 7, 2, 1)])
+for devices, size in ((5, 16), (8, 8), (9, 18)):
+    try:
+        check_devices(devices, size)
+    except ConfigError as error:
+        print(error)
+"""
+
+
+def test_as_many_devices_share_a_batch_as_can_do_so_in_equal_parts_of_two_or_more():
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment["PYTHONPATH"] = str(Path(__file__).parent.parent)
+    found = subprocess.run(
+        [sys.executable, "-c", AS_MANY_AS_CAN], env=environment, check=True, capture_output=True, text=True
+    )
+    many, uneven, single, missing = found.stdout.splitlines()
+    assert many == "[8, 6, 4, 1, 1, 1]"
+    assert "5 x cpu are 5 devices, which leaves 3.2 of train.batch_size 16 windows to each" in uneven
+    assert "8 x cpu are 8 devices, which leaves 1 of train.batch_size 8 windows to each" in single
+    assert missing == "train.devices: got 9, JAX finds 8 (cpu)"

@@ -294,7 +294,7 @@ def test_a_full_disk_is_an_error_before_anything_changes(tmp_path, monkeypatch):
 
 def planned(directory, total=10**9, num_envs=4, **settings):
     config = ReplayConfig(**settings)
-    return plan(directory, config, SPEC, LATENTS, num_envs=num_envs, batch_length=7, total_records=total)
+    return plan([directory], config, SPEC, LATENTS, num_envs=num_envs, batch_length=7, total_records=total)
 
 
 def test_plan_takes_the_smallest_limit(tmp_path, monkeypatch):

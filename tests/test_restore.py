@@ -1,6 +1,7 @@
 """A checkpoint of one number of processes restores on another: every stream goes on somewhere, nothing is lost."""
 
 import io
+import shutil
 
 import jax
 import numpy as np
@@ -83,7 +84,7 @@ def test_streams_are_dealt_out(run, parts):
     for part in range(parts):
         notes = []
         found = restored(run, part, parts, notes)
-        assert f"of one process: {ENVS} streams of {whole.rows.stop:,} records are dealt out to {parts}" in notes[0]
+        assert f"of one process: {ENVS} streams of {len(whole.rows)} records are dealt out to {parts}" in notes[0]
         ring = found.replay
         assert ring.rows == whole.rows and ring.num_envs == each
         for stream in range(each):
@@ -111,6 +112,41 @@ def test_streams_are_dealt_out(run, parts):
     assert [path.name for path in run_dir.glob("replay*")] == ["replay"]
 
 
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_streams_of_two_processes_are_dealt_out(run, parts, tmp_path):
+    config, run_dir, agent = run
+    folder = tmp_path / "run"
+    shutil.copytree(run_dir, folder)
+    shares, state, streams = [], None, []
+    for part in range(2):
+        found = restored((config, folder, agent), part, 2, [])
+        ring = found.replay
+        ring.append(*record(ring))
+        step = found.facts["agent_steps"] + ENVS
+        replay = {f"replay/{name}": x for name, x in ring.snapshot(step).items()}
+        shares.append((found.arrays | replay, found.carry))
+        state, facts = found.state, {**found.facts, "agent_steps": step, "processes": 2}
+        streams += [ring.column("reward", env, ring.rows) for env in range(ring.num_envs)]
+        ring.close()
+    checkpoints = Checkpoints(folder, keep=2)
+    carry = jax.tree.map(lambda *xs: np.concatenate(xs), *(carry for _, carry in shares))
+    checkpoints.save(step, state, carry, join([arrays for arrays, _ in shares], ENVS), facts)
+    checkpoints.completed(wait=True)
+    checkpoints.close()
+    rows = read_replays(folder)[1].rows
+    assert [len(ring.fields) > 8 for ring in read_replays(folder)] == [True, True]
+    for part in range(parts):
+        notes = []
+        ring = restored((config, folder, agent), part, parts, notes).replay
+        assert bool(notes) == (parts != 2) and ring.rows == rows
+        if notes:
+            assert f"of 2 processes: {ENVS} streams of {len(rows)} records" in notes[0]
+        for stream in range(ring.num_envs):
+            right = streams[part * ring.num_envs + stream]
+            assert ring.column("reward", stream, ring.rows).tobytes() == right.tobytes()
+        ring.close()
+
+
 def record(ring):
     """A time step, action and latents that fit."""
     from dreamer_jax.replay.storage import numpy_dtype
@@ -130,7 +166,7 @@ def test_shares_join_to_the_whole(run, parts):
     arrays |= {"envs/length": np.array([1, 0, 5, 2]), "envs/action/action": np.arange(8)}
     shares = [share(arrays, part, parts, ENVS) for part in range(parts)]
     assert [mine["replay/taken"] for mine in shares] == list(range(parts))
-    assert [step for mine in shares for step in mine["envs/action/action"].tolist()] == list(range(8))
+    assert np.concatenate([mine["envs/action/action"] for mine in shares]).tolist() == list(range(8))
     assert [len(mine["envs/action/action"]) for mine in shares] == {2: [1, 7], 4: [1, 0, 5, 2]}[parts]
     assert all(mine["learner/next/index"][..., 0].max() < ENVS for mine in shares)
     joined = join(shares, ENVS)

@@ -16,6 +16,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +116,10 @@ def make_toy(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -> 
         actions = {k: jnp.zeros((num_envs, *leaf.shape), leaf.dtype) for k, leaf in spec.action.items()}
         return PolicyCarry(RSSMState(jnp.zeros((num_envs, width)), jnp.zeros((num_envs, 2))), actions)
 
-    def policy(params: Any, key: Any, carry: PolicyCarry, timestep: Any, mode: str = "sample") -> Any:
+    def policy(params: Any, key: Any, carry: PolicyCarry, timestep: Any, mode: str = "sample", first: Any = 0) -> Any:
         before = jnp.where(timestep.is_first[:, None], 0, carry.latent.deter)
-        noise = jax.random.normal(key, before.shape) * (mode != "mode")
+        keys = jax.vmap(partial(jax.random.fold_in, key))(first + jnp.arange(len(before)))
+        noise = jax.vmap(lambda key: jax.random.normal(key, (width,)))(keys) * (mode != "mode")
         actor = jnp.broadcast_to(params["actor"], before.shape)
         hidden = mix(before, noise, actor, timestep.reward[:, None], *columns(timestep.observation, 1))
         action = {}

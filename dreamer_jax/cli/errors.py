@@ -6,7 +6,8 @@ import sys
 
 from dreamer_jax.config.schema import ConfigError
 
-FAILED = 2
+FAILED, STOPPED = 2, 128
+"""For anything a person can mend; and what the number of a signal is added to."""
 
 
 def explain(error: Exception) -> tuple[int, str | None]:

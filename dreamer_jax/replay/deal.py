@@ -41,4 +41,4 @@ def drop_others(run_dir: Path, parts: int) -> None:
     own = {ring_folder(run_dir, part, parts).name for part in range(parts)}
     for folder in run_dir.iterdir():
         if _RING.fullmatch(folder.name) and folder.name not in own:
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)  # what is still open somewhere goes the next time

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,7 @@ class Plan:
 
 
 def plan(
-    directory: Path | str,
+    directories: Sequence[Path],
     config: ReplayConfig,
     spec: EnvSpec,
     latent_spec: dict[str, ArraySpec],
@@ -39,6 +40,8 @@ def plan(
 ) -> Plan:
     """Choose the ring's capacity for a run that collects ``total_records``, and check the disk.
 
+    A ring may be in several parts, with a directory each.
+
     Memory is no limit: the files are mapped, what is used stays in the page cache as far as there
     is room, and sampling from a ring much larger than that reads from the disk.
 
@@ -46,7 +49,7 @@ def plan(
       ConfigError: too small for one window in every stream, or too large for the disk.
     """
     held_out = config.validation_fraction > 0
-    directory, size = Path(directory), record_bytes(spec, latent_spec, held_out=held_out)
+    size = record_bytes(spec, latent_spec, held_out=held_out)
     limits = {"replay.capacity": config.capacity // num_envs}
     if config.capacity_gb:
         limits["replay.capacity_gb"] = int(config.capacity_gb * 1e9 / (size * num_envs))
@@ -65,10 +68,11 @@ def plan(
     rows = min(allowed, collected)
     layout = Layout(rows, num_envs, record_fields(spec, latent_spec, held_out=held_out))
     total = layout.total_bytes
-    disk = os.statvfs(next(path for path in (directory, *directory.absolute().parents) if path.exists()))
+    first = directories[0].absolute()
+    disk = os.statvfs(next(path for path in (first, *first.parents) if path.exists()))
     free = disk.f_bavail * disk.f_frsize
     line = f"replay: {_units(size)} a record x {rows * num_envs:,} records = {_units(total)} on disk"
-    if total - allocated_bytes(directory, layout) > free:
+    if total - sum(allocated_bytes(directory, layout) for directory in directories) > free:
         raise ConfigError(f"{line}, but {_units(free)} free there; set replay.capacity or replay.capacity_gb lower")
     changing = size if collected > rows else sum(latent.nbytes for latent in latent_spec.values())
     return Plan(size, rows * num_envs, total, rows * num_envs * changing, free, f"{line} ({_units(free)} free)")

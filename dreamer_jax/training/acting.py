@@ -18,26 +18,26 @@ Chosen = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
 class Act:
     """``act(params, root, step, carry, timestep) -> (carry, action, latents)``: one decision for all environments.
 
-    The policy's key is ``fold_in(root, step)``. The carry stays on the device; the actions and the
-    latents for replay are fetched together, as numpy arrays by name.
+    The policy's key is ``fold_in(root, step)``; ``first`` is the number of the first environment. The carry stays on
+    the device; the actions and the latents for replay are fetched together, as numpy arrays by name.
     """
 
     def __init__(self, agent: Agent, mode: Mode) -> None:
         self._packing = Packing(axes=1)
 
         @jax.jit
-        def policy(params: Any, root: Array, step: Array, carry: PolicyCarry, timestep: TimeStep) -> Any:
+        def policy(params: Any, root: Array, step: Array, carry: PolicyCarry, timestep: TimeStep, first: Array) -> Any:
             key = jax.random.fold_in(root, step)
-            carry, action, latents = agent.policy(params, key, carry, timestep, mode)
+            carry, action, latents = agent.policy(params, key, carry, timestep, mode, first)
             return carry, self._packing.pack((action, latent_arrays(agent, latents)))
 
         self._policy = policy
 
     def begin(
-        self, params: Any, root: Array, step: int, carry: PolicyCarry, timestep: TimeStep
+        self, params: Any, root: Array, step: int, carry: PolicyCarry, timestep: TimeStep, first: int = 0
     ) -> tuple[PolicyCarry, Array]:
         """The new carry, and what ``finish`` takes; waits for nothing."""
-        carry, chosen = self._policy(params, root, np.uint32(step), carry, timestep)
+        carry, chosen = self._policy(params, root, np.uint32(step), carry, timestep, np.int32(first))
         return carry, ask_for(chosen)
 
     def finish(self, chosen: Array) -> Chosen:

@@ -70,7 +70,7 @@ class Learner:
         self._rows = len(peers.share(train.batch_size))
         self._least_windows = (train.start_windows or train.batch_size * train.batch_length) / peers.parts
         self.per_dispatch = updates_per_dispatch(config)
-        self._parallel = updates or Updates(agent, check_devices(train.devices))
+        self._parallel = updates or Updates(agent, check_devices(train.devices, train.batch_size))
         self._update = self._parallel.__call__
         self._state = self._parallel.place(state)
         self.metrics = MetricBuffer()

@@ -96,7 +96,7 @@ class Run:
         if arrays:
             self.stats.load(below(arrays, "stats"))
             self.learner.restore(below(arrays, "learner"))
-        self.act_key = jax.random.fold_in(self.keys[ACT], peers.part) if peers.part else self.keys[ACT]
+        self.first = mine.start
         self._ended: list[Episode] = []  # and not told yet
         self._saved, self._saved_frames = time.monotonic(), self.counters()["env_frames"]
         self.log: RunLog | None = None
@@ -139,7 +139,7 @@ class Run:
             params = self.learner.params
             step = self.agent_steps // num_envs
             act = self.acts["random" if self.agent_steps < config.train.prefill else "train"]
-            self.carry, chosen = act.begin(params, self.act_key, step, self.carry, self.timestep)
+            self.carry, chosen = act.begin(params, self.keys[ACT], step, self.carry, self.timestep, self.first)
             # The update goes behind the policy on the device, so that it runs while the host does all the rest.
             self.learner.run_ahead(self.agent_steps + num_envs)
             action, latents = act.finish(chosen)
@@ -163,12 +163,12 @@ class Run:
 
     def _confer(self, interrupt: Interrupt) -> bool:
         """Hear what the peers have to say; whether all are to save now."""
-        first = self.peers.share(self.config.env.num_envs).start
+        self.peers.mark()
         mine = {
             "stop": interrupt.number,
             "save": self._save_is_due(),
             "complete": self._completed(),
-            "ended": [[first + env, *rest] for env, *rest in self._ended],
+            "ended": [[self.first + env, *rest] for env, *rest in self._ended],
         }
         said = self.peers.exchange(mine)
         self.stop = next((each["stop"] for each in said if each["stop"] is not None), None)
@@ -193,7 +193,7 @@ class Run:
         self._collect_completed()
         if self.newest != self.agent_steps:
             groups = {
-                "replay": self.replay.snapshot(self.agent_steps),
+                "replay": self.replay.snapshot(self.agent_steps, sync=self.peers.parts > 1),  # a machine may be lost
                 "envs": self.envs.state(),
                 "stats": self.stats.state(),
                 "learner": self.learner.saved(),
@@ -201,6 +201,7 @@ class Run:
             arrays = {f"{group}/{name}": x for group, values in groups.items() for name, x in values.items()}
             state, carry = self.learner.state, self.carry
             if self.peers.parts > 1:
+                state = jax.device_get(state)
                 mine = {"arrays": arrays, "carry": to_arrays(carry), "check": _checksum(state)}
                 shares = self.peers.exchange(mine)
                 for index, each in enumerate(shares):
@@ -293,6 +294,6 @@ def in_common(said: Sequence[Sequence[int] | None]) -> int | None:
 def _checksum(state: TrainState) -> int:
     """Tells states apart that differ in a bit."""
     checksum = 0
-    for leaf in jax.tree.leaves(jax.device_get(state)):
+    for leaf in jax.tree.leaves(state):
         checksum = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), checksum)
     return checksum

@@ -74,7 +74,7 @@ class Observer:
             "fps/policy": done["env_frames"] / passed,
             "fps/train": done["grad_steps"] * records_per_update / passed,
             "updates_per_second": done["grad_steps"] / passed,
-            "replay/windows": self._replay.windows,
+            "replay/windows": self._replay.windows * self._peers.parts,
             "replay/ratio": counters["grad_steps"] * records_per_update / max(1, counters["agent_steps"]),
         }
         self._log(counters, values)

@@ -32,7 +32,7 @@ def want_devices(num_devices: int) -> None:
 
 
 def check_devices(num_devices: int, batch_size: int | None = None) -> int:
-    """How many devices of each process are to share a batch; 0 are all.
+    """How many devices of each process are to share a batch; 0 are all, or as many as can.
 
     Raises:
       ConfigError: there are not so many, or they can't share ``batch_size`` windows in equal parts of two or more.
@@ -41,9 +41,14 @@ def check_devices(num_devices: int, batch_size: int | None = None) -> int:
     found, processes, kind = jax.local_device_count(), jax.process_count(), jax.devices()[0].device_kind
     if num_devices > found:
         raise ConfigError(f"train.devices: got {num_devices}, JAX finds {found} ({kind})")
-    devices = num_devices or found
+
+    def senseless(devices: int) -> bool:
+        together = devices * processes
+        return batch_size is not None and together > 1 and bool(batch_size % together or batch_size == together)
+
+    devices = num_devices or next((some for some in range(found, 0, -1) if not senseless(some)), found)
     together = devices * processes
-    if batch_size is not None and together > 1 and (batch_size % together or batch_size == together):
+    if batch_size is not None and senseless(devices):
         where = f"{devices} x {kind}" + (f" in each of {processes} processes" if processes > 1 else "")
         share = f"{batch_size / together:g}"
         raise ConfigError(
@@ -105,9 +110,10 @@ class Updates:
     @property
     def where(self) -> str:
         """The devices, in words."""
-        count = jax.process_count()
+        count, found = jax.process_count(), jax.local_device_count()
+        some = f"{self._num_devices} of {found}" if self._num_devices < found else f"{found}"
         others = f" in each of {count} processes" if count > 1 else ""
-        return f"{self._num_devices} x {jax.devices()[0].device_kind}{others}"
+        return f"{some} x {jax.devices()[0].device_kind}{others}"
 
     def place(self, state: TrainState) -> TrainState:
         """The state as ``__call__`` takes it."""

@@ -6,7 +6,9 @@ it tells the others with ``exchange``.
 
 from __future__ import annotations
 
+import os
 import re
+import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -17,7 +19,12 @@ from flax import serialization
 from dreamer_jax.config.schema import ConfigError
 
 FRAME = 1024
-"""Bytes that processes send each other at first; where a message is longer, all send again."""
+"""Bytes that processes send each other at first; where a message is longer, all send the rest in pieces."""
+PIECE = 1 << 22
+START_SECONDS = 600
+"""How long a process waits for the others until there is a ``Watch``."""
+EXIT_STATUS = 75
+"""Of a process that others have left alone. EX_TEMPFAIL of sysexits.h: the same command may do better."""
 
 T = TypeVar("T")
 
@@ -62,15 +69,19 @@ class Peers:
         """What ``action`` returns here, once it went well for all.
 
         Raises:
-          ConfigError: the first one that an action raised, for all.
+          ConfigError: the first one that an action raised, for all; where it is another error, for the others.
         """
-        result, problem = None, None
+        result: T | None = None
+        mine: Exception | None = None
         try:
             result = action()
-        except ConfigError as error:
-            problem = str(error)
+        except Exception as error:
+            mine = error
+        problem = None if mine is None else " ".join(f"{mine}".split()) or type(mine).__name__
         for part, found in enumerate(self.exchange(problem)):
             if found is not None:
+                if mine is not None and not isinstance(mine, ConfigError):
+                    raise mine
                 raise ConfigError(found if part == 0 else f"process {part}: {found}")
         return result  # type: ignore[return-value]
 
@@ -83,26 +94,43 @@ class Processes(Peers):
         self.members = self.parts
         self.begun = 0  # exchanges
         self.moves = 0
+        self.watched = False
 
     def mark(self) -> None:
         self.moves += 1
 
     def exchange(self, message: Any) -> list[Any]:
         self.begun += 1
-        return [serialization.msgpack_restore(data) for data in _gather(serialization.msgpack_serialize(message))]
+        limit = threading.Timer(START_SECONDS, _left_alone)
+        limit.daemon = True
+        if not self.watched:
+            limit.start()
+        messages = _gather(serialization.msgpack_serialize(message))
+        limit.cancel()
+        return [serialization.msgpack_restore(data) for data in messages]
 
 
-def _gather(data: bytes, size: int = FRAME) -> list[bytes]:
+def _left_alone() -> None:
+    os.write(2, f"\ndreamer-jax: other processes have not come as far within {START_SECONDS} seconds\n".encode())
+    os._exit(EXIT_STATUS)
+
+
+def _gather(data: bytes) -> list[bytes]:
+    """The bytes of every process. Two shapes only, because a program is compiled for each."""
     from jax.experimental import multihost_utils
 
-    frame = np.zeros(8 + size, np.uint8)
-    frame[:8] = np.frombuffer(np.uint64(len(data)).tobytes(), np.uint8)
-    frame[8 : 8 + len(data)] = np.frombuffer(data[:size], np.uint8)
-    frames = multihost_utils.process_allgather(frame)
-    lengths = [int(row[:8].view(np.uint64)[0]) for row in frames]
-    if max(lengths) > size:  # all see it
-        return _gather(data, max(lengths))
-    return [row[8 : 8 + length].tobytes() for row, length in zip(frames, lengths, strict=True)]
+    def send(piece: bytes, size: int) -> list[bytes]:
+        frame = np.zeros(size, np.uint8)
+        frame[: len(piece)] = np.frombuffer(piece, np.uint8)
+        return [row.tobytes() for row in multihost_utils.process_allgather(frame)]
+
+    head = 8
+    found = send(len(data).to_bytes(head, "little") + data[: FRAME - head], FRAME)
+    lengths = [int.from_bytes(each[:head], "little") for each in found]
+    found = [each[head:] for each in found]
+    for start in range(FRAME - head, max(lengths), PIECE):  # the same for all
+        found = [each + more for each, more in zip(found, send(data[start : start + PIECE], PIECE), strict=True)]
+    return [each[:length] for each, length in zip(found, lengths, strict=True)]
 
 
 def start(coordinator: str | None, processes: int | None, process: int | None) -> None:

@@ -14,6 +14,7 @@ from dreamer_jax.config.presets import size_settings
 from dreamer_jax.config.schema import Config, flatten
 from dreamer_jax.envs.wrappers import open_stream
 from dreamer_jax.interfaces import Agent
+from dreamer_jax.replay.deal import ring_folder
 from dreamer_jax.replay.plan import Plan, plan
 from dreamer_jax.replay.windows import align
 from dreamer_jax.specs import ArraySpec, EnvSpec
@@ -28,17 +29,16 @@ def env_spec(config: Config) -> EnvSpec:
     return stream.env_spec
 
 
-def ring_plan(config: Config, run_dir: Path, spec: EnvSpec, agent: Agent) -> Plan:
-    """The size of the run's replay.
+def ring_plan(config: Config, run_dir: Path, spec: EnvSpec, agent: Agent, parts: int) -> Plan:
+    """The size of the run's replay, of all ``parts`` processes together; each has an equal part, on the same disk.
 
     Raises:
       ConfigError: it does not fit.
     """
-    # All processes' together: each has an equal part, on the same disk.
     num_envs = config.env.num_envs
     records = -(-config.train.frames // (config.env.action_repeat * num_envs)) * num_envs
     return plan(
-        run_dir / "replay",
+        [ring_folder(run_dir, part, parts) for part in range(parts)],
         config.replay,
         spec,
         agent.latent_spec,

@@ -69,15 +69,16 @@ class Restore:
             replay = self._replay(self._rows)
             replay.restore(below(arrays, "replay"), step)
             return Restored(state, carry, arrays, facts, replay)
-        rows = int(arrays["replay/rows"])
+        rings = open_rings(self._run_dir, arrays, before, total, step, config.train.batch_length)
+        rows = rings[0].rows
         note(
-            f"the checkpoint is of {_processes(before)}: {total} streams of {rows:,} records are dealt out to "
+            f"the checkpoint is of {_processes(before)}: {total} streams of {len(rows):,} records are dealt out to "
             f"{_processes(parts)}, and the batch that was drawn ahead is drawn again"
         )
-        rings = open_rings(self._run_dir, arrays, before, total, step, config.train.batch_length)
         dealt = share(deal(arrays, before, parts, total), self._peers.part, parts, total)
         clear(self._folder)
-        replay = self._replay(max(self._rows, rings[0].capacity // rings[0].num_envs))
+        size = rings[0].capacity // rings[0].num_envs
+        replay = self._replay(size if rows.start else max(size, self._rows))  # a ring that has wrapped keeps its size
         deal_out(rings, replay, self._envs.start, below(dealt, "replay"), step)
         self._land(arrays, replay)
         return Restored(state, carry, dealt, facts, replay)

@@ -89,7 +89,8 @@ def carry_out(
     ):
         run.prepare()
         run.loop(interrupt)
-    return run.stop, run.learner.state
+    # One that comes to the end while a signal asks it to stop has not been asked in vain.
+    return interrupt.number if run.stop is None else run.stop, run.learner.state
 
 
 def _programs(config: Config, agent: Agent | None, spec: EnvSpec) -> Programs:
@@ -141,7 +142,7 @@ def _open(
     # Whatever can be refused is refused before anything is written, and by all if by one.
     spec, programs = peers.agree(check)
     changes = peers.agree(lambda: check_run(run_dir, config))
-    size = peers.agree(lambda: ring_plan(config, run_dir, spec, programs.agent))
+    size = peers.agree(lambda: ring_plan(config, run_dir, spec, programs.agent, peers.parts))
     lock = peers.agree(lambda: open_run(run_dir, config, spec) if peers.leads else None)
     peers.agree(lambda: see_run(run_dir))
     with ExitStack() as opened:

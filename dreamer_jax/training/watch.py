@@ -14,23 +14,24 @@ import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import jax
 
-from dreamer_jax.training.peers import Processes
+from dreamer_jax.training.peers import EXIT_STATUS, Processes
 from dreamer_jax.training.run_directory import replace_file
 
 SILENCE = 30.0
 """A process whose file has not changed for so many seconds has ended or was stopped."""
 SILENCE_AFTER_ERROR = 5.0
 """The same once the connection to one of them has broken."""
-GRACE = 3.0
+GRACE = 10.0
 """How long a process that failed as all do may take to say so itself."""
-EXIT_STATUS = 75
-"""EX_TEMPFAIL of sysexits.h: the same command may do better."""
+UNTIL_THE_LOOP = 10
+"""So many times as patient until the first step: streams are dealt out, programs compiled, episodes lived again."""
 
 
 class Watch:
@@ -53,9 +54,11 @@ class Watch:
         self._folder.mkdir(exist_ok=True)
         self._write()
         self._peers.exchange(None)  # from here on all files are of this start
+        self._peers.watched = True
+        self._looked = time.monotonic()
         # If the first process ends, JAX aborts the others, from a thread of its own.
         self._abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda number: self.broken())
-        self._before = ctypes.CDLL(None).signal(signal.SIGABRT, self._abort)
+        ctypes.CDLL(None).signal(signal.SIGABRT, self._abort)
         threading.Thread(target=self._run, daemon=True, name="watch").start()
         return self
 
@@ -79,18 +82,22 @@ class Watch:
 
     def _run(self) -> None:
         while not self._over.wait(1.0):
+            self._look()
             with self._lock:
                 if not self._over.is_set():
                     self._write()
-            self._look()
 
     def _write(self) -> None:
         self._beats += 1
         file = {**self._me, "beats": self._beats, "begun": self._peers.begun, "moves": self._peers.moves}
-        replace_file(self._folder / f"{self._peers.part}.json", json.dumps(file))
+        with suppress(OSError):  # a full disk, for example: others may end, but for what ends this process
+            replace_file(self._folder / f"{self._peers.part}.json", json.dumps(file))
 
     def _look(self) -> None:
         now, files = time.monotonic(), {}
+        if now - self._looked > SILENCE_AFTER_ERROR:  # this process was stopped itself, and the others had no chance
+            self._seen, self._moved = {}, ([], now)
+        self._looked = now
         for part in range(self._peers.parts):
             try:
                 text = (self._folder / f"{part}.json").read_text()
@@ -100,7 +107,11 @@ class Watch:
             if part not in self._seen or self._seen[part][0] != text:
                 self._seen[part] = text, now
             silent = now - self._seen[part][1]
-            if part == self._peers.part or not text:
+            if not text:
+                continue
+            if part == self._peers.part:
+                if any(files[part][name] != self._me[name] for name in ("host", "pid")):
+                    self._end(f"{_who(part, files[part])} has taken this process's place")
                 continue
             if files[part]["ended"] and silent > GRACE:
                 self._end(f"{_who(part, files[part])} has ended: {files[part]['ended']}")
@@ -109,7 +120,8 @@ class Watch:
         places = [(file["begun"], file["moves"]) for file in files.values()]
         if places != self._moved[0]:
             self._moved = places, now
-        if now - self._moved[1] > self._patience and len(files) == self._peers.parts:
+        patience = self._patience * (1 if all(file["moves"] for file in files.values()) else UNTIL_THE_LOOP)
+        if now - self._moved[1] > patience and len(files) == self._peers.parts:
             last = min(files, key=lambda part: files[part]["begun"])
             behind = files[last]["begun"] < max(file["begun"] for file in files.values())
             who = f"{_who(last, files[last])} stands still" if behind else "all processes stand still"
