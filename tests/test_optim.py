@@ -147,3 +147,29 @@ def test_groups_warm_up_to_their_own_step_sizes():
         updates, state = optimizer.update(GROUPS, state, GROUPS)
         steps.append([-float(updates[name]["w"][0]) for name in ("model", "actor")])
     np.testing.assert_allclose(steps, [[0, 0], [0.05, 0.15], [0.1, 0.3], [0.1, 0.3]], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "numbers, groups",
+    [
+        ({"learning_rate": 1e-3, "eps": 1e-8}, 1),
+        ({"learning_rate": 1e-3, "actor_learning_rate": 2e-3}, 3),
+        ({"actor_critic_eps": 1e-3}, 3),
+        ({"agc": 0.2, "actor_critic_clip": 1e-3}, 3),
+        ({"agc": 0.2, "weight_decay": 1e-3}, 1),
+    ],
+)
+def test_numbers_of_a_trace_make_the_state_that_numbers_make(numbers, groups):
+    params = {name: {"w": jnp.ones(3)} for name in ("model", "actor", "critic")}
+
+    def shapes(numbers):
+        optimizer = make_optimizer(replace(OptimizerConfig(), **numbers))
+        return optimizer.update(params, optimizer.init(params), params)
+
+    traced = jax.eval_shape(shapes, {name: jnp.float32(number) for name, number in numbers.items()})
+    concrete = jax.eval_shape(lambda: shapes(numbers))
+    assert traced == concrete
+    counts = [x for x in jax.tree.leaves(concrete[1]) if x.shape == ()]
+    assert len(counts) == groups * len(
+        [x for x in jax.tree.leaves(make_optimizer(OptimizerConfig()).init(params)) if not x.shape]
+    )

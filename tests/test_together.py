@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from dreamer_jax.config.loading import replace
 from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.training import together
 from dreamer_jax.training.checkpoint import Checkpoints
+from dreamer_jax.training.loop import Run, in_common
 from dreamer_jax.training.metrics import read_jsonl
 from dreamer_jax.training.progress import Joint
 from dreamer_jax.training.threads import Left, Neighbours, Threads
@@ -296,6 +298,19 @@ def test_a_fault_is_a_cause(tmp_path, monkeypatch, toy):
 
 
 # What they are made of.
+
+
+def test_the_way_back_is_given_up_when_all_have_saved():
+    given_up = []
+    replay = SimpleNamespace(committed=given_up.append)
+    run = SimpleNamespace(_committed=80, replay=replay, peers=SimpleNamespace(leads=False))
+    for said in ([80, 80], [160, 80], [80, 160]):
+        Run._commit(run, said)
+    assert given_up == []
+    for said in ([160, 160], [160, 160], [None, 240]):  # a process that writes none says nothing
+        Run._commit(run, said)
+    assert given_up == [160, 240]
+    assert in_common([[0, 80, 160], [0, 80], None]) == 80 and in_common([[0], []]) is None
 
 
 def test_nobody_waits_for_one_that_has_left():
