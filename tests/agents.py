@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -134,6 +136,14 @@ def _initial() -> TrainState:
 
 
 QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+
+
+def many_devices(count: int) -> dict[str, str]:
+    """The environment of a process whose CPU is so many devices, each with a thread to wait for the others."""
+    flags = {**QUICK, "xla_force_host_platform_device_count": count}
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
+    text = " ".join(f"--{name}={value}" for name, value in flags.items())
+    return {**os.environ, "XLA_FLAGS": text, "NPROC": "16", "PYTHONPATH": paths}
 
 
 def quick_jit(function: Any) -> Any:

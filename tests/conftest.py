@@ -26,3 +26,12 @@ def blocks(request):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(storage, "BLOCK", request.param)
         yield request.param
+
+
+@pytest.fixture(scope="module")
+def process():
+    """Runs commands in processes of their own, one at a time."""
+    from trainer import trainer
+
+    with trainer() as one:
+        yield one

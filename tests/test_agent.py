@@ -1,10 +1,8 @@
 """The whole agent: sizes, one update, acting, several seeds and several devices."""
 
-import os
 import pickle
 import subprocess
 import sys
-from pathlib import Path
 
 import chex
 import jax
@@ -15,12 +13,12 @@ import pytest
 from agents import (
     KEY,
     MIXED,
-    QUICK,
     D,
     S,
     T,
     assert_trees_equal,
     equations,
+    many_devices,
     quick_jit,
     random_batch,
     random_timestep,
@@ -222,15 +220,10 @@ def two_by_two(updated):
         (jax.device_get(updated[1][0]), np.asarray(jax.random.PRNGKey(7)), random_batch(MIXED, TINY.config, 1, SIZE)),
     ]
     together = jax.tree.map(lambda *xs: np.stack(xs), *seeds)
-    flags = {**QUICK, "xla_force_host_platform_device_count": 2}
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": " ".join(f"--{name}={value}" for name, value in flags.items()),
-        "NPROC": "16",
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)]),
-    }
     command = [sys.executable, "-c", TWO_BY_TWO]
-    done = subprocess.run(command, input=pickle.dumps(together), env=environment, stdout=subprocess.PIPE, check=True)
+    done = subprocess.run(
+        command, input=pickle.dumps(together), env=many_devices(2), stdout=subprocess.PIPE, check=True
+    )
     return seeds, pickle.loads(done.stdout)
 
 

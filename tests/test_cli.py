@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
-from trainer import flags, tiny_run, trainer
+from trainer import flags, tiny_run
 
 from dreamer_jax.cli import main
 from dreamer_jax.config.loading import load as load_config
@@ -30,12 +30,6 @@ HEAVY = (
 @pytest.fixture(autouse=True)
 def _(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parent))  # worlds:...
-
-
-@pytest.fixture(scope="module")
-def process():
-    with trainer() as one:
-        yield one
 
 
 def files(folder):

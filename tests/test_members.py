@@ -1,16 +1,14 @@
 """Updates of several runs in one program give the numbers that each run's own update gives."""
 
-import os
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from agents import KEY, MIXED, QUICK, random_batch
+from agents import KEY, MIXED, many_devices, random_batch
 from test_parallel import CONFIG, SURE, UPDATES, assert_close, follow, named
 from trainer import make_toy, tiny_run
 
@@ -105,10 +103,7 @@ def tiny_state():
 def learnt(tmp_path_factory):
     """By name of a trial, or ``alone``, what each member found."""
     path = tmp_path_factory.mktemp("members")
-    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
-    flags = " ".join(f"--{k}={v}" for k, v in {**QUICK, "xla_force_host_platform_device_count": 2}.items())
-    environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": paths}
-    subprocess.run([sys.executable, "-c", ALL, str(path)], env=environment, check=True)
+    subprocess.run([sys.executable, "-c", ALL, str(path)], env=many_devices(2), check=True)
     counts = {**{trial: members for trial, (members, _) in TRIALS.items()}, "alone": len(CONFIGS), "start": 1}
     return {name: [dict(np.load(path / f"{name}{i}.npz")) for i in range(count)] for name, count in counts.items()}
 

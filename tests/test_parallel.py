@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from agents import KEY, MIXED, QUICK, random_batch, tiny, tiny_config
+from agents import KEY, MIXED, many_devices, random_batch, tiny, tiny_config
 
 from dreamer_jax.agent import make_agent
 from dreamer_jax.config.schema import Config
@@ -79,11 +79,7 @@ def same(x: jax.Array) -> bool:
 def learnt(tmp_path_factory):
     """What ``learn`` found, by number of devices."""
     path = tmp_path_factory.mktemp("devices")
-    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
-    flags = {**QUICK, "xla_force_host_platform_device_count": max(DEVICES)}
-    # As many threads as devices must wait for one another, or they wait for ever.
-    environment = {**os.environ, "XLA_FLAGS": " ".join(f"--{k}={v}" for k, v in flags.items()), "NPROC": "16"}
-    subprocess.run([sys.executable, "-c", ALL, str(path)], env={**environment, "PYTHONPATH": paths}, check=True)
+    subprocess.run([sys.executable, "-c", ALL, str(path)], env=many_devices(max(DEVICES)), check=True)
     return {devices: dict(np.load(path / f"{devices}.npz")) for devices in DEVICES}
 
 

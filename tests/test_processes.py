@@ -7,12 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import test_parallel
-from agents import QUICK
+from agents import many_devices
 from test_parallel import DEVICES, RATE, ROWS, SURE, assert_close, named
 from test_resume import assert_same_run, complete, latest, saved, until
 from trainer import PATIENCE, flags, tiny_run, trainer
@@ -26,7 +25,7 @@ import sys, numpy as np, jax
 from dreamer_jax.training import peers
 peers.start(sys.argv[2], 2, int(sys.argv[3]))
 import test_parallel
-here = peers.present()
+here = peers.present(600)
 mine = here.share(test_parallel.ROWS)
 found = test_parallel.learn(2, slice(mine.start, mine.stop))
 found["devices"] = np.array([jax.process_count(), jax.local_device_count(), jax.device_count()])
@@ -39,7 +38,7 @@ np.savez(f"{sys.argv[1]}/{sys.argv[3]}.npz", **found)
 WHO = """
 from dreamer_jax.training import peers
 peers.start(None, None, None)
-here = peers.present()
+here = peers.present(600)
 print(here.part, here.parts)
 """
 REAL = dict(
@@ -54,14 +53,6 @@ REAL = dict(
     replay__capacity=1000,
     replay__online=True,
 )
-
-
-def environment(devices):
-    """Of a process whose CPU is so many devices, each with a thread to wait for the others."""
-    paths = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
-    options = {**QUICK, "xla_force_host_platform_device_count": devices}
-    flags = " ".join(f"--{name}={value}" for name, value in options.items())
-    return {**os.environ, "XLA_FLAGS": flags, "NPROC": "16", "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def free_port():
@@ -102,7 +93,7 @@ def updates(tmp_path_factory):
     """What both processes found in the updates of ``test_parallel``, and what one device alone does."""
     path, address = tmp_path_factory.mktemp("updates"), free_port()
     commands = [[sys.executable, "-c", UPDATE, str(path), address, str(index)] for index in range(PROCESSES)]
-    running = [subprocess.Popen(command, env=environment(2)) for command in commands]
+    running = [subprocess.Popen(command, env=many_devices(2)) for command in commands]
     assert [process.wait(PATIENCE) for process in running] == [0, 0]
     alone = test_parallel.learn(1)
     return alone, [dict(np.load(path / f"{index}.npz")) for index in range(PROCESSES)]
@@ -260,7 +251,7 @@ def test_a_program_that_fails_waits_for_nobody(tmp_path, culprit):
     running = [
         subprocess.Popen(
             [*command, "--processes", "2", "--process", str(index)],
-            env=environment(1),
+            env=many_devices(1),
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -280,7 +271,7 @@ def test_slurm_says_who_is_who(tmp_path):
         mine = {"SLURM_PROCID": str(index), "SLURM_LOCALID": str(index), "SLURM_STEP_NUM_NODES": "1"}
         running.append(
             subprocess.Popen(
-                [sys.executable, "-c", WHO], env=environment(1) | slurm | mine, stdout=subprocess.PIPE, text=True
+                [sys.executable, "-c", WHO], env=many_devices(1) | slurm | mine, stdout=subprocess.PIPE, text=True
             )
         )
     assert [process.communicate(timeout=PATIENCE)[0].split() for process in running] == [["0", "2"], ["1", "2"]]

@@ -6,16 +6,10 @@ import json
 import jax
 import numpy as np
 import pytest
-from trainer import flags, tiny_run, trainer
+from trainer import flags, tiny_run
 
 from dreamer_jax.training.metrics import read_jsonl
 from dreamer_jax.training.profiling import TRACED, WARM_UP, Profile
-
-
-@pytest.fixture(scope="module")
-def process():
-    with trainer() as one:
-        yield one
 
 
 def test_a_run_is_profiled_and_goes_on(tmp_path, process):

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from trainer import flags, tiny_run, trainer
+from trainer import flags, tiny_run
 
 from dreamer_jax.cli import main
 from dreamer_jax.config.loading import dump, load, replace
@@ -20,12 +20,6 @@ NAME = "probe-continuous_target-dreamer_v3-1m"
 @pytest.fixture(autouse=True)
 def _(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parent))  # worlds:...
-
-
-@pytest.fixture(scope="module")
-def process():
-    with trainer() as one:
-        yield one
 
 
 def printed(capsys, *arguments):

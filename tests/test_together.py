@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from test_resume import assert_same_run, complete, latest, saved, until
-from trainer import flags, make_toy, tiny_run, trainer
+from trainer import flags, make_toy, tiny_run
 
 from dreamer_jax.cli import main
 from dreamer_jax.config.loading import replace
@@ -27,12 +27,6 @@ from dreamer_jax.training.train import train
 
 NAME = "probe-continuous_target-dreamer_v3-1m"
 SEEDS = ["--seeds", "0..2"]
-
-
-@pytest.fixture(scope="module")
-def process():
-    with trainer() as one:
-        yield one
 
 
 @pytest.fixture

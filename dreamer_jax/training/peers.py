@@ -87,9 +87,10 @@ class Peers:
 
 
 class Processes(Peers):
-    """The processes of ``jax.distributed``."""
+    """The processes of ``jax.distributed``; after ``patience`` seconds in which all stand still they give up."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float) -> None:
+        self.patience = patience
         self.part, self.parts = jax.process_index(), jax.process_count()
         self.members = self.parts
         self.begun = 0  # exchanges
@@ -153,6 +154,6 @@ def start(coordinator: str | None, processes: int | None, process: int | None) -
         raise ConfigError(f"{asked}: the processes do not find each other ({reason})") from error
 
 
-def present() -> Peers:
+def present(patience: float) -> Peers:
     """Those that this process goes in step with."""
-    return Processes() if jax.process_count() > 1 else Peers()
+    return Processes(patience) if jax.process_count() > 1 else Peers()

@@ -39,17 +39,17 @@ def train(
     loggers: Sequence[str | Logger] = ("tensorboard",),
     stream: TextIO | None = None,
     profile: bool = False,
-    peers: Peers | None = None,
     patience: float = 600.0,
 ) -> TrainState:
     """Train until ``config.train.frames`` frames are collected; go on where ``run_dir`` left off.
+
+    The processes of ``jax.distributed`` share the run; all have to call this.
 
     Args:
       agent: instead of the one that ``config`` describes.
       loggers: names or callables ``(counters, metrics)``, besides the JSON lines.
       stream: where progress is shown, else stderr.
       profile: write a profiler trace of a few updates into ``run_dir/profile``.
-      peers: those that this process goes in step with, else all of ``jax.distributed``, which share the run.
       patience: seconds after which several processes that stand still give up.
 
     Raises:
@@ -58,14 +58,14 @@ def train(
       EnvironmentFailed: an environment raised an error.
       Stopped: a signal came; a checkpoint has been saved.
     """
-    run_dir, peers = Path(run_dir), peers or present()
+    run_dir, peers = Path(run_dir), present(patience)
     if not peers.leads:
         print(f"process {peers.part} of {peers.parts}; process 0 says how the run is doing", file=stream or sys.stderr)
         stream, profile = open(os.devnull, "w"), False  # noqa: SIM115 (for as long as the process lives)
     progress = Progress(config.train.frames, stream=stream)
     make = partial(_programs, config, agent)
     with Interrupt() as interrupt:
-        stop, state = carry_out(config, run_dir, make, loggers, progress, interrupt, peers, profile, patience)
+        stop, state = carry_out(config, run_dir, make, loggers, progress, interrupt, peers, profile)
     if stop is not None:
         raise Stopped(stop)
     return state
@@ -80,11 +80,10 @@ def carry_out(
     interrupt: Interrupt,
     peers: Peers,
     profile: bool = False,
-    patience: float = 600.0,
 ) -> tuple[int | None, TrainState]:
     """A run from where it is to its end, or to the signal whose number is returned; as ``train``."""
     with (
-        _open(config, run_dir, make, loggers, progress, peers=peers, patience=patience) as run,
+        _open(config, run_dir, make, loggers, progress, peers) as run,
         Profile(run_dir / "profile" if profile else None, progress.note) as run.profile,
     ):
         run.prepare()
@@ -113,7 +112,7 @@ def begin(config: Config, run_dir: str | Path, state: TrainState) -> None:
     with tempfile.TemporaryDirectory(dir=run_dir.parent, prefix=f".{run_dir.name}-") as scratch:
         place = Path(scratch, "run")
         progress = Progress(config.train.frames, stream=io.StringIO())
-        with _open(config, place, partial(_programs, config, None), (), progress, state):
+        with _open(config, place, partial(_programs, config, None), (), progress, Peers(), state):
             pass
         os.replace(place, run_dir)
 
@@ -125,12 +124,10 @@ def _open(
     make: Callable[[EnvSpec], Programs],
     loggers: Sequence[str | Logger],
     progress: Progress,
+    peers: Peers,
     state: TrainState | None = None,
-    peers: Peers | None = None,
-    patience: float = 600.0,
 ) -> Iterator[Run]:
     """A run with its first checkpoint, or where ``run_dir`` left off; ``state`` is what a new one starts from."""
-    peers = peers or Peers()
 
     def check() -> tuple[EnvSpec, Programs]:
         check_loggers(loggers)
@@ -155,7 +152,7 @@ def _open(
             opened.callback(checkpoints.close)
         opened.callback(progress.close)
         if isinstance(peers, Processes):
-            opened.enter_context(Watch(run_dir, peers, patience))
+            opened.enter_context(Watch(run_dir, peers))
         if not peers.apart:
             progress.note(f"run directory: {run_dir}")
         progress.note(size.line)

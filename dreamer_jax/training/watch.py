@@ -37,11 +37,11 @@ UNTIL_THE_LOOP = 10
 class Watch:
     """While entered, this process shows that it lives, and ends with a line on stderr if another one does not.
 
-    ``patience`` is for how many seconds all may stand still, one of them behind the others: then that one hangs.
+    If all stand still for as long as ``peers`` are patient, one of them behind the others, that one hangs.
     """
 
-    def __init__(self, run_dir: Path, peers: Processes, patience: float) -> None:
-        self._folder, self._peers, self._patience = run_dir / "processes", peers, patience
+    def __init__(self, run_dir: Path, peers: Processes) -> None:
+        self._folder, self._peers = run_dir / "processes", peers
         self._me: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "ended": None}
         self._beats = 0
         self._silence = SILENCE
@@ -120,7 +120,7 @@ class Watch:
         places = [(file["begun"], file["moves"]) for file in files.values()]
         if places != self._moved[0]:
             self._moved = places, now
-        patience = self._patience * (1 if all(file["moves"] for file in files.values()) else UNTIL_THE_LOOP)
+        patience = self._peers.patience * (1 if all(file["moves"] for file in files.values()) else UNTIL_THE_LOOP)
         if now - self._moved[1] > patience and len(files) == self._peers.parts:
             last = min(files, key=lambda part: files[part]["begun"])
             behind = files[last]["begun"] < max(file["begun"] for file in files.values())
