@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import time
 from contextlib import suppress
@@ -306,3 +307,35 @@ def test_what_may_change():
         "devices", "eval_episodes", "eval_frames", "frames", "keep_checkpoints", "log_seconds", "report_frames",
         "save_frames", "save_minutes",
     )} == RESUMABLE  # fmt: skip
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (4, 1)])
+def test_a_run_goes_on_with_another_number_of_devices(tmp_path, first, before, after):
+    """As it would have with those it had: the same records and batches, and the same losses until rounding grows."""
+    # Five bins in raw space reach to 5e8, and make much of the last digit of a probability.
+    heads = dict(reward__dist="symlog_twohot", value__dist="symlog_twohot")
+    sizes = dict(train__batch_size=8, train__frames=60, train__train_ratio=16.0, replay__capacity=1000)
+    config = tiny_run(**heads, **sizes)
+    run_dir, stays, log = tmp_path / "run", tmp_path / "stays", tmp_path / "log"
+    assert first.run([*flags(config, run_dir), "--train.devices", str(before)], log, toy=False) == 0, log.read_text()
+    shutil.copytree(run_dir, stays)
+    begin = saved(run_dir)
+    for folder, devices in ((run_dir, after), (stays, before)):
+        more = ["--train.frames", "64", "--train.devices", str(devices)]
+        assert first.run([*flags(config, folder), *more], log, toy=False) == 0, log.read_text()
+    assert (
+        f"changed since the run began: train.devices: {before} before, {after} now" in log.with_name("log").read_text()
+    )
+    assert f"resumed at 60 frames, {begin['facts/grad_steps']} updates" in log.read_text()
+    moved, stayed = (
+        [line for line in read_jsonl(folder / "metrics.jsonl") if line["agent_steps"] > 60]
+        for folder in (run_dir, stays)
+    )
+    assert [line["grad_steps"] for line in moved] == [line["grad_steps"] for line in stayed]
+    mine, theirs = (
+        np.array([line["train/loss/total"] for line in lines if "train/loss/total" in line])
+        for lines in (moved, stayed)
+    )
+    assert len(mine) >= 1 and begin["facts/grad_steps"] > 10
+    np.testing.assert_allclose(mine[0], theirs[0], rtol=1e-5)
+    assert saved(run_dir)["train_state/step"] == saved(stays)["train_state/step"] > begin["train_state/step"]

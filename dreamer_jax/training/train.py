@@ -20,7 +20,7 @@ from dreamer_jax.training.checkpoint import Checkpoints
 from dreamer_jax.training.interrupt import Interrupt, Stopped
 from dreamer_jax.training.loggers import Logger, check_loggers
 from dreamer_jax.training.loop import Run
-from dreamer_jax.training.parallel import axis_of, check_devices
+from dreamer_jax.training.parallel import axis_of, check_devices, want_devices
 from dreamer_jax.training.peers import Peers, Processes, present
 from dreamer_jax.training.preflight import env_spec, ring_plan
 from dreamer_jax.training.profiling import Profile
@@ -58,6 +58,7 @@ def train(
       EnvironmentFailed: an environment raised an error.
       Stopped: a signal came; a checkpoint has been saved.
     """
+    want_devices(config.train.devices)  # before anything else asks JAX
     run_dir, peers = Path(run_dir), present(patience)
     if not peers.leads:
         print(f"process {peers.part} of {peers.parts}; process 0 says how the run is doing", file=stream or sys.stderr)
