@@ -14,6 +14,7 @@ from typing import TextIO
 
 from dreamer_jax.agent import make_agent
 from dreamer_jax.config.schema import Config, ConfigError
+from dreamer_jax.envs.signals import handled_by
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.training.checkpoint import Checkpoints
@@ -65,7 +66,8 @@ def train(
         stream, profile = open(os.devnull, "w"), False  # noqa: SIM115 (for as long as the process lives)
     progress = Progress(config.train.frames, stream=stream)
     make = partial(_programs, config, agent)
-    with Interrupt() as interrupt:
+    interrupt = Interrupt()
+    with handled_by(interrupt.handle):
         stop, state = carry_out(config, run_dir, make, loggers, progress, interrupt, peers, profile)
     if stop is not None:
         raise Stopped(stop)
