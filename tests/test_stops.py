@@ -55,7 +55,7 @@ class Kind(NamedTuple):
             train__eval_frames=50,
             train__eval_episodes=2,
             train__report_frames=80,
-            train__save_frames=20,
+            train__save_frames=22,  # as episodes end
         )
 
 
