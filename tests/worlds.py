@@ -1,7 +1,14 @@
 """Environments of one's own, as ``--env.task worlds:...``, most of which misbehave."""
 
+import ctypes
+import os
+import signal
+import socket
 import sys
+import tempfile
+import threading
 import time
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -52,6 +59,135 @@ class Sleepy(World):
     def mishap(self, observation):
         time.sleep(600)
         return observation
+
+
+class Exits(World):
+    def mishap(self, observation):
+        sys.exit()
+
+
+class Interrupts(World):
+    def mishap(self, observation):
+        raise KeyboardInterrupt
+
+
+class Vanishes(World):
+    def mishap(self, observation):
+        raise GeneratorExit
+
+
+class Unsendable(Exception):
+    def __init__(self, code, *, lock):
+        super().__init__(f"code {code}")
+        self.lock = lock
+
+
+class Unspeakable(World):
+    """Its error can be neither pickled nor made again from what it holds."""
+
+    def mishap(self, observation):
+        raise Unsendable(7, lock=threading.Lock())
+
+
+class Mute(World):
+    def mishap(self, observation):
+        os._exit(7)
+
+
+class Mendable(World):
+    """Fails until there is a file ``mended`` in the folder of the environment variable."""
+
+    def mishap(self, observation):
+        if not Path(os.environ["MENDABLE"], "mended").exists():
+            raise ValueError("not yet mended")
+        return observation
+
+
+class Exiting(World):
+    def __init__(self):
+        sys.exit()
+
+
+class Unclosable(World):
+    def close(self):
+        raise RuntimeError("the door\nsticks")
+
+
+class Single(World):
+    """One at a time on this machine, as simulators that listen on a port."""
+
+    def __init__(self):
+        self.port = socket.socket(socket.AF_UNIX)
+        self.port.bind(f"\0a world of {os.environ['SINGLE']}")
+
+    def close(self):
+        self.port.close()
+
+
+class Counted(World):
+    """Adds a line to a file whenever one is opened or closed."""
+
+    def __init__(self):
+        self.say("+")
+
+    def close(self):
+        self.say("-")
+
+    def say(self, text):
+        with open(os.environ["COUNTED"], "a") as file:
+            file.write(text)
+
+
+class Wandering(World):
+    def __init__(self):
+        os.chdir(tempfile.mkdtemp())
+
+    def step(self, action):
+        os.chdir(tempfile.mkdtemp())
+        return super().step(action)
+
+
+def ignore(number, frame):
+    """A handler."""
+
+
+class Deaf(World):
+    """Takes SIGINT and SIGTERM for itself whenever it can, as ``taking`` says, and sends itself one in its 40th step."""
+
+    taking = staticmethod(lambda number: signal.signal(number, ignore))
+    number = signal.SIGTERM
+
+    def __init__(self):
+        self.take()
+        self.steps = 0
+
+    def take(self):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.taking(number)
+
+    def reset(self, *, seed=None, options=None):
+        self.take()
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        self.steps += 1
+        if self.steps == 40:
+            os.kill(os.getpid(), self.number)
+        self.take()
+        return super().step(action)
+
+
+class DeafInC(Deaf):
+    taking = staticmethod(lambda number: ctypes.CDLL(None).signal(number, 1))  # SIG_IGN
+
+
+class DeafByMask(Deaf):
+    taking = staticmethod(lambda number: signal.pthread_sigmask(signal.SIG_BLOCK, [number]))
+
+
+class Deadly(Deaf):
+    taking = staticmethod(lambda number: signal.signal(number, signal.SIG_DFL))
+    number = signal.SIGINT
 
 
 class Picture(gymnasium.Env):

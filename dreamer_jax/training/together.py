@@ -12,6 +12,7 @@ from dreamer_jax.config.loading import replace
 from dreamer_jax.config.schema import Config, ConfigError
 from dreamer_jax.config.sweep import numbers_of
 from dreamer_jax.envs.signals import handled_by, hold
+from dreamer_jax.envs.wrappers import EnvironmentFailed
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.training.acting import make_acts
@@ -105,6 +106,8 @@ def train_together(
     progress.flush()
     progress.close()
     for index, error in failed.items():
+        if isinstance(error, ConfigError | EnvironmentFailed) and interrupt.number is not None:
+            raise Stopped(interrupt.number) from error  # as ``train``
         if isinstance(error, ConfigError):
             raise error
         raise MemberFailed(run_dirs[index]) from error
