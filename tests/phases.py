@@ -26,12 +26,12 @@ SPANS = {
 PHASES = ("starting", *SPANS, "closing")
 
 CALLS = {
-    "opening": """training.train:check_run training.train:env_spec training.train:open_run
+    "opening": """training.train:check_run training.train:env_preview training.train:open_run
         training.checkpoint:Checkpoints.__init__ training.run_directory:replace_file""",
     "restoring": """training.restore:Restore.new training.restore:Restore.checkpoint training.loop:make_envs
         training.metrics:RunLog.__init__ training.metrics:rewind_jsonl replay.storage:clear
         replay.host:Replay.restore replay.journal:Journal.undo replay.journal:Journal.resume""",
-    "compiling": """training.loop:Run.prepare training.learner:Learner.prepare
+    "compiling": """training.loop:Run.prepare training.observer:evaluation_envs training.learner:Learner.prepare
         training.parallel:Updates.compile""",
     "acting": """training.acting:Act.begin training.acting:Act.finish envs.vector:VectorEnvs.step
         replay.host:Replay.append training.metrics:RunLog.episodes training.observer:Observer.write_metrics""",
@@ -44,7 +44,7 @@ CALLS = {
     "saving": """training.loop:Run.save training.checkpoint:Checkpoints.save replay.host:Replay.snapshot
         training.checkpoint:Checkpoints.completed replay.host:Replay.committed replay.journal:Journal.begin
         replay.journal:Journal.committed""",
-    "closing": """training.loop:Run.close envs.vector:VectorEnvs.close replay.host:Replay.close
+    "closing": """training.observer:Observer.close envs.vector:VectorEnvs.close replay.host:Replay.close
         training.metrics:RunLog.close training.checkpoint:Checkpoints.close
         training.progress:Progress.close""",
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +23,7 @@ import pytest
 from phases import CALLS, PHASES
 from test_processes import free_port
 from test_resume import assert_same_run, complete, until
-from trainer import Trainer, flags, helpers, tiny_run, trainer
+from trainer import PATIENCE, Trainer, flags, helpers, tiny_run, trainer
 
 from dreamer_jax.replay.export import export_episodes
 from dreamer_jax.training.checkpoint import read_replays
@@ -346,6 +347,23 @@ def test_stopped_anywhere(name, stops, trainers, references, tmp_path_factory):
 def test_stopped_anywhere_very_often(name, stops, trainers, references, tmp_path_factory):
     hits = stop_often(name, stops, trainers, references, tmp_path_factory.mktemp("stops"))
     assert not [each for each in (*PHASES, "TERM", "INT", "KILL") if not hits[each]], hits
+
+
+@pytest.mark.parametrize("stops", [8, pytest.param(100, marks=pytest.mark.slow)])
+def test_stopped_while_it_imports(stops, tmp_path):
+    """As a user starts it: nothing is there to be saved, and it ends at once."""
+    rng = np.random.default_rng(stops)
+    command = [sys.executable, "-m", "dreamer_jax", *flags(tiny_run(), tmp_path / "run")]
+    for _ in range(stops):
+        number, share = int(rng.choice([signal.SIGINT, signal.SIGTERM])), rng.random()
+        running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        maps = Path(f"/proc/{running.pid}/maps")
+        until(lambda maps=maps: "numpy" in maps.read_text(), "the first imports")
+        time.sleep(share)
+        os.killpg(running.pid, number)
+        said = running.communicate(timeout=PATIENCE)[1]
+        assert running.returncode == 128 + number and "stopped by" in said.splitlines()[-1], (share, said)
+        assert "Traceback" not in said, (share, said)
 
 
 if __name__ == "__main__":
