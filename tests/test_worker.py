@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import worlds
 
 from dreamer_jax.config.schema import ConfigError, EnvConfig
 from dreamer_jax.envs import preview, worker
@@ -143,6 +144,13 @@ def test_what_opens_here_but_in_no_other_process(monkeypatch, caplog):
     assert envs.vectorization == "sync" and len(caplog.messages) == 1
     assert caplog.messages[0].startswith(f"env.vectorization: all environments share one process, {words}")
     envs.close()
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_environments_that_are_not_alike_are_refused(vectorization, monkeypatch):
+    monkeypatch.setattr(worlds.Various, "count", 1)  # in other processes it is 0
+    with pytest.raises(ConfigError, match="'worlds:Various': environment . shows or takes other things than others"):
+        opened("Various", vectorization)
 
 
 def test_an_environment_may_have_processes_itself():

@@ -106,6 +106,16 @@ class Shy(World):
             raise RuntimeError("only where it was born")
 
 
+class Various(World):
+    """No two of them show the same."""
+
+    count = 0
+
+    def __init__(self):
+        Various.count += 1
+        self.observation_space = spaces.Box(-np.inf, np.inf, (1 + Various.count,), np.float32)
+
+
 class Stuck(World):
     def reset(self, *, seed=None, options=None):
         time.sleep(600)
