@@ -1,6 +1,7 @@
 """Environments of one's own, as ``--env.task worlds:...``, most of which misbehave."""
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import socket
@@ -94,6 +95,46 @@ class Mute(World):
         os._exit(7)
 
 
+class Killed(World):
+    def mishap(self, observation):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Shy(World):
+    def __init__(self):
+        if multiprocessing.parent_process() is not None:
+            raise RuntimeError("only where it was born")
+
+
+class Various(World):
+    """No two of them show the same."""
+
+    count = 0
+
+    def __init__(self):
+        Various.count += 1
+        self.observation_space = spaces.Box(-np.inf, np.inf, (1 + Various.count,), np.float32)
+
+
+class Stuck(World):
+    def reset(self, *, seed=None, options=None):
+        time.sleep(600)
+
+
+class Parent(World):
+    """Has a process of its own, which says when time is over."""
+
+    def __init__(self):
+        context = multiprocessing.get_context("fork")
+        self.over = context.Event()
+        self.child = context.Process(target=self.over.wait)
+        self.child.start()
+
+    def close(self):
+        self.over.set()
+        self.child.join()
+
+
 class Mendable(World):
     """Fails until there is a file ``mended`` in the folder of the environment variable."""
 
@@ -118,7 +159,11 @@ class Single(World):
 
     def __init__(self):
         self.port = socket.socket(socket.AF_UNIX)
-        self.port.bind(f"\0a world of {os.environ['SINGLE']}")
+        try:
+            self.port.bind(f"\0a world of {os.environ['SINGLE']}")
+        except OSError:
+            self.port.close()
+            raise
 
     def close(self):
         self.port.close()
@@ -152,7 +197,7 @@ def ignore(number, frame):
 
 
 class Deaf(World):
-    """Takes SIGINT and SIGTERM for itself whenever it can, as ``taking`` says, and sends itself one in its 40th step."""
+    """Takes both signals for itself whenever it can, as ``taking`` says, and sends itself one in its 40th step."""
 
     taking = staticmethod(lambda number: signal.signal(number, ignore))
     number = signal.SIGTERM

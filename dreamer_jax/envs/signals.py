@@ -94,6 +94,18 @@ def by_a_person(error: BaseException) -> bool:
     return isinstance(error, Interrupted)
 
 
+def _let_go() -> None:
+    """What an environment forks is its own, and has to end when it is told to."""
+    global _handler
+    if _handler is not None:
+        _handler, signal.signal = None, _install
+        _install(signal.SIGINT, signal.default_int_handler)
+        _install(signal.SIGTERM, signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
 def _leave_ours(number: int, handler: Any) -> Any:
     """In place of ``signal.signal``: who asks for one of both is told what is installed, and no more."""
     return signal.getsignal(number) if number in NUMBERS else _install(number, handler)
