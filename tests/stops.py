@@ -110,7 +110,8 @@ class Runs:
             statuses = self.wait()
             phase, _, hit = self._phase(stop.who).partition(" ")
             return phase if hit else "", statuses
-        time.sleep(stop.wait)
+        while time.monotonic() < self.begin + stop.wait and not self._group_is_gone():
+            time.sleep(0.005)
         if len(self.pids) > 1 and not self._seen_by_others():
             stop = stop._replace(group=True)
         phase = self._phase(stop.who)
