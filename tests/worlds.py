@@ -75,3 +75,19 @@ class Picture(gymnasium.Env):
         row, column = ((self.place + 1) / 2 * (24, 40)).astype(int)
         picture[row : row + 8, column : column + 8] = 255, 200, 90
         return picture
+
+
+class Doubles(World):
+    """Computes with JAX in 64 bits, for which it changes a setting of the whole process."""
+
+    def __init__(self):
+        import jax
+
+        jax.config.update("jax_enable_x64", True)
+        self.half = jax.jit(lambda x: x * np.float64(0.5))
+
+    def step(self, action):
+        observation, reward, *rest = super().step(action)
+        half = self.half(np.float64(reward))
+        assert half.dtype == np.float64
+        return observation, float(half), *rest

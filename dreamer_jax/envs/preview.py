@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from dreamer_jax.config.schema import EnvConfig
 from dreamer_jax.envs.wrappers import Stream, open_stream
+from dreamer_jax.numerics import process_numerics
 from dreamer_jax.specs import EnvSpec
 
 MESSAGE_SECONDS = 150e-6
@@ -22,6 +23,7 @@ class Preview(NamedTuple):
     step_seconds: float
 
 
+@process_numerics()
 def preview(config: EnvConfig, *, seed: int, purpose: int = 0, most: int = 1) -> Preview:
     """Open an environment, and close it before any other is opened; ``most`` are to be stepped together.
 

@@ -19,12 +19,14 @@ from dreamer_jax.envs.preview import Preview, preview, vectorization
 from dreamer_jax.envs.signals import hold
 from dreamer_jax.envs.worker import Elsewhere, end_workers, only_here, starting_workers, work
 from dreamer_jax.envs.wrappers import SIGNALS, EnvironmentFailed, EpisodeStart, Stream, in_words, open_stream, pass_on
+from dreamer_jax.numerics import process_numerics
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.types import ArrayDict, TimeStep
 
 log = logging.getLogger(__name__)
 
 
+@process_numerics()
 def make_envs(
     config: EnvConfig,
     *,
@@ -116,6 +118,7 @@ class VectorEnvs:
                     "those of one opened before"
                 )
 
+    @process_numerics()
     def reset(self, *, episode: int | None = None) -> TimeStep:
         """First records of the next episodes, or of those of number ``episode``.
 
@@ -140,6 +143,7 @@ class VectorEnvs:
             log.warning("environments %s did not repeat their saved episode and begin a new one", which)
         return self._emit(record)
 
+    @process_numerics()
     def step(self, action: dict[str, np.ndarray]) -> TimeStep:
         """Next records. After ``is_last`` an action is ignored and the record is ``is_first``.
 
@@ -166,6 +170,7 @@ class VectorEnvs:
         else:
             self._actions[index].append(action)
 
+    @process_numerics()
     def render(self) -> np.ndarray:
         """A picture of environment 0 as it is now, [height, width, 3] uint8.
 
@@ -208,6 +213,7 @@ class VectorEnvs:
         books = {"episode": self._episode.copy(), "length": length, "waiting": waiting}
         return books | packed | pending | signals | observation
 
+    @process_numerics()
     def close(self) -> None:
         """Stop everything; safe to call twice, and after a failure or an interrupt."""
         envs = getattr(self, "_envs", None)

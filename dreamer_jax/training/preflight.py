@@ -14,6 +14,7 @@ from dreamer_jax.config.presets import size_settings
 from dreamer_jax.config.schema import Config, flatten
 from dreamer_jax.envs.preview import Preview, preview
 from dreamer_jax.interfaces import Agent
+from dreamer_jax.numerics import left_aside
 from dreamer_jax.replay.deal import ring_folder
 from dreamer_jax.replay.plan import Plan, plan
 from dreamer_jax.replay.windows import align
@@ -64,6 +65,8 @@ def introduction(
     yield f"{config.env.task} x {config.env.num_envs} ({vectorization}), {width}: {parameters:,} parameters on {where}"
     if done["agent_steps"]:
         yield f"resumed at {done['env_frames']:,} frames, {done['grad_steps']:,} updates"
+    if aside := left_aside():
+        yield f"not used, because numbers would depend on it: {aside}"
 
 
 def in_words(config: Config, done: Mapping[str, int], update_seconds: float) -> str:

@@ -14,6 +14,7 @@ from dreamer_jax.config.sweep import numbers_of
 from dreamer_jax.envs.signals import handled_by, hold
 from dreamer_jax.envs.wrappers import EnvironmentFailed
 from dreamer_jax.interfaces import Agent
+from dreamer_jax.numerics import fixed_numerics
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.training.acting import make_acts
 from dreamer_jax.training.checkpoint import Checkpoints
@@ -117,10 +118,11 @@ def train_together(
     return [states[index] for index in range(len(members))]
 
 
+@fixed_numerics()
 def _programs(configs: Sequence[Config], threads: Threads) -> list[Programs]:
     """Of each run; only what depends on numbers that differ is compiled for each of them."""
     first = configs[0]
-    spec, devices = env_spec(first), check_devices(first.train.devices)
+    devices, spec = check_devices(first.train.devices), env_spec(first)
     agent = make_agent(first, spec)
     agent_of = _agent_of(first, spec, agent)
     updates, acts = member_updates(configs, agent_of, threads, devices), make_acts(agent)

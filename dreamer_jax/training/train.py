@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import TextIO
 
 from dreamer_jax.agent import make_agent
+from dreamer_jax.config.paths import path_of
 from dreamer_jax.config.schema import Config, ConfigError
 from dreamer_jax.envs.preview import Preview
 from dreamer_jax.envs.signals import handled_by
 from dreamer_jax.envs.wrappers import EnvironmentFailed
 from dreamer_jax.interfaces import Agent
+from dreamer_jax.numerics import find_devices, fixed_numerics
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.training.checkpoint import Checkpoints
 from dreamer_jax.training.interrupt import Interrupt, Stopped
@@ -62,7 +64,8 @@ def train(
       Stopped: a signal came; a checkpoint has been saved.
     """
     want_devices(config.train.devices)  # before anything else asks JAX
-    run_dir, peers = Path(run_dir).absolute(), present(patience)  # environments may change the working directory
+    find_devices()
+    run_dir, peers = path_of(run_dir).absolute(), present(patience)  # environments may change the working directory
     if not peers.leads:
         print(f"process {peers.part} of {peers.parts}; process 0 says how the run is doing", file=stream or sys.stderr)
         stream, profile = open(os.devnull, "w"), False  # noqa: SIM115 (for as long as the process lives)
@@ -81,6 +84,7 @@ def train(
     return state
 
 
+@fixed_numerics()
 def carry_out(
     config: Config,
     run_dir: Path,
@@ -107,6 +111,7 @@ def _programs(config: Config, agent: Agent | None, spec: EnvSpec) -> Programs:
     return make_programs(agent or make_agent(config, spec, axis_name=axis_of(devices)), devices)
 
 
+@fixed_numerics()
 def begin(config: Config, run_dir: str | Path, state: TrainState) -> None:
     """Make ``run_dir`` a run that starts from ``state`` and has done nothing yet; ``train`` goes on with it.
 
@@ -115,7 +120,7 @@ def begin(config: Config, run_dir: str | Path, state: TrainState) -> None:
     Raises:
       ConfigError: something is there already, or it can't be started as asked.
     """
-    run_dir = Path(run_dir)
+    run_dir = path_of(run_dir).absolute()
     if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
         raise ConfigError(f"{run_dir}: something is there already; choose another directory")
     run_dir.parent.mkdir(parents=True, exist_ok=True)
