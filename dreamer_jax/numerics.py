@@ -83,9 +83,7 @@ def left_aside() -> str:
     """What the process has in place of ``FIXED``, as variables; nothing mostly."""
     with process_numerics():
         found = {name: _of_process(name, value) for name, value in FIXED.items()}
-    return ", ".join(
-        f"JAX_{name.upper()}={value}" for name, value in found.items() if value not in (None, FIXED[name])
-    )
+    return ", ".join(f"JAX_{name.upper()}={value}" for name, value in found.items() if value not in (None, FIXED[name]))
 
 
 def find_devices() -> None:
@@ -99,7 +97,7 @@ def find_devices() -> None:
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:
-        asked = jax.config.jax_platforms or ""
+        asked = jax.config.values.get("jax_platforms") or ""
         reason = " ".join(str(error).split()) or "its plugin is not installed"
         raise ConfigError(
             f"JAX_PLATFORMS: got {asked!r}, which JAX can't use here ({reason}); install what it needs, such as "

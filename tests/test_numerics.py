@@ -35,7 +35,9 @@ OTHERS = {
     "jax_transfer_guard": "disallow",
 }
 """Each of them changes a run's numbers, or ends it."""
-SPEC = EnvSpec({"eye": ArraySpec((3,), "float32")}, {"arm": ArraySpec((2,), "float32"), "leg": ArraySpec((), "int32", 3)})
+SPEC = EnvSpec(
+    {"eye": ArraySpec((3,), "float32")}, {"arm": ArraySpec((2,), "float32"), "leg": ArraySpec((), "int32", 3)}
+)
 
 
 @pytest.fixture

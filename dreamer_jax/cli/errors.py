@@ -26,12 +26,12 @@ def explain(error: Exception | Interrupted) -> tuple[int, str | None]:
     if "dreamer_jax.training.train" in sys.modules:
         from dreamer_jax.envs.wrappers import EnvironmentFailed
         from dreamer_jax.training.interrupt import Stopped
-        from dreamer_jax.training.learner import NotFinite
+        from dreamer_jax.training.learner import NotFinite, NoUpdates
         from dreamer_jax.training.peers import OutOfStep
 
         if isinstance(error, Stopped):
             return error.status, f"{error}; the same command goes on from there"
-        if isinstance(error, EnvironmentFailed | NotFinite | OutOfStep):
+        if isinstance(error, EnvironmentFailed | NotFinite | NoUpdates | OutOfStep):
             return FAILED, str(error)
     return 1, None
 

@@ -160,7 +160,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=_path_or("recorded", "policy"),
         default="recorded",
         metavar="WHAT",
-        help="recorded (default), policy, or FILE.npz with your own"
+        help="recorded (default), policy, or FILE.npz with your own",
     )
     sub.add_argument("--context", type=_positive, default=5, help="records that it sees first (default 5)")
     sub.add_argument("--length", type=_positive, default=45, help="records that it imagines then (default 45)")

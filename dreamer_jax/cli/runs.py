@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dreamer_jax.cli.errors import explain
+from dreamer_jax.cli.errors import FAILED, explain
 from dreamer_jax.cli.output import say
 from dreamer_jax.cli.quick_start import start_quickly
 from dreamer_jax.cli.settings import named
@@ -36,6 +36,7 @@ def train(options: argparse.Namespace, flags: Sequence[tuple[str, str]]) -> int:
         print("\n".join(_command(options, flags, run) for run in runs))
         return 0
     from dreamer_jax.training.interrupt import Stopped
+    from dreamer_jax.training.learner import NoUpdates
     from dreamer_jax.training.train import train
 
     # An environment of the first run may change the working directory.
@@ -61,6 +62,9 @@ def train(options: argparse.Namespace, flags: Sequence[tuple[str, str]]) -> int:
                 train(*members[0], loggers=loggers, profile=options.profile)
         except Stopped:
             raise  # whoever stops a run means all
+        except NoUpdates as error:  # all have come to their ends
+            say(str(error))
+            failed |= dict.fromkeys(error.run_dirs, FAILED)
         except Exception as error:
             who = group[0].run_dir
             if isinstance(error, MemberFailed) and isinstance(error.__cause__, Exception):

@@ -67,7 +67,7 @@ def refuse(word: str, flags: Collection[str]) -> NoReturn:
     leaf = flag.rpartition(".")[2].lstrip("-").replace("-", "_")
     known = [*flags, *(f"--{name}" for name in FIELDS if settings)]
     meant = [OF_OTHERS.get(leaf), *(name for name in known if name.rpartition(".")[2] == leaf)]
-    meant += difflib.get_close_matches(flag[:99], known, n=1)
+    meant += difflib.get_close_matches(flag[:99], known, 1, 0.75)
     for name in meant:
         if name in known:
             raise ConfigError(f"{flag}: unknown flag; did you mean {name}?")

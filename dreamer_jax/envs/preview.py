@@ -21,6 +21,7 @@ class Preview(NamedTuple):
     spec: EnvSpec
     log_names: tuple[str, ...]
     step_seconds: float
+    time_limit: int  # actions of an episode at most; 0 where nobody says
 
 
 @process_numerics()
@@ -34,7 +35,8 @@ def preview(config: EnvConfig, *, seed: int, purpose: int = 0, most: int = 1) ->
     stream = open_stream(config, seed=seed, purpose=purpose, index=0)
     try:
         measured = config.vectorization == "auto" and most > 1
-        return Preview(stream.env_spec, stream.log_names, _seconds_per_step(stream) if measured else 0.0)
+        seconds = _seconds_per_step(stream) if measured else 0.0
+        return Preview(stream.env_spec, stream.log_names, seconds, stream.time_limit)
     finally:
         stream.close()
 

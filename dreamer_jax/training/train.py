@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from dreamer_jax.agent import make_agent
 from dreamer_jax.config.paths import path_of
@@ -23,6 +23,7 @@ from dreamer_jax.numerics import find_devices, fixed_numerics
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.training.checkpoint import Checkpoints
 from dreamer_jax.training.interrupt import Interrupt, Stopped
+from dreamer_jax.training.learner import NoUpdates
 from dreamer_jax.training.loggers import Logger, check_loggers
 from dreamer_jax.training.loop import Run
 from dreamer_jax.training.parallel import axis_of, check_devices, want_devices
@@ -61,6 +62,7 @@ def train(
       ConfigError: the run can't be started as asked.
       NotFinite: a loss became NaN or infinite.
       EnvironmentFailed: an environment raised an error.
+      NoUpdates: it has come to its end without any of the updates that it was to make; a checkpoint has been saved.
       Stopped: a signal came; a checkpoint has been saved.
     """
     want_devices(config.train.devices)  # before anything else asks JAX
@@ -74,14 +76,24 @@ def train(
     interrupt = Interrupt()
     with handled_by(interrupt.handle):
         try:
-            stop, state = carry_out(config, run_dir, make, loggers, progress, interrupt, peers, profile)
+            ended = carry_out(config, run_dir, make, loggers, progress, interrupt, peers, profile)
         except (ConfigError, EnvironmentFailed) as error:
             if interrupt.number is None:
                 raise
             raise Stopped(interrupt.number) from error  # simulators that a signal has ended as they were opened
-    if stop is not None:
-        raise Stopped(stop)
-    return state
+    if ended.stop is not None:
+        raise Stopped(ended.stop)
+    if ended.missing:
+        raise NoUpdates({run_dir: ended.missing})
+    return ended.state
+
+
+class Ended(NamedTuple):
+    """How a run has ended."""
+
+    stop: int | None  # the number of the signal that asked it to
+    missing: str  # why no update was made, though some were expected; else nothing
+    state: TrainState
 
 
 @fixed_numerics()
@@ -94,8 +106,8 @@ def carry_out(
     interrupt: Interrupt,
     peers: Peers,
     profile: bool = False,
-) -> tuple[int | None, TrainState]:
-    """A run from where it is to its end, or to the signal whose number is returned; as ``train``."""
+) -> Ended:
+    """A run from where it is to its end, or to a signal; as ``train``."""
     with (
         _open(config, run_dir, make, loggers, progress, peers) as run,
         Profile(run_dir / "profile" if profile else None, progress.note) as run.profile,
@@ -103,7 +115,7 @@ def carry_out(
         run.prepare()
         run.loop(interrupt)
     # One that comes to the end while a signal asks it to stop has not been asked in vain.
-    return interrupt.number if run.stop is None else run.stop, run.learner.state
+    return Ended(interrupt.number if run.stop is None else run.stop, run.missing(), run.learner.state)
 
 
 def _programs(config: Config, agent: Agent | None, spec: EnvSpec) -> Programs:
@@ -155,7 +167,7 @@ def _open(
     found, programs = peers.agree(check)
     spec = found.spec
     changes = peers.agree(lambda: check_run(run_dir, config))
-    size = peers.agree(lambda: ring_plan(config, run_dir, spec, programs.agent, peers.parts))
+    size = peers.agree(lambda: ring_plan(config, run_dir, found, programs.agent, peers.parts))
     lock = peers.agree(lambda: open_run(run_dir, config, spec) if peers.leads else None)
     peers.agree(lambda: see_run(run_dir))
     with ExitStack() as opened:
