@@ -88,7 +88,7 @@ REFUSED = [
     ("--env.task no_such_module:World", "no_such_module"),
     ("--env.task worlds:Nothing", "Nothing"),
     ("--env.task worlds:Picture --decoder.blocks 3", "decoder.blocks: got 3, for images it must divide"),
-    ("--env.task probe/echo --replay.capacity 1e17 --train.frames 1e17", "free there; set replay.capacity or"),
+    ("--env.task probe/echo --replay.capacity 1e15 --train.frames 1e15", "free there; set replay.capacity or"),
     ("--env.task probe/echo --replay.capacity 100", "replay.capacity: room for 6 records of each of 16 environments"),
     ("--env.task probe/echo --train.devices 2", "train.devices: got 2, JAX finds 1"),
 ]

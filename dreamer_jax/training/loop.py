@@ -189,7 +189,9 @@ class Run:
         done, most = self.learner.grad_steps, self.expected.updates
         if self.stop is None and 0 < done < most:
             began = self.learner.started_at
-            self.progress.note(f"{done:,} of at most {most:,} updates were made, they began after {began:,} agent steps")
+            self.progress.note(
+                f"{done:,} of at most {most:,} updates were made, they began after {began:,} agent steps"
+            )
 
     @contextmanager
     def _failing_later(self) -> Iterator[None]:
