@@ -253,7 +253,8 @@ def test_errors_about_files_themselves(write, tmp_path):
     Path("folder").mkdir()
     Path("deep.yaml").write_text("[" * 1500)
     for name, message in {
-        "a\0b": "a\0b: a path has no NUL character",
+        "a\0b": "a\0b: no file can have this name",
+        "a\ud800": "a\ud800: no file can have this name",
         "~who/x": "~who/x: ~who is nobody's home directory here; a folder of that name is ./~who",
         "deep.yaml": "deep.yaml: not settings: nested far too deeply",
         "./~": f"{tmp_path}/~: no such file",

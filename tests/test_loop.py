@@ -61,7 +61,7 @@ def test_the_schedule_in_words(run):
     config, (replay,) = read_run(run)[0], read_replays(run)
     words = in_words(config, forecast(config, replay.capacity, 0), {"grad_steps": 30}, update_seconds=20.0)
     assert words.startswith("50 agent steps of random actions, then 10 updates every 20 agent steps (20 frames); 120 ")
-    assert "120 agent steps and 33 updates of 2 x 4 records" in words and words.endswith(
+    assert "120 agent steps and at most 33 updates of 2 x 4 records" in words and words.endswith(
         "1 minutes of updates are left"
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
@@ -23,6 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="dreamer-jax: %(message)s")
     logging.getLogger("absl").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(tensorflow_probability|jax|distrax|tfp)")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # paths are printed as they were given, byte for byte
     options, rest = make_parser().parse_known_args(arguments)
     try:
         with ExitStack() as scope:

@@ -15,8 +15,12 @@ def path_of(text: str | Path) -> Path:
       ConfigError: there is no such home, or no file can have this name.
     """
     place = os.path.expanduser(text)
-    if "\0" in place:
-        raise ConfigError(f"{text}: a path has no NUL character")
+    try:
+        possible = b"\0" not in os.fsencode(place)
+    except UnicodeEncodeError:
+        possible = False
+    if not possible:
+        raise ConfigError(f"{text}: no file can have this name")
     if place.startswith("~"):
         home = place.partition("/")[0]
         raise ConfigError(f"{text}: {home} is nobody's home directory here; a folder of that name is ./{home}")
