@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from test_resume import assert_same_run, complete
-from trainer import make_toy, tiny_run
+from trainer import MARK, make_toy, tiny_run
 
 from dreamer_jax.cli import main
 from dreamer_jax.config.loading import dump
@@ -57,7 +57,7 @@ def test_handlers_of_an_environment_do_not_hold(tmp_path, task):
 
 def test_a_failure_is_saved_with_the_action_that_failed(tmp_path, monkeypatch):
     """The failing run, mended, ends as one that never failed."""
-    monkeypatch.setenv("MENDABLE", str(tmp_path))
+    monkeypatch.setenv(MARK, str(tmp_path / "log"))
     (tmp_path / "mended").touch()
     train(tmp_path / "reference", env__task="worlds:Mendable", train__frames=100)
     (tmp_path / "mended").unlink()
@@ -73,7 +73,7 @@ def test_a_failure_is_saved_with_the_action_that_failed(tmp_path, monkeypatch):
 
 
 def test_what_a_failed_evaluation_stops_is_saved(tmp_path, monkeypatch):
-    monkeypatch.setenv("MENDABLE", str(tmp_path))
+    monkeypatch.setenv(MARK, str(tmp_path / "log"))
     settings = dict(env__task="worlds:Mendable", env__num_envs=1, train__eval_frames=20)
     with pytest.raises(EnvironmentFailed, match="not yet mended"):
         train(tmp_path / "run", **settings)
@@ -123,7 +123,7 @@ def test_evaluation_opens_before_training_or_is_done_without(tmp_path, monkeypat
     assert len(json.loads(printed)["scores"]) == 3
 
 
-def test_how_often_an_environment_is_opened(tmp_path, monkeypatch):
+def test_how_often_an_environment_is_opened(tmp_path, monkeypatch, capsys):
     """As the README says; and never a second one for a look at what is open already."""
     monkeypatch.setenv("COUNTED", str(tmp_path / "counted"))
 
@@ -137,6 +137,8 @@ def test_how_often_an_environment_is_opened(tmp_path, monkeypatch):
         train(tmp_path / kind, **settings, train__eval_frames=30, train__eval_episodes=2)
         found = counted()
         assert found.startswith("+-+++++") and found.count("+") == found.count("-") == 1 + 3 + 2
+    evaluate(tmp_path / "sync", capsys)
+    assert counted() == "+-+++---"
     check_env(EnvConfig("worlds:Counted"), steps=20)
     assert counted() == "+-+-+-"
 
