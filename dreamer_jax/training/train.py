@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, chdir, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TextIO
@@ -75,7 +75,7 @@ def train(
     progress = Progress(config.train.frames, stream=stream)
     make = partial(_programs, config, agent)
     interrupt = Interrupt()
-    with handled_by(interrupt.handle):
+    with chdir("."), handled_by(interrupt.handle):
         try:
             ended = carry_out(config, run_dir, make, loggers, progress, interrupt, peers, profile)
         except (ConfigError, EnvironmentFailed) as error:
