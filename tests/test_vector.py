@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from dreamer_jax.config.schema import ConfigError, EnvConfig
-from dreamer_jax.envs.vector import make_envs, processes_are_faster
+from dreamer_jax.envs.preview import processes_are_faster
+from dreamer_jax.envs.vector import make_envs
 from dreamer_jax.envs.wrappers import SIGNALS, EnvironmentFailed, open_stream
 
 OWN = """

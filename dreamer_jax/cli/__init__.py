@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dreamer_jax.cli.errors import explain
 from dreamer_jax.cli.parser import make_parser
 from dreamer_jax.cli.settings import pairs
+from dreamer_jax.envs.signals import Interrupted, handled_by, interrupt
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,8 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if not options.takes_settings and rest:
             parser.error(f"{options.command}: unrecognized arguments: {' '.join(rest)}")
-        return options.run(options, pairs(rest)) or 0
-    except Exception as error:
+        with handled_by(interrupt):
+            return options.run(options, pairs(rest)) or 0
+    except (Exception, Interrupted) as error:
         status, message = explain(error)
         if message is None:
             raise

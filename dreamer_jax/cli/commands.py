@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import closing
 from dataclasses import replace
 
 from dreamer_jax.cli.quick_start import start_quickly
@@ -32,7 +33,7 @@ def import_reference(options: argparse.Namespace, pairs: list[tuple[str, str]]) 
 def evaluate(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
     from dreamer_jax.training.acting import make_act
     from dreamer_jax.training.checkpoint import Checkpoints, load, read_run
-    from dreamer_jax.training.evaluate import evaluate, film_episode
+    from dreamer_jax.training.evaluate import evaluate, evaluation_envs, film_episode
     from dreamer_jax.training.pictures import check_film, save_film
     from dreamer_jax.training.statistics import format_summary, summary
 
@@ -46,6 +47,7 @@ def evaluate(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
     mode = options.mode or config.policy.evaluate
     if options.video is not None:
         check_film(options.video)
+        options.video = options.video.absolute()  # environments may change the working directory
 
     def report(count: int, score: float) -> None:
         if sys.stderr.isatty():
@@ -55,7 +57,9 @@ def evaluate(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
     if options.video is not None:  # first, because not everything can be filmed
         frames, rate = film_episode(agent, act, state.params, config.env, seed=seed)
         save_film(frames, options.video, rate)
-    scores = evaluate(agent, act, state.params, config.env, episodes=options.episodes, seed=seed, after_episode=report)
+    envs = evaluation_envs(config.env, options.episodes, seed, lambda text: print(text, file=sys.stderr))
+    with closing(envs):
+        scores = evaluate(agent, act, state.params, envs, episodes=options.episodes, seed=seed, after_episode=report)
     if sys.stderr.isatty():
         print(file=sys.stderr)
     result = {

@@ -5,13 +5,16 @@ from __future__ import annotations
 import sys
 
 from dreamer_jax.config.schema import ConfigError
+from dreamer_jax.envs.signals import Interrupted
 
 FAILED, STOPPED = 2, 128
 """For anything a person can mend; and what the number of a signal is added to."""
 
 
-def explain(error: Exception) -> tuple[int, str | None]:
+def explain(error: Exception | Interrupted) -> tuple[int, str | None]:
     """Exit status and the line for a person; no line for what is a fault of ours."""
+    if isinstance(error, Interrupted):
+        return error.status, str(error)
     if isinstance(error, ConfigError | FileExistsError):
         return FAILED, str(error)
     if isinstance(error, OSError) and error.errno:

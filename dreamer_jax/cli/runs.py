@@ -38,6 +38,8 @@ def train(options: argparse.Namespace, flags: Sequence[tuple[str, str]]) -> int:
     from dreamer_jax.training.interrupt import Stopped
     from dreamer_jax.training.train import train
 
+    # An environment of the first run may change the working directory.
+    runs = [run._replace(run_dir=run.run_dir.absolute()) for run in runs]
     start_quickly(options)
     _join(options, runs)
     loggers = [name for name in options.logger or ["tensorboard"] if name != "none"]

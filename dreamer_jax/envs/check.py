@@ -9,8 +9,7 @@ import gymnasium
 import numpy as np
 
 from dreamer_jax.config.schema import ConfigError, EnvConfig
-from dreamer_jax.envs.suites import make_env
-from dreamer_jax.envs.wrappers import EnvironmentFailed, Stream
+from dreamer_jax.envs.wrappers import EnvironmentFailed, Stream, open_env
 from dreamer_jax.specs import ArraySpec
 
 
@@ -20,15 +19,14 @@ def check_env(config: EnvConfig, steps: int = 1000) -> str:
     Raises:
       ConfigError: nothing could be trained on this environment, and why.
     """
-    env = make_env(config)
+    watched = Watch(open_env(config))
+    stream = Stream(watched, config, seed=0, purpose=0, index=0)
     try:
-        watched = Watch(env)
-        stream = Stream(watched, config, seed=0, purpose=0, index=0)
         records, seconds = _play(stream, steps)
     except EnvironmentFailed as error:
         raise ConfigError(f"env.task: {config.task!r}: {error}") from error
     finally:
-        env.close()
+        stream.close()
     problems = list(watched.problems)
     if not stream.env_spec.observation:
         raise ConfigError(f"env.task: {config.task!r}: the observation space is empty")
@@ -108,14 +106,14 @@ def _repeatability(config: EnvConfig, steps: int) -> list[str]:
     """Play the same seeds and actions in two environments, of which one has seen an episode before."""
     played = []
     for detour in (False, True):
-        env = make_env(config)
+        env = open_env(config)
+        stream = Stream(env, config, seed=1, purpose=0, index=0)
         try:
             if detour:
-                env.reset(seed=12345)
-                env.step(env.action_space.sample())
-            played.append(_play(Stream(env, config, seed=1, purpose=0, index=0), steps)[0])
+                _play(Stream(env, config, seed=2, purpose=0, index=0), 1)
+            played.append(_play(stream, steps)[0])
         finally:
-            env.close()
+            stream.close()
     for first, second in zip(*played, strict=True):
         if any(first[name].tobytes() != second[name].tobytes() for name in first):
             return ["one seed gives different episodes: a resumed run will begin new ones instead of going on"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ import jax
 import numpy as np
 
 from dreamer_jax.config.schema import Config
+from dreamer_jax.envs.preview import Preview
 from dreamer_jax.envs.vector import VectorEnvs, make_envs
+from dreamer_jax.envs.wrappers import EnvironmentFailed
 from dreamer_jax.replay.deal import drop_others
-from dreamer_jax.specs import EnvSpec
 from dreamer_jax.training.checkpoint import Checkpoints
 from dreamer_jax.training.interrupt import Interrupt
 from dreamer_jax.training.learner import Learner
@@ -30,6 +32,7 @@ from dreamer_jax.training.programs import Programs
 from dreamer_jax.training.progress import Progress
 from dreamer_jax.training.restore import Restore, join_carries, to_arrays
 from dreamer_jax.training.shares import below, join
+from dreamer_jax.training.threads import Left
 from dreamer_jax.types import Array, Mode, TrainState
 
 INIT, UPDATE, ACT, REPORT = range(4)
@@ -43,7 +46,10 @@ def _keys(seed: Array) -> list[Array]:
 
 
 class Run:
-    """All that lives as long as a run; ``loop`` is the algorithm, the rest sets it up and saves it."""
+    """All that lives as long as a run; ``loop`` is the algorithm, the rest sets it up and saves it.
+
+    What is open is to be closed with ``opened``, also where this fails halfway.
+    """
 
     profile: Profile
 
@@ -51,7 +57,7 @@ class Run:
         self,
         config: Config,
         run_dir: Path,
-        spec: EnvSpec,
+        found_env: Preview,
         programs: Programs,
         capacity: int,
         loggers: Sequence[str | Logger],
@@ -59,12 +65,15 @@ class Run:
         progress: Progress,
         state: TrainState | None,
         peers: Peers,
+        opened: ExitStack,
     ) -> None:
         agent, self.acts, updates = programs
-        self.config, self.run_dir, self.agent, self.spec = config, run_dir, agent, spec
+        spec = self.spec = found_env.spec
+        self.config, self.run_dir, self.agent = config, run_dir, agent
         self.checkpoints, self.progress, self.peers = checkpoints, progress, peers
         self.keys = updates.near(_keys(np.uint32(config.seed % 2**32)))
         self.stop: int | None = None  # number of the signal that asked one of the peers to
+        self._failure: EnvironmentFailed | None = None
         self.newest = in_common(peers.exchange(checkpoints.steps() if checkpoints else None))
         if checkpoints is not None:
             checkpoints.drop_after(self.newest)
@@ -84,14 +93,16 @@ class Run:
             if reader is not checkpoints:
                 reader.close()
         self.carry, arrays, self.replay = updates.near(found.carry), found.arrays, found.replay
+        opened.callback(self.replay.close)
         self.agent_steps = int(found.facts["agent_steps"])
         failures = run_dir / "failures" / (f"process{peers.part}" if peers.part else "")
         self.learner = Learner(config, agent, self.replay, found.state, self.keys[UPDATE], failures, peers, updates)
         self.stats = EpisodeStats(len(mine))
         saved_envs = below(arrays, "envs") or None
         self.envs: VectorEnvs = make_envs(
-            config.env, seed=config.seed, num_envs=len(mine), first=mine.start, state=saved_envs
+            config.env, seed=config.seed, num_envs=len(mine), first=mine.start, state=saved_envs, found=found_env
         )
+        opened.callback(self.envs.close)
         self.timestep = self.envs.reset()
         if arrays:
             self.stats.load(below(arrays, "stats"))
@@ -104,9 +115,11 @@ class Run:
             resume = {**self.counters(), "seconds": found.facts["seconds"]} if arrays else None
             identity = dict(method=config.preset, task=config.env.task)
             self.log = RunLog(run_dir, **identity, seed=config.seed, loggers=loggers, resume=resume)
+            opened.callback(self.log.close)
             looks = self.learner, self.replay, self.log, progress, self.counters()
             act = self.acts[config.policy.evaluate]
-            self.observer = Observer(config, agent, act, spec, *looks, self.keys[REPORT], run_dir, peers)
+            self.observer = Observer(config, agent, act, found_env, *looks, self.keys[REPORT], run_dir, peers)
+            opened.callback(self.observer.close)
         parameters = sum(x.size for x in jax.tree.leaves(self.learner.params))
         for line in introduction(config, parameters, self.envs.vectorization, updates.where, self.counters()):
             progress.note(line)
@@ -120,18 +133,26 @@ class Run:
         }
 
     def loop(self, interrupt: Interrupt) -> None:
-        """Every pass begins with a time step that nobody has acted on yet: there the run can be saved."""
+        """Every pass begins with a time step that nobody has acted on yet: there the run can be saved.
+
+        Or with one that is still to come, because an environment has failed: then the action that it failed to take
+        is saved, and taken again when the run goes on.
+
+        Raises:
+          EnvironmentFailed: one of them did, here or at one of the peers that share the run; the run has been saved.
+          Left: it was another run's.
+        """
         config, num_envs = self.config, self.config.env.num_envs
 
         def stopped() -> bool:  # with others only what all have heard of counts
             return self.stop is not None or (self.peers.members == 1 and interrupt.requested())
 
         while True:
-            save = self._confer(interrupt)
+            save, failures = self._confer(interrupt)
             # Updates that an interrupt left over; otherwise there are none.
             self.learner.catch_up(self.agent_steps, stopped, lambda results: None)
             frames = self.counters()["env_frames"]
-            if frames >= config.train.frames or self.stop is not None:
+            if frames >= config.train.frames or self.stop is not None or failures:
                 break
             if save:
                 self.save()
@@ -147,25 +168,41 @@ class Run:
             self.agent_steps += num_envs
             self._ended = self.stats.update(self.timestep, self.envs.log)
             self.learner.catch_up(self.agent_steps, stopped, self._after_dispatch)
-            self.timestep = self.envs.step(action)  # while the device updates
+            with self._failing_later():
+                self.timestep = self.envs.step(action)  # while the device updates
 
             self.progress.update(self.counters(), self.stats.recent())
             if self.log is not None:
-                self.observer.look(frames, self.counters())
+                with self._failing_later():
+                    self.observer.look(frames, self.counters())
         self.learner.check()
         if self.log is not None:
             self.observer.write_metrics(self.counters())
         self.save(wait=True)
+        # What is asked to stop may lose its simulators, too: the same signal goes to all processes of a group.
+        if failures and self.stop is None and not interrupt.requested():
+            if self._failure is None:
+                raise Left if self.peers.apart else EnvironmentFailed(failures[0])
+            raise self._failure
+
+    @contextmanager
+    def _failing_later(self) -> Iterator[None]:
+        """An environment's failure ends the run, but not before it is saved."""
+        try:
+            yield
+        except EnvironmentFailed as error:
+            self._failure = self._failure or error
 
     def _after_dispatch(self, results: Array) -> None:
         self.profile.dispatched(results)
         self.progress.update(self.counters(), self.stats.recent())
 
-    def _confer(self, interrupt: Interrupt) -> bool:
-        """Hear what the peers have to say; whether all are to save now."""
+    def _confer(self, interrupt: Interrupt) -> tuple[bool, list[str]]:
+        """Hear what the peers have to say: whether all are to save now, and which environments have failed."""
         self.peers.mark()
         mine = {
             "stop": interrupt.number,
+            "failure": None if self._failure is None else str(self._failure),
             "save": self._save_is_due(),
             "complete": self._completed(),
             "ended": [[self.first + env, *rest] for env, *rest in self._ended],
@@ -179,7 +216,7 @@ class Run:
             self.stats.hear(theirs)
             self.log.episodes(self.counters(), self._ended + theirs)
         self._ended = []
-        return said[0]["save"]
+        return said[0]["save"], [each["failure"] for each in said if each["failure"] is not None]
 
     # Saving.
 
@@ -247,13 +284,6 @@ class Run:
         if self.peers.leads:
             drop_others(self.run_dir, self.peers.parts)
 
-    def close(self) -> None:
-        """Stop the environments and finish the files."""
-        self.envs.close()
-        self.replay.close()
-        if self.log is not None:
-            self.log.close()
-
     # Setting up.
 
     def prepare(self) -> None:
@@ -262,6 +292,8 @@ class Run:
         if self.counters()["env_frames"] >= config.train.frames:
             note(f"complete: {config.train.frames:,} frames were asked for")
             return
+        if self.log is not None:
+            self.observer.open_envs()
         rows = len(self.peers.share(config.train.batch_size))
         self.progress.state("compiling update …")
         trial = self.learner.prepare(example_batch(config, self.spec, self.agent.latent_spec, rows))

@@ -12,7 +12,7 @@ import numpy as np
 from dreamer_jax.config.benchmarks import BENCHMARKS
 from dreamer_jax.config.presets import size_settings
 from dreamer_jax.config.schema import Config, flatten
-from dreamer_jax.envs.wrappers import open_stream
+from dreamer_jax.envs.preview import Preview, preview
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.replay.deal import ring_folder
 from dreamer_jax.replay.plan import Plan, plan
@@ -24,9 +24,13 @@ from dreamer_jax.types import TrajectoryBatch
 
 def env_spec(config: Config) -> EnvSpec:
     """What the environment shows and takes; opens one and closes it again."""
-    stream = open_stream(config.env, seed=config.seed, purpose=0, index=0)
-    stream.close()
-    return stream.env_spec
+    return preview(config.env, seed=config.seed).spec
+
+
+def env_preview(config: Config) -> Preview:
+    """All that has to be known of the environment before those of a run are opened, from a single one."""
+    together = max(config.env.num_envs, config.train.eval_episodes if config.train.eval_frames else 1)
+    return preview(config.env, seed=config.seed, most=together)
 
 
 def ring_plan(config: Config, run_dir: Path, spec: EnvSpec, agent: Agent, parts: int) -> Plan:

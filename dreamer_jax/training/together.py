@@ -11,6 +11,8 @@ from dreamer_jax.agent import make_agent
 from dreamer_jax.config.loading import replace
 from dreamer_jax.config.schema import Config, ConfigError
 from dreamer_jax.config.sweep import numbers_of
+from dreamer_jax.envs.signals import handled_by, hold
+from dreamer_jax.envs.wrappers import EnvironmentFailed
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.training.acting import make_acts
@@ -25,6 +27,9 @@ from dreamer_jax.training.progress import Joint
 from dreamer_jax.training.threads import Left, Neighbours, Threads
 from dreamer_jax.training.train import carry_out
 from dreamer_jax.types import TrainState
+
+SECONDS_TO_HOLD = 0.5
+"""Environments of other threads may have taken the signals for so long."""
 
 
 class Member(NamedTuple):
@@ -86,7 +91,8 @@ def train_together(
             failed[index] = error
             threads.leave()
 
-    with Interrupt() as interrupt:
+    interrupt = Interrupt()
+    with handled_by(interrupt.handle):
         running = [
             threading.Thread(target=run, args=(index, interrupt), name=name, daemon=True)
             for index, name in enumerate(names)
@@ -94,10 +100,14 @@ def train_together(
         for thread in running:
             thread.start()
         for thread in running:
-            thread.join()
+            while thread.is_alive():
+                thread.join(SECONDS_TO_HOLD)
+                hold()  # the threads can't
     progress.flush()
     progress.close()
     for index, error in failed.items():
+        if isinstance(error, ConfigError | EnvironmentFailed) and interrupt.number is not None:
+            raise Stopped(interrupt.number) from error  # as ``train``
         if isinstance(error, ConfigError):
             raise error
         raise MemberFailed(run_dirs[index]) from error

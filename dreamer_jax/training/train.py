@@ -14,6 +14,9 @@ from typing import TextIO
 
 from dreamer_jax.agent import make_agent
 from dreamer_jax.config.schema import Config, ConfigError
+from dreamer_jax.envs.preview import Preview
+from dreamer_jax.envs.signals import handled_by
+from dreamer_jax.envs.wrappers import EnvironmentFailed
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.training.checkpoint import Checkpoints
@@ -22,7 +25,7 @@ from dreamer_jax.training.loggers import Logger, check_loggers
 from dreamer_jax.training.loop import Run
 from dreamer_jax.training.parallel import axis_of, check_devices, want_devices
 from dreamer_jax.training.peers import Peers, Processes, present
-from dreamer_jax.training.preflight import env_spec, ring_plan
+from dreamer_jax.training.preflight import env_preview, ring_plan
 from dreamer_jax.training.profiling import Profile
 from dreamer_jax.training.programs import Programs, make_programs
 from dreamer_jax.training.progress import Progress
@@ -59,14 +62,20 @@ def train(
       Stopped: a signal came; a checkpoint has been saved.
     """
     want_devices(config.train.devices)  # before anything else asks JAX
-    run_dir, peers = Path(run_dir), present(patience)
+    run_dir, peers = Path(run_dir).absolute(), present(patience)  # environments may change the working directory
     if not peers.leads:
         print(f"process {peers.part} of {peers.parts}; process 0 says how the run is doing", file=stream or sys.stderr)
         stream, profile = open(os.devnull, "w"), False  # noqa: SIM115 (for as long as the process lives)
     progress = Progress(config.train.frames, stream=stream)
     make = partial(_programs, config, agent)
-    with Interrupt() as interrupt:
-        stop, state = carry_out(config, run_dir, make, loggers, progress, interrupt, peers, profile)
+    interrupt = Interrupt()
+    with handled_by(interrupt.handle):
+        try:
+            stop, state = carry_out(config, run_dir, make, loggers, progress, interrupt, peers, profile)
+        except (ConfigError, EnvironmentFailed) as error:
+            if interrupt.number is None:
+                raise
+            raise Stopped(interrupt.number) from error  # simulators that a signal has ended as they were opened
     if stop is not None:
         raise Stopped(stop)
     return state
@@ -130,15 +139,16 @@ def _open(
 ) -> Iterator[Run]:
     """A run with its first checkpoint, or where ``run_dir`` left off; ``state`` is what a new one starts from."""
 
-    def check() -> tuple[EnvSpec, Programs]:
+    def check() -> tuple[Preview, Programs]:
         check_loggers(loggers)
         check_devices(config.train.devices)
-        spec = env_spec(config)
-        return spec, make(spec)
+        found = env_preview(config)
+        return found, make(found.spec)
 
     check_peers(config, run_dir, peers)
     # Whatever can be refused is refused before anything is written, and by all if by one.
-    spec, programs = peers.agree(check)
+    found, programs = peers.agree(check)
+    spec = found.spec
     changes = peers.agree(lambda: check_run(run_dir, config))
     size = peers.agree(lambda: ring_plan(config, run_dir, spec, programs.agent, peers.parts))
     lock = peers.agree(lambda: open_run(run_dir, config, spec) if peers.leads else None)
@@ -157,8 +167,7 @@ def _open(
         if not peers.apart:
             progress.note(f"run directory: {run_dir}")
         progress.note(size.line)
-        run = Run(config, run_dir, spec, programs, size.records, loggers, checkpoints, progress, state, peers)
-        opened.callback(run.close)
+        run = Run(config, run_dir, found, programs, size.records, loggers, checkpoints, progress, state, peers, opened)
         for change in changes:
             progress.note(f"changed since the run began: {change}")
         if run.newest is None:

@@ -1,0 +1,77 @@
+"""SIGINT and SIGTERM belong to whoever runs environments: simulators install handlers of their own for both."""
+
+from __future__ import annotations
+
+import _signal
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
+Handler = Callable[[int, FrameType | None], None]
+
+_handler: Handler | None = None
+"""Of both signals, as long as one is to hold."""
+_install = signal.signal
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal came, and there is nothing to save; ``status`` is what to exit with."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.status = 128 + number
+
+
+def interrupt(number: int, _: FrameType | None) -> None:
+    """A handler that ends whatever is going on."""
+    raise Interrupted(number)
+
+
+@contextmanager
+def handled_by(handler: Handler) -> Iterator[None]:
+    """While entered, ``handler`` gets both signals, whatever handlers environments install.
+
+    ``signal.signal`` leaves them alone meanwhile; ``hold`` undoes what was done in other ways. In a thread that is
+    not the main one nothing is changed, because signals reach that one alone.
+    """
+    global _handler
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before, installed = _handler, {number: signal.getsignal(number) for number in NUMBERS}
+    _handler, signal.signal = handler, _leave_ours  # type: ignore[assignment]
+    hold()
+    try:
+        yield
+    finally:
+        _handler = before
+        if before is None:
+            signal.signal = _install
+        for number, previous in installed.items():
+            if previous is not None:  # of code in C
+                _install(number, previous)
+
+
+def hold() -> None:
+    """Take both signals back from code that has taken or blocked them without Python; cheap enough for every step."""
+    if _handler is not None and threading.current_thread() is threading.main_thread():
+        for number in NUMBERS:
+            _signal.signal(number, _handler)  # what signal.signal adds takes twenty times as long
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, NUMBERS)
+
+
+def by_a_person(error: BaseException) -> bool:
+    """Whether somebody has asked for the end of everything with it; otherwise it is of the code that raised it."""
+    if _handler is None and threading.current_thread() is threading.main_thread():
+        return isinstance(error, KeyboardInterrupt)
+    return isinstance(error, Interrupted)
+
+
+def _leave_ours(number: int, handler: Any) -> Any:
+    """In place of ``signal.signal``: who asks for one of both is told what is installed, and no more."""
+    return signal.getsignal(number) if number in NUMBERS else _install(number, handler)
