@@ -87,7 +87,7 @@ class VectorEnvs:
         self.vectorization = vectorization
         self.log_names = log_names
         self.log: dict[str, np.ndarray] = {}
-        self._saved = None if state is None else _time_step(_part(state, "record"))
+        self._saved = None if state is None else _saved_step(state)
         starts = [None] * num_envs if state is None else _unpack_starts(state, spec, num_envs)
         # The log from which an episode can be simulated again: its number and its actions so far.
         self._episode = np.array([start.episode - 1 if start else -1 for start in starts], np.int64)
@@ -286,11 +286,14 @@ def _start_method() -> str:
 
 def _time_step(record: dict[str, np.ndarray]) -> TimeStep:
     observation: ArrayDict = {
-        name.removeprefix("observation/"): np.array(array)
-        for name, array in record.items()
-        if name not in SIGNALS and name != "log"
+        name: np.array(array) for name, array in record.items() if name not in SIGNALS and name != "log"
     }
     return TimeStep(observation, **{name: np.array(record[name]) for name in SIGNALS})
+
+
+def _saved_step(state: dict[str, np.ndarray]) -> TimeStep:
+    """The last records of a saved state. Only there names have prefixes, as an observation may be called anything."""
+    return TimeStep(_part(state, "record/observation"), **{name: state[f"record/{name}"] for name in SIGNALS})
 
 
 def _part(state: dict[str, np.ndarray], part: str) -> dict[str, np.ndarray]:
