@@ -176,7 +176,7 @@ def make_actor_critic(
             **{
                 f"rand/{name}": entropy[name].mean() / (leaf.size * math.log(leaf.classes))
                 for name, leaf in spec.action.items()
-                if leaf.classes and entropy
+                if leaf.classes is not None and leaf.classes > 1 and entropy
             },
         }
         states, actions = jax.tree.map(by_start, (feat, path.action), (last, path.last_action))

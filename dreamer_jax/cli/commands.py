@@ -107,7 +107,7 @@ def check_env(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None
     config = settings(options, pairs)
     from dreamer_jax.envs.check import check_env
 
-    print(check_env(replace(config.env, task=options.task), options.steps))
+    print(check_env(replace(config, env=replace(config.env, task=options.task)), options.steps))
 
 
 def export(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
