@@ -235,6 +235,7 @@ def _serve() -> None:
 
 
 def _child(request: dict[str, Any]) -> None:
+    os.setpgrp()  # signals may be sent to all that it starts
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (log, 1), (log, 2)):

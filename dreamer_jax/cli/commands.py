@@ -21,12 +21,13 @@ def import_reference(options: argparse.Namespace, pairs: list[tuple[str, str]]) 
     from dreamer_jax.training.train import begin
 
     start_quickly(options)
+    out = options.out.absolute()  # environments may change the working directory
     arrays = read_reference(options.params)
     try:
         state = from_reference(arrays, config, env_spec(config))
     except ConfigError as error:
         raise ConfigError(f"{options.params}: {error}") from error
-    begin(config, options.out, state)
+    begin(config, out, state)
     print(f"{len(arrays)} tensors in {options.out}; `dreamer-jax train` with the same settings goes on from there")
 
 

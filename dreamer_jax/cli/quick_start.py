@@ -14,6 +14,6 @@ def start_quickly(options: argparse.Namespace) -> None:
     collect_rarely()
     if options.cache == "none":
         return
-    problem = keep_programs(Path(options.cache) if options.cache else default_folder())
+    problem = keep_programs(Path(options.cache).absolute() if options.cache else default_folder())
     if problem:
         print(f"dreamer-jax: {problem}", file=sys.stderr)

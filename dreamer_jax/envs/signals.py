@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _signal
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -70,6 +71,18 @@ def by_a_person(error: BaseException) -> bool:
     if _handler is None and threading.current_thread() is threading.main_thread():
         return isinstance(error, KeyboardInterrupt)
     return isinstance(error, Interrupted)
+
+
+def _let_go() -> None:
+    """What an environment forks is its own, and has to end when it is told to."""
+    global _handler
+    if _handler is not None:
+        _handler, signal.signal = None, _install
+        _install(signal.SIGINT, signal.default_int_handler)
+        _install(signal.SIGTERM, signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def _leave_ours(number: int, handler: Any) -> Any:

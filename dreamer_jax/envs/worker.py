@@ -50,13 +50,13 @@ class Elsewhere(gymnasium.Env):
         render: bool,
     ) -> None:
         self.observation_space, self.action_space = stream_spaces(found.spec, found.log_names)
-        self._config, self._known = config, known
+        self._config, self._known, self._spec = config, known, found.spec
         self._options: dict[str, Any] = dict(seed=seed, purpose=purpose, index=index, start=start, render=render)
 
     def open(self) -> Stream:
         """Raises ConfigError if that can't be done."""
         _learn(self._config.task, self._known)
-        return open_stream(self._config, **self._options)
+        return open_stream(self._config, alike=self._spec, **self._options)
 
 
 def only_here(task: str) -> bytes:

@@ -186,13 +186,18 @@ def open_stream(
     index: int,
     start: EpisodeStart | None = None,
     render: bool = False,
+    alike: EnvSpec | None = None,
 ) -> Stream:
-    """Open environment ``index``.
+    """Open environment ``index``; ``alike`` are the observations and actions of the others.
 
     Raises:
-      ConfigError: it can't be opened or used.
+      ConfigError: it can't be opened or used, or is not like the others.
     """
-    return Stream(open_env(config, render=render), config, seed=seed, purpose=purpose, index=index, start=start)
+    stream = Stream(open_env(config, render=render), config, seed=seed, purpose=purpose, index=index, start=start)
+    if alike not in (None, stream.env_spec):
+        stream.close()
+        raise ConfigError(f"env.task: {config.task!r}: environment {index} shows or takes other things than others")
+    return stream
 
 
 def open_env(config: EnvConfig, *, render: bool = False) -> gymnasium.Env:

@@ -182,7 +182,7 @@ class Run:
         # What is asked to stop may lose its simulators, too: the same signal goes to all processes of a group.
         if failures and self.stop is None and not interrupt.requested():
             if self._failure is None:
-                raise Left if self.peers.apart else EnvironmentFailed(failures[0])
+                raise Left if self.peers.apart else EnvironmentFailed(f"in another process: {failures[0]}")
             raise self._failure
 
     @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import chdir
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -66,6 +67,7 @@ def train_together(
       MemberFailed: one of them ended with an error.
       Stopped: a signal came; checkpoints have been saved.
     """
+    members = [Member(config, run_dir.absolute()) for config, run_dir in members]
     run_dirs = [run_dir for _, run_dir in members]
     if len(in_step(run_dirs)) > 1:
         raise ConfigError(f"--together: {', '.join(map(str, run_dirs))} have no checkpoint in common")
@@ -92,7 +94,7 @@ def train_together(
             threads.leave()
 
     interrupt = Interrupt()
-    with handled_by(interrupt.handle):
+    with chdir("."), handled_by(interrupt.handle):
         running = [
             threading.Thread(target=run, args=(index, interrupt), name=name, daemon=True)
             for index, name in enumerate(names)

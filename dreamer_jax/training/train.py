@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, chdir, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TextIO
@@ -69,7 +69,7 @@ def train(
     progress = Progress(config.train.frames, stream=stream)
     make = partial(_programs, config, agent)
     interrupt = Interrupt()
-    with handled_by(interrupt.handle):
+    with chdir("."), handled_by(interrupt.handle):
         try:
             stop, state = carry_out(config, run_dir, make, loggers, progress, interrupt, peers, profile)
         except (ConfigError, EnvironmentFailed) as error:
@@ -115,7 +115,7 @@ def begin(config: Config, run_dir: str | Path, state: TrainState) -> None:
     Raises:
       ConfigError: something is there already, or it can't be started as asked.
     """
-    run_dir = Path(run_dir)
+    run_dir = Path(run_dir).absolute()
     if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
         raise ConfigError(f"{run_dir}: something is there already; choose another directory")
     run_dir.parent.mkdir(parents=True, exist_ok=True)
