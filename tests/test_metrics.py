@@ -210,11 +210,12 @@ def test_fresh_start_moves_everything(tmp_path):
     assert len(read_jsonl(tmp_path / "metrics.superseded.jsonl")) == 2
 
 
-def test_seconds_go_on_from_the_last_line_if_the_checkpoint_has_none(tmp_path):
+@pytest.mark.parametrize("checkpoint", [{}, {"seconds": 30.0}], ids=["without seconds", "with fewer"])
+def test_seconds_go_on_from_the_last_line_if_the_checkpoint_has_fewer(tmp_path, checkpoint):
     (tmp_path / "metrics.jsonl").write_text(
         '{"agent_steps": 4, "seconds": 50.0}\n{"agent_steps": 8, "seconds": 90.0}\n'
     )
-    with open_log(tmp_path, resume=counters(4)) as log:
+    with open_log(tmp_path, resume=counters(4) | checkpoint) as log:
         assert 50.0 <= log.seconds < 80.0
 
 
