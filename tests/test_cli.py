@@ -49,7 +49,19 @@ def refusal(capsys, *arguments):
 
 
 REFUSED = [
-    ("--env.num_env 4", "--env.num_env: unknown field; did you mean 'env.num_envs'?"),
+    ("--env.num_env 4", "--env.num_env: unknown flag; did you mean --env.num_envs?"),
+    ("--num-envs 4", "--num-envs: unknown flag; did you mean --env.num_envs?"),
+    ("--task probe/echo", "--task: unknown flag; did you mean --env.task?"),
+    ("--logdir=runs", "--logdir: unknown flag; did you mean --run-dir?"),
+    ("--outdir runs", "--outdir: unknown flag; did you mean --run-dir?"),
+    ("--configs dmc", "--configs: unknown flag; did you mean --config?"),
+    ("--run.steps 1e6", "--run.steps: unknown flag; did you mean --train.frames?"),
+    ("--run.train_ratio 1", "--run.train_ratio: unknown flag; did you mean --train.train_ratio?"),
+    ("--nowhere 1", "--nowhere: unknown field; sections are behavior, cont"),
+    ("--run-dir ~nobody-of-that-name/run", "~nobody-of-that-name is nobody's home directory here"),
+    ("--config ~nobody-of-that-name/x.yaml", "~nobody-of-that-name is nobody's home directory here"),
+    ("--two\nlines 1", "--two\\nlines: unknown field; sections are behavior"),
+    ("--env.task \udc80", r"--env.task: got '\udc80', expected text"),
     ("--env.num_envs four", "--env.num_envs: got 'four', expected a whole number"),
     ("--env.num_envs 0", "--env.num_envs: got 0, must be at least 1"),
     ("--train.frames", "--train.frames: expected a value"),
@@ -78,11 +90,12 @@ REFUSED = [
 def test_a_mistake_is_one_line_and_writes_nothing(tmp_path, monkeypatch, capsys, mistake, words):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "wandb", None)  # as if it was not installed
-    arguments = mistake.split()
+    arguments = mistake.split(" ")
     if "--env.task" not in arguments:
         arguments += ["--env.task", "probe/echo"]
     assert words in refusal(capsys, "train", *arguments)
-    assert words in refusal(capsys, "train", *arguments, "--run-dir", "below/run")
+    if "--run-dir" not in arguments:
+        assert words in refusal(capsys, "train", *arguments, "--run-dir", "below/run")
     assert not files(tmp_path)
 
 
@@ -138,9 +151,17 @@ def test_what_is_no_run(tmp_path, capsys, command):
 def test_other_mistakes(tmp_path, capsys):
     assert "invalid choice: 'tran'" in refusal(capsys, "tran")
     assert "required: COMMAND" in refusal(capsys)
-    assert "unrecognized arguments: --epsodes 3" in refusal(capsys, "evaluate", tmp_path, "--epsodes", "3")
-    assert "must be at least 1" in refusal(capsys, "evaluate", tmp_path, "--episodes", "0")
+    assert "--epsodes: unknown flag; did you mean --episodes?" in refusal(
+        capsys, "evaluate", tmp_path, "--epsodes", "3"
+    )
+    assert "--num-envs: unknown flag; there are --cache, " in refusal(capsys, "evaluate", tmp_path, "--num-envs", "3")
+    assert "more: expected a flag" in refusal(capsys, "evaluate", tmp_path, "more")
+    whole = "expected a whole number from"
+    assert f"got '0', {whole} 1" in refusal(capsys, "evaluate", tmp_path, "--episodes", "0")
+    assert f"got '-1', {whole} 0" in refusal(capsys, "evaluate", tmp_path, "--seed", "-1")
+    assert f"got '1e30', {whole} 0" in refusal(capsys, "evaluate", tmp_path, "--checkpoint", "1e30")
     assert "expected numbers above 0" in refusal(capsys, "plot", tmp_path, "--minutes", "2,-1")
+    assert "expected numbers above 0" in refusal(capsys, "plot", tmp_path, "--minutes", "2,inf")
     assert "no such task" in refusal(capsys, "check-env", "probe/nothing")
     assert "step() failed" in refusal(capsys, "check-env", "worlds:Raising", "--steps", "60")
     assert "unknown field" in refusal(capsys, "config", "--nothing", "1")

@@ -10,7 +10,7 @@ import pytest
 
 from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.training.metrics import Episode, EpisodeStats, MetricBuffer, RunLog, read_jsonl, rewind_jsonl
-from dreamer_jax.training.progress import Progress
+from dreamer_jax.training.progress import Joint, Progress
 from dreamer_jax.types import TimeStep
 
 
@@ -325,6 +325,20 @@ def test_plain_progress_is_rare_and_says_everything():
     assert len(lines) == 3
     assert lines[1] == "600/10,000 frames (6 %) | return – | 150 updates | 20 frames/s, 5.0 updates/s | 0:07:50 left"
     assert "return 12.3 (mean of 3)" in lines[2]
+
+
+def test_what_updates_wait_for_stands_in_the_place_of_their_number():
+    progress, _ = make_progress(io.StringIO())
+    progress.update({"env_frames": 100, "grad_steps": 0}, waiting="no episode has ended yet")
+    assert progress.line() == "100/10,000 frames (1 %) | return – | no updates yet: no episode has ended yet"
+    progress.update({"env_frames": 100, "grad_steps": 7}, waiting="none is left")
+    assert progress.line().endswith("| 7 updates, none now: none is left")
+    progress.update({"env_frames": 100, "grad_steps": 7})
+    assert progress.line().endswith("| 7 updates")
+    joint = Joint(10_000, ["a", "b"], stream=io.StringIO())
+    joint.of(1).update({}, waiting="one of them waits")
+    joint.of(0).update({"env_frames": 100, "grad_steps": 0})
+    assert joint.line().endswith("no updates yet: one of them waits")
 
 
 def test_rates_are_recent():

@@ -1,5 +1,6 @@
 """Environments of one's own, as ``--env.task worlds:...``, most of which misbehave."""
 
+import atexit
 import ctypes
 import multiprocessing
 import os
@@ -266,3 +267,47 @@ class Picture(gymnasium.Env):
         row, column = ((self.place + 1) / 2 * (24, 40)).astype(int)
         picture[row : row + 8, column : column + 8] = 255, 200, 90
         return picture
+
+
+class Doubles(World):
+    """Computes with JAX in 64 bits, for which it changes a setting of the whole process."""
+
+    def __init__(self):
+        import jax
+
+        jax.config.update("jax_enable_x64", True)
+        self.half = jax.jit(lambda x: x * np.float64(0.5))
+
+    def step(self, action):
+        observation, reward, *rest = super().step(action)
+        half = self.half(np.float64(reward))
+        assert half.dtype == np.float64
+        return observation, float(half), *rest
+
+
+class Talkative(World):
+    """Prints wherever it can, from Python and as code in C does."""
+
+    def __init__(self):
+        print("a world is born")
+        atexit.register(print, "a world is forgotten")
+        ctypes.CDLL(None).puts(b"in C")  # which buffers it
+
+    def step(self, action):
+        print("a step")
+        os.write(1, b"another way\n")
+        return super().step(action)
+
+
+class RarelyLong(World):
+    """Only the third episode of an environment has 30 actions."""
+
+    episodes = 0
+
+    def reset(self, *, seed=None, options=None):
+        self.episodes += 1
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        observation, reward, *_, info = super().step(action)
+        return observation, reward, False, self.time == (30 if self.episodes == 3 else 10), info

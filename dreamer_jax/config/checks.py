@@ -6,6 +6,25 @@ from typing import Any, Literal, get_args, get_origin
 
 from dreamer_jax.config.schema import FIELDS, Config, ConfigError, flatten
 
+ATARI = ("atari", "atari100k")
+"""The same games under two names: scores are published for two protocols, which presets choose."""
+
+USED_BY: dict[str, tuple[str, ...]] = {
+    "observation": ("dmc", *ATARI, "crafter"),
+    "image_size": ("dmc", *ATARI, "crafter"),
+    "grey": ATARI,
+    "actions": ATARI,
+    "sticky": ATARI,
+    "noops": ATARI,
+}
+"""Settings of ``env`` that mean nothing to other suites; those refuse any value but the default."""
+
+
+def unused(task: str) -> set[str]:
+    """Settings that mean nothing to the suite of ``task``, by dotted name."""
+    suite = task.partition("/")[0]
+    return {f"env.{name}" for name, suites in USED_BY.items() if suite not in suites}
+
 
 def check(config: Config) -> Config:
     """Return ``config`` if every value is within its limits and the relations between fields hold.

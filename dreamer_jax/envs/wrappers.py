@@ -124,6 +124,17 @@ class Stream(gymnasium.Env):
         record = self._begin() if self._ended else self._advance(action)
         return record, 0.0, False, False, {}
 
+    @property
+    def time_limit(self) -> int:
+        """Actions of an episode at most, as settings and the environment say; 0 where neither does."""
+        try:
+            known, said = self._env.has_wrapper_attr("most_frames"), self._env.spec
+            frames: Any = self._env.get_wrapper_attr("most_frames") if known else said and said.max_episode_steps
+            actions = -(-int(frames) // self._config.action_repeat)
+        except Exception:  # it says nothing, or nothing that can be read
+            actions = 0
+        return min((limit for limit in (self._config.time_limit, actions) if limit > 0), default=0)
+
     def render(self) -> Any:
         return self._env.render()
 

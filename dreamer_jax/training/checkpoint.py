@@ -13,8 +13,10 @@ import orbax.checkpoint as ocp
 
 from dreamer_jax.agent import make_agent
 from dreamer_jax.config.loading import load as load_config
+from dreamer_jax.config.paths import path_of
 from dreamer_jax.config.schema import Config, ConfigError
 from dreamer_jax.interfaces import Agent
+from dreamer_jax.numerics import fixed_numerics
 from dreamer_jax.replay.deal import ring_folder
 from dreamer_jax.replay.export import open_read_only
 from dreamer_jax.replay.host import Replay
@@ -150,7 +152,7 @@ def read_run(run_dir: str | Path) -> tuple[Config, EnvSpec]:
     Raises:
       ConfigError: it is no run directory, or one of its files is damaged.
     """
-    run_dir = Path(run_dir)
+    run_dir = path_of(run_dir)
     for name in ("config.yaml", "env.json"):
         if not (run_dir / name).is_file():
             raise ConfigError(f"{run_dir}: no {name} there; is it the directory of a run?")
@@ -196,6 +198,7 @@ def open_rings(
     ]
 
 
+@fixed_numerics()
 def load(run_dir: str | Path, step: int | None = None) -> tuple[Agent, TrainState]:
     """The agent of a run and its train state at checkpoint ``step`` (agent steps), or the newest.
 
@@ -204,7 +207,7 @@ def load(run_dir: str | Path, step: int | None = None) -> tuple[Agent, TrainStat
     Raises:
       ConfigError: there is no such run or checkpoint.
     """
-    run_dir = Path(run_dir)
+    run_dir = path_of(run_dir)
     config, spec = read_run(run_dir)
     agent = make_agent(config, spec)
     checkpoints = Checkpoints(run_dir)

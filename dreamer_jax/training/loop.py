@@ -26,11 +26,12 @@ from dreamer_jax.training.loggers import Logger
 from dreamer_jax.training.metrics import Episode, EpisodeStats, RunLog
 from dreamer_jax.training.observer import Observer
 from dreamer_jax.training.peers import OutOfStep, Peers
-from dreamer_jax.training.preflight import example_batch, in_words, introduction
+from dreamer_jax.training.preflight import example_batch, introduction
 from dreamer_jax.training.profiling import Profile
 from dreamer_jax.training.programs import Programs
 from dreamer_jax.training.progress import Progress
 from dreamer_jax.training.restore import Restore, join_carries, to_arrays
+from dreamer_jax.training.schedule import forecast, in_words
 from dreamer_jax.training.shares import below, join
 from dreamer_jax.training.threads import Left
 from dreamer_jax.types import Array, Mode, TrainState
@@ -97,6 +98,7 @@ class Run:
         self.agent_steps = int(found.facts["agent_steps"])
         failures = run_dir / "failures" / (f"process{peers.part}" if peers.part else "")
         self.learner = Learner(config, agent, self.replay, found.state, self.keys[UPDATE], failures, peers, updates)
+        self.expected = forecast(config, self.replay.capacity * peers.parts, found_env.time_limit)
         self.stats = EpisodeStats(len(mine))
         saved_envs = below(arrays, "envs") or None
         self.envs: VectorEnvs = make_envs(
@@ -171,7 +173,7 @@ class Run:
             with self._failing_later():
                 self.timestep = self.envs.step(action)  # while the device updates
 
-            self.progress.update(self.counters(), self.stats.recent())
+            self._show()
             if self.log is not None:
                 with self._failing_later():
                     self.observer.look(frames, self.counters())
@@ -184,6 +186,10 @@ class Run:
             if self._failure is None:
                 raise Left if self.peers.apart else EnvironmentFailed(f"in another process: {failures[0]}")
             raise self._failure
+        done, most = self.learner.grad_steps, self.expected.updates
+        if self.stop is None and 0 < done < most:
+            began = self.learner.started_at
+            self.progress.note(f"{done:,} of at most {most:,} updates were made, they began after {began:,} agent steps")
 
     @contextmanager
     def _failing_later(self) -> Iterator[None]:
@@ -195,7 +201,16 @@ class Run:
 
     def _after_dispatch(self, results: Array) -> None:
         self.profile.dispatched(results)
-        self.progress.update(self.counters(), self.stats.recent())
+        self._show()
+
+    def _show(self) -> None:
+        self.progress.update(self.counters(), self.stats.recent(), self.learner.waiting(self.agent_steps))
+
+    def missing(self) -> str:
+        """Why no update has been made, where some were expected; else nothing."""
+        if self.learner.grad_steps or not self.expected.updates:
+            return ""
+        return self.learner.waiting(self.agent_steps) or "another run or process has not had enough in replay"
 
     def _confer(self, interrupt: Interrupt) -> tuple[bool, list[str]]:
         """Hear what the peers have to say: whether all are to save now, and which environments have failed."""
@@ -307,7 +322,10 @@ class Run:
         start = time.perf_counter()
         trial()
         seconds = self.peers.exchange((time.perf_counter() - start) / self.learner.per_dispatch)[0]
-        note(in_words(config, self.counters(), seconds))
+        for line in self.expected.notes:
+            note(line)
+        if config.train.train_ratio:
+            note(in_words(config, self.expected, self.counters(), seconds))
         single = self.peers.members == jax.device_count() == 1
         if single and jax.default_backend() == "cpu" and (os.cpu_count() or 1) > 1:
             note("--train.devices 2 lets two parts of this CPU share each batch: mostly faster for small sizes")

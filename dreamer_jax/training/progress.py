@@ -37,14 +37,15 @@ class Progress:
         self._marks: deque[tuple[float, int, int]] = deque()  # (time, frames, updates), oldest first
         self._step: dict[str, int] = {}
         self._recent = (math.nan, 0)
+        self._waiting = ""  # what updates wait for
         self._text = ""
         self._drawn_at = -math.inf
         self._shown = 0  # characters of the line on the terminal now
 
-    def update(self, step: Mapping[str, int], recent: tuple[float, int] = (math.nan, 0)) -> None:
-        """Take the counters and ``EpisodeStats.recent()``."""
+    def update(self, step: Mapping[str, int], recent: tuple[float, int] = (math.nan, 0), waiting: str = "") -> None:
+        """Take the counters, ``EpisodeStats.recent()`` and ``Learner.waiting()``."""
         now = self._clock()
-        self._step, self._recent = dict(step), recent
+        self._step, self._recent, self._waiting = dict(step), recent, waiting
         if not self._marks or now - self._marks[-1][0] >= 1.0:
             self._marks.append((now, step["env_frames"], step["grad_steps"]))
             while len(self._marks) > 2 and now - self._marks[1][0] >= 30.0:
@@ -83,7 +84,7 @@ class Progress:
             frames = self._step["env_frames"]
             parts.append(f"{frames:,}/{self._total:,} frames ({100 * frames / self._total:.0f} %)")
             parts.append(self._returns())
-            parts.append(f"{self._step['grad_steps']:,} updates")
+            parts.append(self._updates(self._step["grad_steps"]))
         if self._text:
             parts.append(self._text)
         elif self._step and self._marks:
@@ -99,6 +100,11 @@ class Progress:
     def _returns(self) -> str:
         score, count = self._recent
         return f"return {score:,.1f} (mean of {count})" if count else "return –"
+
+    def _updates(self, done: int) -> str:
+        if not self._waiting:
+            return f"{done:,} updates"
+        return f"{done:,} updates, none now: {self._waiting}" if done else f"no updates yet: {self._waiting}"
 
     def _draw(self) -> None:
         self._drawn_at = self._clock()
@@ -129,16 +135,19 @@ class Joint(Progress):
         self._names = tuple(names)
         self._notes: list[list[str]] = [[] for _ in names]
         self._scores: list[tuple[float, int]] = [(math.nan, 0)] * len(names)
+        self._all_waiting = [""] * len(names)
 
     def of(self, index: int) -> Progress:
         """What run number ``index`` says; the first one's counters stand for all."""
         joint = self
 
         class Part(Progress):
-            def update(self, step: Mapping[str, int], recent: tuple[float, int] = (math.nan, 0)) -> None:
-                joint._scores[index] = recent
+            def update(
+                self, step: Mapping[str, int], recent: tuple[float, int] = (math.nan, 0), waiting: str = ""
+            ) -> None:
+                joint._scores[index], joint._all_waiting[index] = recent, waiting
                 if index == 0:
-                    joint.update(step)
+                    joint.update(step, waiting=next(filter(None, joint._all_waiting), ""))
 
             def state(self, text: str) -> None:
                 if index == 0:
