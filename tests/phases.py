@@ -111,7 +111,9 @@ def kill_at(moment: str, phases: Phases | None = None) -> None:
     """
     place, *how = moment.split()
     place, _, wanted = place.rpartition(":")
-    number = next((signal.Signals[f"SIG{name}"] for name in how if f"SIG{name}" in signal.Signals.__members__), signal.SIGKILL)
+    number = next(
+        (signal.Signals[f"SIG{name}"] for name in how if f"SIG{name}" in signal.Signals.__members__), signal.SIGKILL
+    )
     calls = 0
 
     def send() -> None:

@@ -63,9 +63,7 @@ def test_each_run_is_as_alone(process, tmp_path, devices):
     sweep = ["--seeds", "0..1", "--sweep", "optimizer.learning_rate=1e-3,2e-3"]
     command = [*flags(config, parent), "--train.devices", str(devices)]
     if devices == 2:
-        killed = process.run(
-            [*command, *sweep], tmp_path / "killed", kill_at="envs.vector:VectorEnvs.step:300"
-        )
+        killed = process.run([*command, *sweep], tmp_path / "killed", kill_at="envs.vector:VectorEnvs.step:300")
         assert killed == -signal.SIGKILL, (tmp_path / "killed").read_text()
     assert process.run([*command, *sweep], log) == 0, log.read_text()
     lines = log.read_text().splitlines()

@@ -246,8 +246,6 @@ def trainer() -> Iterator[Trainer]:
 def _serve() -> None:
     # All that runs import, so that none waits for it, or is stopped in the middle of it.
     import distrax  # noqa: F401
-    import matplotlib.figure
-    import orbax.checkpoint
 
     import dreamer_jax.envs.gymnasium
     import dreamer_jax.training.plot
