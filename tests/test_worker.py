@@ -155,9 +155,9 @@ def test_environments_that_are_not_alike_are_refused(vectorization, monkeypatch)
 
 def test_an_environment_may_have_processes_itself():
     envs = opened("Parent")
-    envs.reset()
-    envs.step(ACTION)
+    processes = envs._envs.processes
     envs.close()
+    assert [process.exitcode for process in processes] == [0, 0]  # and not killed because they did not end
 
 
 def test_a_process_that_does_not_end_is_killed(monkeypatch):

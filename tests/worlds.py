@@ -78,6 +78,11 @@ class Exits(World):
         sys.exit()
 
 
+class Unseen(World):
+    def render(self):
+        sys.exit("no display")
+
+
 class Interrupts(World):
     def mishap(self, observation):
         raise KeyboardInterrupt
@@ -133,16 +138,14 @@ class Stuck(World):
 
 
 class Parent(World):
-    """Has a process of its own, which says when time is over."""
+    """Has a process of its own, which a signal ends."""
 
     def __init__(self):
-        context = multiprocessing.get_context("fork")
-        self.over = context.Event()
-        self.child = context.Process(target=self.over.wait)
+        self.child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
         self.child.start()
 
     def close(self):
-        self.over.set()
+        self.child.terminate()
         self.child.join()
 
 
