@@ -6,6 +6,7 @@ As a program it imports everything once, and then forks a process for each comma
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import select
@@ -245,16 +246,15 @@ def trainer() -> Iterator[Trainer]:
 
 def _serve() -> None:
     # All that runs import, so that none waits for it, or is stopped in the middle of it.
-    import distrax  # noqa: F401
-
-    import dreamer_jax.envs.gymnasium
-    import dreamer_jax.training.plot
-    import dreamer_jax.training.together  # noqa: F401
+    for name in ("distrax", "matplotlib.figure", "orbax.checkpoint"):
+        importlib.import_module(name)
+    for name in ("cli", "envs.gymnasium", "training.plot", "training.together"):
+        importlib.import_module(f"dreamer_jax.{name}")
 
     for line in sys.stdin:
         request = json.loads(line)
         process = os.fork()
-        with suppress(OSError):  # by both, because nobody knows who comes first
+        with suppress(OSError):  # by both, so that each finds it done: signals may be sent to all that it starts
             os.setpgid(process, request["group"] or process)
         if not process:
             _child(request)
@@ -263,7 +263,6 @@ def _serve() -> None:
 
 
 def _child(request: dict[str, Any]) -> None:
-    os.setpgrp()  # signals may be sent to all that it starts
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (log, 1), (log, 2)):
