@@ -32,8 +32,10 @@ FIXED: dict[str, Any] = {
 REFUSED: dict[str, Any] = {
     "random_seed_offset": 0,
     "disable_most_optimizations": False,
+    "scan3": False,
+    "custom_vjp3": False,
 }
-"""Those that a thread can't have for itself, and the value that alone is possible."""
+"""Those that a thread can't have for itself, and the one value with which numbers are right."""
 
 
 class _Thread(threading.local):
@@ -56,7 +58,7 @@ def fixed_numerics() -> Iterator[None]:
     find_devices()
     for name, value in REFUSED.items():
         if (found := _of_process(name, value)) != value:
-            raise ConfigError(f"JAX_{name.upper()}: got {found}, and numbers would depend on it; leave it out")
+            raise ConfigError(f"JAX_{name.upper()}: got {found}, with which no run is what it should be; leave it out")
     _here.fixed = _fix()
     try:
         yield

@@ -150,7 +150,7 @@ def test_what_is_fixed_is_what_jax_has_by_default():
 
 def test_what_no_thread_can_have_for_itself_is_refused(process_has, tmp_path):
     process_has({"jax_random_seed_offset": 7})
-    with pytest.raises(ConfigError, match="^JAX_RANDOM_SEED_OFFSET: got 7, and numbers would depend on it"):
+    with pytest.raises(ConfigError, match="^JAX_RANDOM_SEED_OFFSET: got 7, with which no run is what it should be"):
         train.train(tiny_run(), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

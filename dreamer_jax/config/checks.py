@@ -76,6 +76,7 @@ def _senseless(config: Config) -> dict[str, bool]:
     behavior, replay, nets = config.behavior, config.replay, config.nets
     learns, departs = behavior.method == "actor_critic", behavior.returns == "departure"
     return {
+        "env.task: got '', expected a name": not config.env.task,
         "behavior.entropy: a tanh_normal policy has no entropy in closed form; set it to 0 or choose another "
         "policy.dist": learns and config.policy.dist == "tanh_normal" and behavior.entropy > 0,
         "policy.init_std: got 0, a tanh_normal policy needs more": learns

@@ -26,6 +26,7 @@ from dreamer_jax.training.interrupt import Interrupt, Stopped
 from dreamer_jax.training.learner import NoUpdates
 from dreamer_jax.training.loggers import Logger, check_loggers
 from dreamer_jax.training.loop import Run
+from dreamer_jax.training.memory import check_room
 from dreamer_jax.training.parallel import axis_of, check_devices, want_devices
 from dreamer_jax.training.peers import Peers, Processes, present
 from dreamer_jax.training.preflight import env_preview, ring_plan
@@ -160,7 +161,9 @@ def _open(
         check_loggers(loggers)
         check_devices(config.train.devices)
         found = env_preview(config)
-        return found, make(found.spec)
+        programs = make(found.spec)
+        check_room(config, found.spec, programs.agent)
+        return found, programs
 
     check_peers(config, run_dir, peers)
     # Whatever can be refused is refused before anything is written, and by all if by one.
