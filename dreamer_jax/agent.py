@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 
 from dreamer_jax import report as reports
 from dreamer_jax.behaviors.actor_critic import make_actor_critic
@@ -145,6 +146,14 @@ def make_agent(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -
     return Agent(init, reset, policy, loss, update, report, dream, model.latent_spec)
 
 
+def _pmean(tree: Any, axis_name: str) -> Any:
+    """Between processes on CPUs as one vector: there every array is sent by itself, and each takes a third of a ms."""
+    if jax.process_count() == 1 or jax.default_backend() != "cpu":
+        return jax.lax.pmean(tree, axis_name)
+    flat, unravel = ravel_pytree(tree)
+    return unravel(jax.lax.pmean(flat, axis_name))
+
+
 def make_behavior(config: Config, spec: EnvSpec, model: WorldModel, *, dtype: Any, axis_name: str | None) -> Behavior:
     """How actions come about, as configured."""
     match config.behavior.method:
@@ -161,7 +170,7 @@ def mean_over_devices(grads: Any, metrics: dict[str, jax.Array], axis_name: str)
     """
     pairs = {name: name.removesuffix("_std") for name in metrics if name.endswith("_std")}
     squares = {name: metrics[name] ** 2 + metrics[mean] ** 2 for name, mean in pairs.items()}
-    grads, metrics = jax.lax.pmean((grads, metrics | squares), axis_name)
+    grads, metrics = _pmean((grads, metrics | squares), axis_name)
     stds = {name: jnp.sqrt(jnp.maximum(metrics[name] - metrics[mean] ** 2, 0)) for name, mean in pairs.items()}
     return grads, metrics | stds
 
