@@ -17,6 +17,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -100,7 +101,8 @@ class Journal:
             raise ValueError(f"checkpoint {name}: no such segment, only {segments}")
         for segment in segments:
             if segment < name:
-                self._path(segment).unlink()
+                with suppress(OSError):  # it takes room, but does no harm
+                    self._path(segment).unlink()
 
     def undo(self, name: int) -> Path | None:
         """Put the arrays back to their content at checkpoint ``name``; changes no segment.

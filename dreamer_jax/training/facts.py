@@ -76,12 +76,12 @@ def check_folder(folder: Path, items: Collection[str]) -> None:
         try:
             found = file_checksum(folder / name)
         except FileNotFoundError as error:
-            raise ConfigError(f"{folder / name}: missing") from error
+            raise ConfigError(f"{folder / name}: missing, though {_CHECKSUMS} knows it") from error
         except OSError as error:
             raise ConfigError(f"{folder / name}: can't be read ({error.strerror})") from error
         if found != (size, checksum):
-            why = "its checksum differs" if found[0] == size else f"{found[0]:,} bytes where {size:,} were written"
-            raise ConfigError(f"{folder / name}: damaged ({why})")
+            why = "another checksum" if found[0] == size else f"{found[0]:,} bytes instead of {size:,}"
+            raise ConfigError(f"{folder / name}: damaged ({why} than {_CHECKSUMS} has)")
 
 
 def read_facts(run_dir: Path, step: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dreamer_jax.config.loading import load as load_config
 from dreamer_jax.config.paths import path_of
 from dreamer_jax.config.schema import Config, ConfigError, flatten
 from dreamer_jax.specs import EnvSpec
-from dreamer_jax.training.facts import newest
+from dreamer_jax.training.facts import newest, steps
 
 _NAMED = 3
 """Settings in one message."""
@@ -25,20 +25,22 @@ def read_run(run_dir: str | Path) -> tuple[Config, EnvSpec]:
       ConfigError: it is no run directory, or one of its files is damaged.
     """
     run_dir = path_of(run_dir)
-    for name in ("config.yaml", "env.json"):
-        if not os.path.lexists(run_dir / name):
-            raise ConfigError(f"{run_dir}: no {name} there; is it the directory of a run?")
-    config, spec = load_config(files=[run_dir / "config.yaml"]), read_spec(run_dir)
-    check_settings(run_dir, config)
-    return config, spec
+    if not os.path.lexists(run_dir / "config.yaml") and not steps(run_dir):
+        raise ConfigError(f"{run_dir}: no config.yaml there; is it the directory of a run?")
+    return read_settings(run_dir), read_spec(run_dir)
 
 
-def check_settings(run_dir: Path, config: Config) -> None:
-    """Compare the settings in a run's file with those in its newest checkpoint that can be read.
+def read_settings(run_dir: Path) -> Config:
+    """The settings in a run's ``config.yaml``.
 
     Raises:
-      ConfigError: there are others.
+      ConfigError: it is damaged, or has others than the newest checkpoint that can be read.
     """
+    way_out = "put back what it was (plot does without)"
+    try:
+        config = load_config(files=[run_dir / "config.yaml"])
+    except ConfigError as error:
+        raise ConfigError(f"{error}; {way_out}") from error
     step, facts = newest(run_dir)
     mine, theirs = flatten(config), facts.get("settings", {})
     others = [
@@ -48,8 +50,9 @@ def check_settings(run_dir: Path, config: Config) -> None:
         more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
         raise ConfigError(
             f"{run_dir / 'config.yaml'}: edited or damaged: {'; '.join(others[:_NAMED])}{more} when checkpoint {step} "
-            "was saved; put back what it was (plot does without)"
+            f"was saved; {way_out}"
         )
+    return config
 
 
 def read_spec(run_dir: Path) -> EnvSpec:

@@ -14,11 +14,10 @@ from typing import Any, TextIO
 import jax
 
 from dreamer_jax.config.loading import RESUMABLE, difference, dump
-from dreamer_jax.config.loading import load as load_config
 from dreamer_jax.config.schema import Config, ConfigError, flatten
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.training.facts import steps
-from dreamer_jax.training.intact import check_lines, check_settings, lines_lost, read_spec
+from dreamer_jax.training.intact import check_lines, lines_lost, read_settings, read_spec
 from dreamer_jax.training.peers import Peers
 
 SECONDS_TO_SEE = 60
@@ -134,9 +133,7 @@ def _lock(run_dir: Path) -> TextIO:
 
 
 def _check_settings(path: Path, config: Config) -> list[str]:
-    there = load_config(files=[path])
-    check_settings(path.parent, there)
-    changed = difference(there, config)
+    changed = difference(read_settings(path.parent), config)
     fixed = [f"{name} is {there} there and {here} here" for name, there, here in changed if name not in RESUMABLE]
     if fixed:
         raise ConfigError(f"{path}: a run with other settings: {'; '.join(fixed)}; choose another --run-dir")
