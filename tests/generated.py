@@ -40,6 +40,7 @@ class Case:
     part: int = 0  # which one, modulo their number
     begin: int = 0
     num_envs: int = 1
+    resumed: bool = False
 
     def __repr__(self) -> str:
         fault = f"{self.fault.name} from {self.begin} on, part {self.part}" if self.fault else "no fault"
@@ -61,7 +62,7 @@ class Generated(gymnasium.Env):
 
     def __init__(self) -> None:
         self.observation_space, self.action_space = self.case.observation, self.case.action
-        self.emitted: list[tuple[Any, float, bool, bool]] = []  # observation, reward, first, last
+        self.emitted: list[tuple[Any, float, bool]] = []  # observation, reward, whether it is the last
         self.received: list[Any] = []  # the action before each; None before the first of an episode
         self._out: list[np.ndarray] = []
         self.opened.append(self)
@@ -70,7 +71,7 @@ class Generated(gymnasium.Env):
         super().reset(seed=seed)
         self._calls = 0
         self.received.append(None)
-        return self._faulty("reset", (self._look(0.0, True, False), {}))
+        return self._faulty("reset", (self._look(0.0, False), {}))
 
     def step(self, action: Any) -> Any:
         self.received.append(copy.deepcopy(action))
@@ -78,12 +79,12 @@ class Generated(gymnasium.Env):
             array[...] = 1
         self._calls += 1
         reward, last = float(self.np_random.normal()), self._calls == EPISODE
-        result = [self._look(reward, False, last), reward, False, last, {}]
+        result = [self._look(reward, last), reward, False, last, {}]
         for place, field in (("reward", 1), ("terminated", 2)):
             result[field] = self._faulty(place, result[field])
         return self._faulty("step", tuple(result))
 
-    def _look(self, reward: float, first: bool, last: bool) -> Any:
+    def _look(self, reward: float, last: bool) -> Any:
         for array in self._out:
             array[...] = 1
         observation = valid(self.case.observation, self.np_random)
@@ -91,7 +92,7 @@ class Generated(gymnasium.Env):
         if leaves:
             path = leaves[self.case.part % len(leaves)][0]
             observation = _replaced(observation, path, lambda value: self._faulty("part", value))
-        self.emitted.append((copy.deepcopy(observation), reward, first, last))
+        self.emitted.append((copy.deepcopy(observation), reward, last))
         self._out = [array for array in _arrays(observation) if array.flags.writeable]
         return observation
 
@@ -183,9 +184,25 @@ def observed(space: gymnasium.Space, value: Any) -> dict[str, np.ndarray]:
     return arrays
 
 
+def nested_alike(space: gymnasium.Space, value: Any) -> bool:
+    """Whether ``value`` is nested as ``space`` is."""
+    match space:
+        case spaces.Dict():
+            return (
+                type(value) is dict
+                and value.keys() == space.spaces.keys()
+                and all(nested_alike(part, value[key]) for key, part in space.spaces.items())
+            )
+        case spaces.Tuple():
+            return (
+                type(value) is tuple and len(value) == len(space.spaces) and all(map(nested_alike, space.spaces, value))
+            )
+    return value.shape == space.shape and value.dtype == space.dtype
+
+
 def check_action(space: gymnasium.Space, stored: dict[str, np.ndarray], received: Any) -> None:
     """What an environment received is inside its space, and what the stored action stands for."""
-    assert space.contains(received)
+    assert nested_alike(space, received)
     found = []
     for path, part in leaves_of(space):
         keys = path if isinstance(space, spaces.Dict) else ("action", *path)
@@ -200,9 +217,8 @@ def check_action(space: gymnasium.Space, stored: dict[str, np.ndarray], received
 
 
 def _singles(keys: tuple, part: gymnasium.Space, value: Any) -> Iterator[tuple[tuple, Callable[[np.ndarray], None]]]:
-    assert value.dtype == part.dtype and value.shape == part.shape
     if isinstance(part, spaces.Box):
-        assert isinstance(value, np.ndarray)
+        assert isinstance(value, np.ndarray) and (part.low <= value).all() and (value <= part.high).all()
         if value.size:
             yield (
                 keys,
@@ -212,18 +228,20 @@ def _singles(keys: tuple, part: gymnasium.Space, value: Any) -> Iterator[tuple[t
                 ],
             )
     elif isinstance(part, spaces.Discrete):
-        yield keys, lambda stored: _same(int(value), int(stored) + int(part.start))
+        yield keys, lambda stored: _same(int(value) - int(part.start), int(stored), int(part.n))
     else:
-        start = part.start if isinstance(part, spaces.MultiDiscrete) else np.zeros(part.shape, int)
-        for index, (one, first) in enumerate(zip(value.flat, start.flat, strict=True)):
+        several = isinstance(part, spaces.MultiDiscrete)
+        start, counts = (part.start, part.nvec) if several else (np.zeros(part.shape, int), np.full(part.shape, 2))
+        for index, numbers in enumerate(zip(value.flat, start.flat, counts.flat, strict=True)):
+            one, first, count = map(int, numbers)
             yield (
                 (*keys, index),
-                partial(lambda one, first, stored: _same(one, int(stored) + first), int(one), int(first)),
+                partial(lambda place, count, stored: _same(place, int(stored), count), one - first, count),
             )
 
 
-def _same(received: int, expected: int) -> None:
-    assert received == expected
+def _same(place: int, expected: int, count: int) -> None:
+    assert place == expected and 0 <= place < count
 
 
 def _check_number(part: spaces.Box, low: Any, high: Any, stored: Any, received: Any) -> None:
@@ -392,15 +410,16 @@ RESULT_FAULTS: list[tuple[str, str, Callable[[Any, np.random.Generator], Any]]] 
     ("terminated", "None", lambda flag, _: None),
     ("terminated", "a number", lambda flag, _: np.int64(flag)),
 ]
-FAULTS = [Fault(name, change, "part") for name, change in PART_FAULTS.items()]
-FAULTS += [Fault(f"{place} {name}", change, place) for place, name, change in RESULT_FAULTS]
+FAULTS = {name: Fault(name, change, "part") for name, change in PART_FAULTS.items()}
+FAULTS |= {f"{place} {name}": Fault(f"{place} {name}", change, place) for place, name, change in RESULT_FAULTS}
 
 cases = st.builds(
     Case,
     observation=observations,
     action=actions,
-    fault=st.sampled_from([None] * (len(FAULTS) // 2) + FAULTS),
+    fault=st.sampled_from([None] * (len(FAULTS) // 3) + list(FAULTS.values())),
     part=st.integers(0, 3),
     begin=st.integers(0, EPISODE),
     num_envs=st.integers(1, 2),
+    resumed=st.sampled_from([False, False, False, True]),
 )

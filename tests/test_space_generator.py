@@ -6,39 +6,46 @@ environments, replay and checkpoints. The agent that is trained otherwise is mad
 
 import collections
 import io
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import jax
 import numpy as np
 import pytest
-from generated import Case, Generated, cases, check_action, observed
+from generated import FAULTS, Case, Generated, cases, check_action, observed
+from gymnasium import spaces
 from hypothesis import HealthCheck, given, settings
 from trainer import make_toy, tiny_run
 
 import dreamer_jax
 from dreamer_jax.agent import make_agent
 from dreamer_jax.config.schema import ConfigError
+from dreamer_jax.envs.actions import plan_actions
 from dreamer_jax.envs.check import check_env
+from dreamer_jax.envs.observations import plan_observations
 from dreamer_jax.envs.wrappers import EnvironmentFailed
 from dreamer_jax.replay.export import export_episodes
 from dreamer_jax.specs import ArraySpec, EnvSpec
 from dreamer_jax.training import train
 from dreamer_jax.training.acting import Act
-from dreamer_jax.training.checkpoint import read_replays
+from dreamer_jax.training.checkpoint import Checkpoints, open_rings
 from dreamer_jax.training.parallel import Updates
+from dreamer_jax.training.preflight import example_batch
 from dreamer_jax.training.programs import Programs
+from dreamer_jax.training.shares import below
 from dreamer_jax.types import TimeStep
 
 WIDTH = 8
 DIGEST = EnvSpec({"digest": ArraySpec((WIDTH,), "float32")}, {"digest": ArraySpec((WIDTH,), "float32")})
-UPDATES = 10
+UPDATES, STEPS, INTERRUPTED = 10, 18, 11
 
 
-def settings_of(num_envs, **changes):
-    """Of a run with ``UPDATES`` updates in a few steps."""
-    few = dict(train__batch_length=3, train__start_windows=2, train__train_ratio=6.0 / num_envs * 2)
-    small = dict(replay__capacity=1000, env__num_envs=num_envs, train__save_minutes=60.0)
-    return tiny_run(env__task="generated:Generated", **few, **small, **({"train__frames": 18 * num_envs} | changes))
+def settings_of(case, steps=STEPS):
+    """Of a run with at least ``UPDATES`` updates in ``STEPS`` steps of all environments."""
+    sizes = dict(env__num_envs=case.num_envs, replay__capacity=1000, train__frames=steps * case.num_envs)
+    ratio = dict(train__batch_length=3, train__start_windows=2, train__train_ratio=6.0 / case.num_envs)
+    return tiny_run(env__task="generated:Generated", train__save_minutes=60.0, **sizes, **ratio)
 
 
 def digest(arrays, axes):
@@ -98,7 +105,7 @@ class Shared:
     """What is compiled once."""
 
     def __init__(self) -> None:
-        self.agent = make_toy(settings_of(1), DIGEST)
+        self.agent = make_toy(tiny_run(), DIGEST)
         self.acts, self.updates = train.make_programs(self.agent, 1).acts, HostUpdates(self.agent, 1)
 
     def programs(self, config, agent, spec):
@@ -107,72 +114,126 @@ class Shared:
 
 
 @pytest.fixture(scope="module")
-def shared():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "_programs", Shared().programs)
-        yield
+def compiled():
+    return Shared()
 
 
-def trained(config, run_dir):
-    """Train; the line that says why not, or None."""
+@pytest.fixture
+def shared(compiled, monkeypatch):
+    monkeypatch.setattr(train, "_programs", compiled.programs)
+
+
+def trained(case, run_dir):
+    """Train, in two parts if so wanted; the line that says why that fails, or None."""
     try:
-        state = dreamer_jax.train(config, run_dir, loggers=(), stream=io.StringIO())
+        for steps in (INTERRUPTED, STEPS) if case.resumed else (STEPS,):
+            state = dreamer_jax.train(settings_of(case, steps), run_dir, loggers=(), stream=io.StringIO())
     except (ConfigError, EnvironmentFailed) as error:
         return str(error)
     assert int(state.step) >= UPDATES
     return None
 
 
-def checked(config):
+def checked(case):
     """The line with which ``check-env`` refuses, or None."""
     try:
-        report = check_env(config, 25)
+        report = check_env(settings_of(case), 25)
     except ConfigError as error:
         return str(error)
     assert report.endswith("\nno problems found") and "problem:" not in report
     return None
 
 
+def lived(case: Case) -> list[tuple[list, list]]:
+    """What each environment emitted and received; one that was opened anew goes on with the episode it was in."""
+    envs = [env for env in Generated.opened if env.emitted]
+    lives = [(env.emitted, env.received) for env in envs[-case.num_envs :]]
+    if not case.resumed:
+        return lives
+    whole = []
+    for before, (emitted, received) in zip(envs, lives, strict=False):
+        begin = max(row for row in range(INTERRUPTED + 1) if before.received[row] is None)
+        whole.append((before.emitted[:begin] + emitted, before.received[:begin] + received))
+    return whole
+
+
 def stored_equals_emitted(case: Case, run_dir: Path) -> None:
-    export_episodes(read_replays(run_dir), run_dir / "episodes")
-    files = sorted((run_dir / "episodes").iterdir())
-    envs = [env for env in Generated.opened if env.emitted][-case.num_envs :]
-    for number, env in enumerate(envs):
-        episodes = [dict(np.load(file)) for file in files if file.name.startswith(f"env{number:03d}-")]
-        count = sum(len(episode["reward"]) for episode in episodes)
-        assert count >= 15
+    checkpoints = Checkpoints(run_dir)
+    arrays, _ = checkpoints.restore_arrays(STEPS * case.num_envs)
+    checkpoints.close()
+    export_episodes(open_rings(run_dir, arrays, 1, case.num_envs, STEPS * case.num_envs, 1), run_dir / "episodes")
+    for number, (emitted, received) in enumerate(lived(case)):
         row = 0
-        for episode in episodes:
-            observations, actions = (
-                {name.removeprefix(part): array for name, array in episode.items() if name.startswith(part)}
-                for part in ("observation/", "action/")
-            )
+        for file in sorted((run_dir / "episodes").glob(f"env{number:03d}-*.npz")):
+            episode = dict(np.load(file))
+            observations, actions = (below(episode, part) for part in ("observation", "action"))
             for step in range(len(episode["reward"])):
-                observation, reward, first, last = env.emitted[row]
+                observation, reward, last = emitted[row]
                 expected = observed(case.observation, observation)
                 assert observations.keys() == expected.keys()
                 for name, array in expected.items():
                     stored = observations[name][step]
-                    assert stored.dtype == array.dtype and stored.shape == array.shape
-                    assert stored.tobytes() == array.tobytes(), name
-                signals = [episode[name][step] for name in ("reward", "is_first", "is_last")]
-                assert signals == [np.float32(reward), first, last] and episode["is_terminal"][step] == False  # noqa: E712
+                    assert (stored.dtype, stored.shape, stored.tobytes()) == (array.dtype, array.shape, array.tobytes())
+                assert episode["reward"][step] == np.float32(reward) and not episode["is_terminal"][step]
+                assert (episode["is_first"][step], episode["is_last"][step]) == (received[row] is None, last)
                 row += 1
-                if not last and row < len(env.received):
-                    check_action(case.action, {name: array[step] for name, array in actions.items()}, env.received[row])
+                if not last and row < len(received):
+                    check_action(case.action, {name: array[step] for name, array in actions.items()}, received[row])
+        assert row == STEPS
 
 
 def fine_exactly_where_training_works(case: Case) -> str | None:
-    config = settings_of(case.num_envs)
     with TemporaryDirectory() as folder:
         run_dir = Path(folder) / "run"
         Generated.begin(case)
-        refused = checked(config)
+        refused = checked(case)
         Generated.begin(case)
-        assert trained(config, run_dir) == refused
+        assert trained(case, run_dir) == refused
         if refused is None:
             stored_equals_emitted(case, run_dir)
         return refused
+
+
+NUMBERS, NOTHING = spaces.Box(-1, 1, (2,)), spaces.Box(0, 1, (0,))
+IMAGE = spaces.Box(0, 255, (16, 16, 3), np.uint8)
+HALVES = spaces.Box(np.float32([10, -np.inf]), np.float32([np.inf, -5]))
+MOST = float(np.finfo(np.float64).max)
+COUNTS = spaces.MultiDiscrete([[2, 3], [1, 4]], start=[[0, 5], [-2, 1]])
+EVERYTHING = spaces.Tuple(
+    [IMAGE, spaces.Box(0, 1, ()), spaces.Discrete(1), spaces.Discrete(7, start=-3), spaces.MultiBinary([2, 2]), COUNTS]
+)
+ALL_ACTIONS = spaces.Dict({"x/y": HALVES, "": spaces.Box(0, 1, ()), "b": spaces.Tuple([spaces.Discrete(1), COUNTS])})
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        (Case(spaces.Dict({"observation": spaces.Dict({"x": NUMBERS}), "x": NUMBERS}), NUMBERS), None),
+        (Case(NOTHING, NUMBERS), "the observation space is empty"),
+        (Case(NUMBERS, NOTHING), "the action space is empty"),
+        (Case(spaces.Dict({"a": NOTHING, "b": NUMBERS}), spaces.Tuple([NOTHING, NUMBERS])), None),
+        (Case(spaces.Discrete(1), spaces.Discrete(1)), None),
+        (Case(NUMBERS, spaces.Box(-MOST, MOST, (2,), np.float64)), None),
+        (Case(NUMBERS, HALVES), None),
+        (Case(IMAGE, NUMBERS, FAULTS["in [0, 1]"]), "is float64, its space says uint8"),
+        (Case(spaces.Box(-np.inf, np.inf, (2,), np.float64), NUMBERS, FAULTS["huge"]), "not a finite float32"),
+        (Case(NUMBERS, NUMBERS, FAULTS["NaN"], begin=3), "is nan somewhere"),
+        (Case(EVERYTHING, ALL_ACTIONS, resumed=True, num_envs=2), None),
+        (Case(spaces.Box(0, 255, (20, 16, 3), np.uint8), NUMBERS), "must be multiples of 16"),
+        (Case(spaces.Dict({"rew": NUMBERS}), NUMBERS), "the name is taken by a loss"),
+    ],
+)
+def test_smallest_cases(shared, case, words):
+    refused = fine_exactly_where_training_works(case)
+    assert refused is None if words is None else words in refused and "\n" not in refused
+
+
+def test_no_action_of_a_half_bounded_box_is_every_action(shared):
+    fine_exactly_where_training_works(Case(NUMBERS, HALVES))
+    ((_, received),) = lived(Case(NUMBERS, HALVES))
+    low, high = (np.array([action for action in received if action is not None]).T for _ in range(2))
+    assert len(np.unique(low[0])) > 10 and 10 <= low[0].min() < 15 < 25 < low[0].max() <= 30
+    assert len(np.unique(high[1])) > 10 and -15 <= high[1].min() < -12 < -8 < high[1].max() <= -5
 
 
 def tried(count: int) -> collections.Counter:
@@ -197,3 +258,51 @@ def test_three_hundred(shared):
 @pytest.mark.slow
 def test_ten_thousand(shared):
     print(tried(10_000))
+
+
+ONE_BY_ONE = [
+    Case(spaces.Box(0, 1, ()), spaces.Box(0, 1, ())),
+    Case(spaces.Discrete(1), spaces.Discrete(1)),
+    Case(spaces.Discrete(300), spaces.Discrete(3, start=-1)),
+    Case(spaces.MultiBinary(3), spaces.MultiBinary(3)),
+    Case(COUNTS, COUNTS),
+    Case(spaces.MultiDiscrete(5), spaces.MultiDiscrete([1, 1])),
+    Case(IMAGE, HALVES),
+    Case(spaces.Dict(dict.fromkeys("abcdefghijklmnopqrstuvwxyz", NUMBERS)), spaces.Tuple([NUMBERS] * 5)),
+    Case(spaces.Dict({"": NUMBERS, "x/y": IMAGE, "..": spaces.Discrete(2), "ä b": IMAGE}), ALL_ACTIONS),
+    Case(spaces.Box(-1, 1, (2, 1, 3, 2)), spaces.Box(-1, 1, (2, 3))),
+    Case(spaces.Box(0, 255, (5,), np.uint8), spaces.Box(-np.inf, np.inf, (1, 1))),
+    Case(EVERYTHING, ALL_ACTIONS),
+]
+
+
+@pytest.mark.parametrize("case", ONE_BY_ONE)
+def test_the_agent_takes_every_kind(case):
+    """Traced, which finds whatever does not fit together; nothing is compiled."""
+    observations, actions = plan_observations(case.observation).leaves, plan_actions(case.action).leaves
+    spec = EnvSpec(*({leaf.name: leaf.spec for leaf in leaves} for leaves in (observations, actions)))
+    config = tiny_run()
+    agent, key = make_agent(config, spec), jax.random.key(0)
+    state = jax.eval_shape(agent.init, key)
+    batch = example_batch(config, spec, agent.latent_spec, 2)
+    after, metrics, _ = jax.eval_shape(agent.update, state, key, batch)
+    assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(lambda x: x.shape, state)
+    assert {f"loss/{name}" for name in spec.observation} <= metrics.keys()
+    seen = TimeStep(
+        {name: x[:, 0] for name, x in batch.observation.items()}, *(getattr(batch, name)[:, 0] for name in FLAGS)
+    )
+    carry = jax.eval_shape(lambda params: agent.reset(params, 2), state.params)
+    for mode in ("train", "random", "mode"):
+        _, chosen, _ = jax.eval_shape(partial(agent.policy, mode=mode), state.params, key, carry, seen)
+        shapes = {name: (2, *leaf.shape) for name, leaf in spec.action.items()}
+        assert {name: x.shape for name, x in chosen.items()} == shapes
+
+
+def test_the_agent_trains_on_everything():
+    assert fine_exactly_where_training_works(Case(EVERYTHING, ALL_ACTIONS)) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ONE_BY_ONE)
+def test_the_agent_trains_on_every_kind(case):
+    assert fine_exactly_where_training_works(case) is None
