@@ -30,10 +30,11 @@ FIXED: dict[str, Any] = {
 """What they are here, whatever the process has."""
 
 REFUSED: dict[str, Any] = {
-    "random_seed_offset": 0,
-    "disable_most_optimizations": False,
-    "scan3": False,
-    "custom_vjp3": False,
+    "jax_random_seed_offset": 0,
+    "jax_disable_most_optimizations": False,
+    "jax_scan3": False,
+    "jax_custom_vjp3": False,
+    "eager_constant_folding": False,
 }
 """Those that a thread can't have for itself, and the one value with which numbers are right."""
 
@@ -58,7 +59,7 @@ def fixed_numerics() -> Iterator[None]:
     find_devices()
     for name, value in REFUSED.items():
         if (found := _of_process(name, value)) != value:
-            raise ConfigError(f"JAX_{name.upper()}: got {found}, with which no run is what it should be; leave it out")
+            raise ConfigError(f"{name.upper()}: got {found}, with which no run is what it should be; leave it out")
     _here.fixed = _fix()
     try:
         yield
@@ -82,10 +83,11 @@ def process_numerics() -> Iterator[None]:
 
 
 def left_aside() -> str:
-    """What the process has in place of ``FIXED``, as variables; nothing mostly."""
+    """What the process has in place of ``FIXED``, for a person; nothing mostly."""
     with process_numerics():
-        found = {name: _of_process(name, value) for name, value in FIXED.items()}
-    return ", ".join(f"JAX_{name.upper()}={value}" for name, value in found.items() if value not in (None, FIXED[name]))
+        found = {name: _of_process(f"jax_{name}", value) for name, value in FIXED.items()}
+    others = [f"JAX_{name.upper()}={value}" for name, value in found.items() if value not in (None, FIXED[name])]
+    return f"not used, because numbers would depend on it: {', '.join(others)}" if others else ""
 
 
 def find_devices() -> None:
@@ -119,4 +121,4 @@ def _fix() -> ExitStack:
 def _of_process(name: str, otherwise: Any) -> Any:
     import jax
 
-    return jax.config.values.get(f"jax_{name}", otherwise)
+    return jax.config.values.get(name, otherwise)

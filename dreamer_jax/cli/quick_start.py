@@ -10,10 +10,12 @@ from dreamer_jax.cli.output import say
 
 def start_computing(options: argparse.Namespace) -> None:
     """``start_quickly``, and from here to its end the command computes with fixed numerics."""
-    from dreamer_jax.numerics import fixed_numerics
+    from dreamer_jax.numerics import fixed_numerics, left_aside
 
     start_quickly(options)
     options.scope.enter_context(fixed_numerics())
+    if aside := left_aside():
+        say(aside)
 
 
 def start_quickly(options: argparse.Namespace) -> None:

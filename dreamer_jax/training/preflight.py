@@ -68,7 +68,7 @@ def introduction(
     if done["agent_steps"]:
         yield f"resumed at {done['env_frames']:,} frames, {done['grad_steps']:,} updates"
     if aside := left_aside():
-        yield f"not used, because numbers would depend on it: {aside}"
+        yield aside
 
 
 def example_batch(config: Config, spec: EnvSpec, latent_spec: Mapping[str, ArraySpec], size: int) -> TrajectoryBatch:
