@@ -49,8 +49,8 @@ def _reward(reward: Any) -> float:
 
 
 def _flag(name: str, value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
     array = np.asarray(value)
     if array.dtype.kind not in "biu" or array.size != 1:
         raise TypeError(f"{name} is {_described(value)}, not True or False")
