@@ -345,7 +345,7 @@ def test_an_environment_that_fails(tmp_path, process, vectorization):
 
 def test_a_loss_that_is_not_finite(tmp_path, process):
     run_dir, log = tmp_path / "run", tmp_path / "log"
-    config = tiny_run(env__task="worlds:NotANumber", train__save_frames=40)
+    config = tiny_run(env__task="worlds:Overflowing", train__save_frames=40, decoder__symlog=False)
     command = flags(config, run_dir)
     assert process.run(command, log) == 2
     (failure,) = (run_dir / "failures").iterdir()
@@ -353,11 +353,11 @@ def test_a_loss_that_is_not_finite(tmp_path, process):
     line = log.read_text().splitlines()[-1]
     assert line == (
         f"dreamer-jax: update {number}: loss/total is NaN or infinite; the batch is in {failure}, "
-        "its observation/observation already had such values"
+        "its values were finite"
     )
     assert "Traceback" not in log.read_text()
     batch = np.load(failure)
-    assert np.isnan(batch["observation/observation"]).any() and np.isfinite(batch["reward"]).all()
+    assert np.abs(batch["observation/observation"]).max() > 1e25
     shapes = {name: batch[name].shape for name in batch}
     assert shapes == {
         "observation/observation": (2, 4, 2),

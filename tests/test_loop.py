@@ -14,7 +14,8 @@ from dreamer_jax.config.loading import replace
 from dreamer_jax.distributions import uniform_actions
 from dreamer_jax.replay import Replay, export_episodes
 from dreamer_jax.training import restore
-from dreamer_jax.training.checkpoint import read_replays, read_run
+from dreamer_jax.training.checkpoint import read_replays
+from dreamer_jax.training.intact import read_run
 from dreamer_jax.training.loop import ACT
 from dreamer_jax.training.metrics import read_jsonl
 from dreamer_jax.training.predictions import dream_run

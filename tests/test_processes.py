@@ -167,7 +167,7 @@ def test_killed_and_resumed_is_as_never_stopped(tmp_path, two, logs):
     assert run(two, flags(config, reference), others)[0] == [0, 0], others[0].read_text()
 
     command = [*flags(config, run_dir), "--train.save_frames", "80"]
-    start(two, command, logs, kill_at="dreamer_jax.envs.vector:VectorEnvs.step:45")
+    start(two, command, logs, kill_at="envs.vector:VectorEnvs.step:45")
     assert [process.wait() for process in two] == [-signal.SIGKILL, -signal.SIGKILL]
     assert complete(run_dir)[-1] in (80, 160)
     statuses, text = run(two, command, logs)
@@ -197,7 +197,7 @@ def test_a_killed_process_is_named_and_the_other_goes_on_alone(tmp_path, two, lo
     before = [ring.column("reward", env, ring.rows) for ring in rings for env in range(ring.num_envs)]
     alone, log = [*command, "--train.frames", str(begin + 4)], tmp_path / "alone"
     # Killed as a stream was dealt out, it begins again.
-    assert two[0].run(alone, log, kill_at="dreamer_jax.replay.host:Replay.fill:-1") == -signal.SIGKILL
+    assert two[0].run(alone, log, kill_at="replay.host:Replay.fill:-1") == -signal.SIGKILL
     assert two[0].run(alone, log) == 0, log.read_text()
     assert f"of 2 processes: 4 streams of {min(begin // 4, 30)} records are dealt out to one process" in log.read_text()
     assert f"resumed at {begin} frames" in log.read_text()

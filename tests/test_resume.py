@@ -150,7 +150,7 @@ def test_killed_at_awkward_moments(tmp_path, first, second):
     second.start(flags(replace(config, {"train.save_frames": 0}), reference), tmp_path / "reference.log")
     command, half_saved = flags(config, run_dir), 0
     for place in AWKWARD:
-        assert first.run(command, log, kill_at=f"dreamer_jax.{place}") == KILLED, (place, log.read_text())
+        assert first.run(command, log, kill_at=place) == KILLED, (place, log.read_text())
         half_saved += bool(list((run_dir / "checkpoints").glob("*tmp*")))
     assert half_saved
     assert first.run(command, log) == 0, log.read_text()

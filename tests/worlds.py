@@ -67,6 +67,11 @@ class NotANumber(World):
         return observation * np.float32("nan")
 
 
+class Overflowing(World):
+    def mishap(self, observation):
+        return observation * np.float32(1e30)
+
+
 class Sleepy(World):
     def mishap(self, observation):
         time.sleep(600)

@@ -32,8 +32,9 @@ def import_reference(options: argparse.Namespace, pairs: list[tuple[str, str]]) 
 
 def evaluate(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
     from dreamer_jax.training.acting import make_act
-    from dreamer_jax.training.checkpoint import Checkpoints, load, read_run
+    from dreamer_jax.training.checkpoint import Checkpoints, load
     from dreamer_jax.training.evaluate import evaluate, evaluation_envs, film_episode
+    from dreamer_jax.training.intact import read_run
     from dreamer_jax.training.pictures import check_film, save_film
     from dreamer_jax.training.statistics import format_summary, summary
 
@@ -108,7 +109,7 @@ def check_env(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None
     config = settings(options, pairs)
     from dreamer_jax.envs.check import check_env
 
-    print(check_env(config.env, options.steps))
+    print(check_env(config, options.steps))
 
 
 def export(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
@@ -121,7 +122,7 @@ def export(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
 
 
 def dream(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
-    from dreamer_jax.training.checkpoint import read_run
+    from dreamer_jax.training.intact import read_run
     from dreamer_jax.training.predictions import describe, dream_run
 
     start_computing(options)

@@ -88,6 +88,11 @@ def _senseless(config: Config) -> dict[str, bool]:
         "behavior.imagination_length: got 1, behavior.returns departure needs at least 2": learns
         and departs
         and behavior.imagination_length < 2,
+        "behavior.replay_value_grad: with optimizer.order model_first the world model has taken its step when replayed "
+        "values are learnt; set it to false": learns
+        and config.optimizer.order == "model_first"
+        and config.loss.replay_value > 0
+        and behavior.replay_value_grad,
         "behavior.starts: replayed values bootstrap from every record; set loss.replay_value to 0": learns
         and behavior.starts == "but_last"
         and config.loss.replay_value > 0,

@@ -189,6 +189,7 @@ class ValueConfig:
     target: Literal["online", "slow"] = option("online", "the critic in returns and advantages")
     slow_rate: float = option(0.02, "share of the online critic mixed into the slow one", low=0, high=1)
     slow_every: int = option(1, "updates between those mixes", low=1, high=INT32)
+    slow_first: Literal["mix", "copy"] = option("mix", "the first of them: as all others, or the whole online critic")
     slow_regularizer: float = option(1.0, "weight of the loss towards the slow critic", low=0)
 
 
@@ -262,6 +263,11 @@ class ExploreConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
+    order: Literal["joint", "model_first"] = option(
+        "joint",
+        "one gradient of everything; or the world model takes its step first, and actor and critic learn from what it "
+        "then imagines",
+    )
     kind: Literal["laprop", "adam", "adam_eps_hat"] = option(
         "laprop", "LaProp; Adam with eps beside the corrected root, or beside the root before its correction"
     )
@@ -272,6 +278,7 @@ class OptimizerConfig:
     agc: float = option(0.3, "adaptive gradient clipping, relative to each tensor's norm; 0: off", low=0)
     clip: float = option(0.0, "largest norm of the gradient of model, actor or critic; 0: off", low=0)
     actor_critic_clip: float = option(0.0, "the actor's and the critic's; 0: the same", low=0)
+    critic_clip: float = option(0.0, "the critic's alone; 0: the same as the actor's", low=0)
     beta1: float = option(0.9, "momentum", low=0, high=1)
     beta2: float = option(0.999, "decay of the squared gradient", low=0, high=1)
     eps: float = option(1e-20, "added to the root of the squared gradient", low=0)

@@ -17,6 +17,8 @@ Handler = Callable[[int, FrameType | None], None]
 
 _handler: Handler | None = None
 """Of both signals, as long as one is to hold."""
+_interrupted = _opened = False
+"""Whether ``interrupt`` has raised its error, and whether there has been an environment."""
 _install = signal.signal
 
 
@@ -29,8 +31,18 @@ class Interrupted(KeyboardInterrupt):
 
 
 def interrupt(number: int, _: FrameType | None) -> None:
-    """A handler that ends whatever is going on."""
-    raise Interrupted(number)
+    """A handler that ends whatever is going on; by an error, so that environments are closed, once there are any.
+
+    Before, and at a second signal, at once: an error in the middle of an import becomes another one or an abort, and in
+    a callback, as JAX has one for the garbage collector, Python ignores it.
+    """
+    global _interrupted
+    error = Interrupted(number)
+    if _interrupted or not _opened:
+        os.write(2, f"dreamer-jax: {error}\n".encode())
+        os._exit(error.status)
+    _interrupted = True
+    raise error
 
 
 @contextmanager
@@ -46,7 +58,7 @@ def handled_by(handler: Handler) -> Iterator[None]:
         return
     before, installed = _handler, {number: signal.getsignal(number) for number in NUMBERS}
     _handler, signal.signal = handler, _leave_ours  # type: ignore[assignment]
-    hold()
+    _take()
     try:
         yield
     finally:
@@ -59,7 +71,16 @@ def handled_by(handler: Handler) -> Iterator[None]:
 
 
 def hold() -> None:
-    """Take both signals back from code that has taken or blocked them without Python; cheap enough for every step."""
+    """After code of an environment: take both signals back if it has taken or blocked them without Python.
+
+    Cheap enough for every step.
+    """
+    global _opened
+    _opened = True
+    _take()
+
+
+def _take() -> None:
     if _handler is not None and threading.current_thread() is threading.main_thread():
         for number in NUMBERS:
             _signal.signal(number, _handler)  # what signal.signal adds takes twenty times as long

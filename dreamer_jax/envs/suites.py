@@ -10,6 +10,7 @@ import gymnasium
 
 from dreamer_jax.config.checks import ATARI, USED_BY
 from dreamer_jax.config.schema import ConfigError, EnvConfig
+from dreamer_jax.envs.results import step_result
 
 FORMS = {
     "dmc": "dmc/<domain>_<task>",
@@ -29,11 +30,11 @@ class ActionRepeat(gymnasium.Wrapper):
         super().__init__(env)
         self._repeat = repeat
 
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         total = 0.0
         for _ in range(self._repeat):
-            observation, reward, terminated, truncated, info = self.env.step(action)
-            total += float(reward)
+            observation, reward, terminated, truncated, info = step_result(self.env.step(action))
+            total += reward
             if terminated or truncated:
                 break
         return observation, total, terminated, truncated, info

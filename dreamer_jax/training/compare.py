@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dreamer_jax.config.schema import Config, ConfigError
-from dreamer_jax.training.checkpoint import read_run
+from dreamer_jax.training.intact import read_run
 from dreamer_jax.training.plot import (
     COLOURS,
     STYLES,

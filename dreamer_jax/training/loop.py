@@ -20,6 +20,7 @@ from dreamer_jax.envs.vector import VectorEnvs, make_envs
 from dreamer_jax.envs.wrappers import EnvironmentFailed
 from dreamer_jax.replay.deal import drop_others
 from dreamer_jax.training.checkpoint import Checkpoints
+from dreamer_jax.training.facts import describe
 from dreamer_jax.training.interrupt import Interrupt
 from dreamer_jax.training.learner import Learner
 from dreamer_jax.training.loggers import Logger
@@ -76,14 +77,14 @@ class Run:
         self.stop: int | None = None  # number of the signal that asked one of the peers to
         self._failure: EnvironmentFailed | None = None
         self.newest = in_common(peers.exchange(checkpoints.steps() if checkpoints else None))
-        if checkpoints is not None:
-            checkpoints.drop_after(self.newest)
-        self._mine = self._committed = self.newest  # newest one that is complete, here and for all
+        self._begun = self.newest
         mine = peers.share(config.env.num_envs)
 
         init = jax.jit(self.agent.init)
         restore = Restore(config, run_dir, spec, agent, capacity, peers)
         if self.newest is None:
+            if checkpoints is not None:
+                checkpoints.drop_after(None)
             progress.state("initialising …")
             found = restore.new(peers.one_first(lambda: init(self.keys[INIT])) if state is None else state)
         else:
@@ -93,6 +94,7 @@ class Run:
             found = peers.agree(lambda: restore.checkpoint(reader, step, shapes, progress.note))
             if reader is not checkpoints:
                 reader.close()
+        self._mine = self._committed = checkpoints.oldest() if checkpoints else None  # that are kept, here and by all
         self.carry, arrays, self.replay = updates.near(found.carry), found.arrays, found.replay
         opened.callback(self.replay.close)
         self.agent_steps = int(found.facts["agent_steps"])
@@ -114,7 +116,7 @@ class Run:
         self._saved, self._saved_frames = time.monotonic(), self.counters()["env_frames"]
         self.log: RunLog | None = None
         if peers.leads:
-            resume = {**self.counters(), "seconds": found.facts["seconds"]} if arrays else None
+            resume = {**found.facts, **self.counters()} if arrays else None
             identity = dict(method=config.preset, task=config.env.task)
             self.log = RunLog(run_dir, **identity, seed=config.seed, loggers=loggers, resume=resume)
             opened.callback(self.log.close)
@@ -265,7 +267,7 @@ class Run:
                     arrays = join([each["arrays"] for each in shares], self.config.env.num_envs)
                     carry = join_carries(carry, [each["carry"] for each in shares])
             if self.checkpoints is not None and self.log is not None:
-                facts: dict[str, Any] = {**self.counters(), "seconds": self.log.seconds}
+                facts: dict[str, Any] = {**self.counters(), **self.log.state(), **describe(self.config, self.spec)}
                 facts |= {"processes": self.peers.parts, "together": list(self.peers.names)}
                 self.checkpoints.save(self.agent_steps, state, carry, arrays, facts)
             self.newest = self.agent_steps
@@ -284,21 +286,19 @@ class Run:
         self._commit(self.peers.exchange(self._completed(wait=True)))
 
     def _completed(self, *, wait: bool = False) -> int | None:
-        """The newest checkpoint that this one has written whole, or went on from."""
-        if self.checkpoints is None:
-            return None
-        done = self.checkpoints.completed(wait=wait)
-        self._mine = self._mine if done is None else done
+        """The oldest complete checkpoint that this one keeps, if it writes any."""
+        if self.checkpoints is not None and self.checkpoints.completed(wait=wait) is not None:
+            self._mine = self.checkpoints.oldest()
         return self._mine
 
     def _commit(self, said: list[int | None]) -> None:
-        """Give up the way back to earlier checkpoints, once all who write have a later one."""
-        complete = min((step for step in said if step is not None), default=None)
-        if complete is None or complete == self._committed:
+        """Give up the way back to checkpoints that nobody keeps any more."""
+        oldest = min((step for step in said if step is not None), default=None)
+        if oldest is None or oldest == self._committed:
             return
-        self._committed = complete
-        self.replay.committed(complete)
-        if self.peers.leads:
+        self._committed = oldest
+        self.replay.committed(oldest)
+        if self.peers.leads and oldest > (-1 if self._begun is None else self._begun):  # which may need other rings
             drop_others(self.run_dir, self.peers.parts)
 
     # Setting up.

@@ -33,7 +33,7 @@ from dreamer_jax.training.preflight import env_preview, ring_plan
 from dreamer_jax.training.profiling import Profile
 from dreamer_jax.training.programs import Programs, make_programs
 from dreamer_jax.training.progress import Progress
-from dreamer_jax.training.run_directory import check_peers, check_run, open_run, see_run
+from dreamer_jax.training.run_directory import check_peers, check_run, open_run, see_run, write_run
 from dreamer_jax.training.watch import Watch
 from dreamer_jax.types import TrainState
 
@@ -193,4 +193,6 @@ def _open(
         if run.newest is None:
             # From here on there always is a complete checkpoint, and every record comes after one.
             run.save(wait=True)
+        elif peers.leads:
+            write_run(run_dir, config, spec)
         yield run
