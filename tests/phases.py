@@ -40,7 +40,7 @@ CALLS = {
         replay.journal:Journal.preserve""",
     "evaluating": """training.observer:evaluate training.observer:Observer._act_and_say_so""",
     "reporting": """training.predictions:Reports.__call__ training.predictions:draw
-        training.pictures:replace_file""",
+        training.pictures:save_picture""",
     "saving": """training.loop:Run.save training.checkpoint:Checkpoints.save replay.host:Replay.snapshot
         training.checkpoint:Checkpoints.completed replay.host:Replay.committed replay.journal:Journal.begin
         replay.journal:Journal.committed""",

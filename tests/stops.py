@@ -22,6 +22,13 @@ from dreamer_jax.config.schema import Config
 FRAMES = 160
 NEW = ("training.restore:Restore.new", "replay.storage:clear")
 """Calls that only a new run makes."""
+RESUMED = (
+    "training.restore:Restore.checkpoint",
+    "replay.host:Replay.restore",
+    "replay.journal:Journal.undo",
+    "replay.journal:Journal.resume",
+)
+"""Calls that only one makes that goes on."""
 
 
 class Kind(NamedTuple):
@@ -156,21 +163,26 @@ class Runs:
 
 
 def draw(
-    rng: np.random.Generator, kind: Kind, calls: Sequence[Mapping[str, int]], seconds: float, done: int | None
+    rng: np.random.Generator,
+    kind: Kind,
+    calls: Sequence[Mapping[str, int]],
+    seconds: float,
+    done: int | None,
+    last: bool,
 ) -> Stop:
-    """A stop of a run with ``done`` frames behind it, or a new one.
+    """A stop of a run with ``done`` frames behind it, or a new one; if it is not the ``last`` one, something is left.
 
     ``calls`` says how often each process makes each call, and ``seconds`` how long it takes if nobody stops it.
     """
     name, group, who = str(rng.choice(["TERM", "INT", "KILL"])), rng.random() < 0.5, int(rng.integers(kind.processes))
     twice = name != "KILL" and rng.random() < 0.15
+    share = rng.uniform(0, 1.0 if last else 0.4)
     if rng.random() < 0.4:
-        return Stop(name, group, twice, who, wait=round(float(rng.uniform(0, seconds)), 3))
-    phase = str(rng.choice(list(CALLS)))
-    known = calls[who]
-    places = [place for place in CALLS[phase].split() if (place in known if done is None else place not in NEW)]
-    place = str(rng.choice(places))
-    number = 1 + int(rng.uniform(0, known.get(place, 1) * (1 - (done or 0) / FRAMES)))
+        return Stop(name, group, twice, who, wait=round(float(share * seconds), 3))
+    phase = str(rng.choice([phase for phase in CALLS if last or phase != "closing"]))
+    known = calls[who] if done is None else {**calls[who], **dict.fromkeys(RESUMED, 1), **dict.fromkeys(NEW, 0)}
+    place = str(rng.choice([place for place in CALLS[phase].split() if known.get(place)]))
+    number = 1 + int(share * known[place] * (1 - (done or 0) / FRAMES))
     # Before the processes watch each other, one waits for minutes for another that is lost.
     group = group or (kind.processes > 1 and phase == "opening")
     return Stop(name, group, twice, who, f"{place}:{rng.choice([1, -1]) * number}")

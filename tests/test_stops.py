@@ -62,7 +62,7 @@ def chain(name: str, number: int, most: int, trainers: list[Trainer], references
     print(f"{name} {number}")
     try:
         while stops and (before := newest(run_dir)) != FRAMES:
-            stop = draw(rng, kind, reference.calls, reference.seconds, before)
+            stop = draw(rng, kind, reference.calls, reference.seconds, before, last=stops == 1)
             print(f"from {before}: {stop}")
             phase, statuses = runs.stop(stop)
             print(f"  {phase or 'not stopped'}: {statuses}, checkpoint {newest(run_dir)}, {runs.seconds:.1f} s")
