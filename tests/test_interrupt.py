@@ -14,7 +14,6 @@ from trainer import MARK, make_toy, tiny_run
 
 from dreamer_jax.cli import main
 from dreamer_jax.config.loading import dump
-from dreamer_jax.config.schema import EnvConfig
 from dreamer_jax.envs import signals
 from dreamer_jax.envs.check import check_env
 from dreamer_jax.envs.wrappers import EnvironmentFailed
@@ -99,7 +98,7 @@ def test_an_environment_that_ends_the_process_has_failed(tmp_path, capsys, task,
 def test_opening_may_end_the_process_too(capsys):
     for arguments in (["check-env", "worlds:Exiting"], ["train", "--env.task", "worlds:Exiting", "--cache", "none"]):
         assert main(arguments) == 2
-        assert "dreamer-jax: env.task: 'worlds:Exiting': opening it failed with SystemExit\n" in capsys.readouterr().err
+        assert "dreamer-jax: env.task: 'worlds:Exiting': Exiting() failed: SystemExit\n" in capsys.readouterr().err
 
 
 def test_a_person_may_end_a_command(capsys):
@@ -139,7 +138,7 @@ def test_how_often_an_environment_is_opened(tmp_path, monkeypatch, capsys):
         assert found.startswith("+-+++++") and found.count("+") == found.count("-") == 1 + 3 + 2
     evaluate(tmp_path / "sync", capsys)
     assert counted() == "+-+++---"
-    check_env(EnvConfig("worlds:Counted"), steps=20)
+    check_env(tiny_run(env__task="worlds:Counted"), steps=20)
     assert counted() == "+-+-+-"
 
 
