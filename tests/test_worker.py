@@ -48,7 +48,7 @@ class Locked(Mine):
 
 gymnasium.register("Mine-v0", Mine)
 for task in ("__main__:Mine", "gym/Mine-v0", "probe/echo"):
-    envs = make_envs(EnvConfig(task, vectorization="async"), seed=0, num_envs=2)
+    kept = envs = make_envs(EnvConfig(task, vectorization="async"), seed=0, num_envs=2)
     envs.reset()
     action = {name: np.ones((2, *part.shape), part.dtype) for name, part in envs.spec.action.items()}
     print(envs.vectorization, task, *(x.ravel() for x in envs.step(action).observation.values()))
@@ -59,7 +59,7 @@ except ConfigError as error:
     print(error)
 envs = make_envs(EnvConfig("__main__:Locked"), seed=0, num_envs=2)
 envs.reset()
-print(envs.vectorization)
+print(envs.vectorization)  # and nothing is closed
 """
 
 
@@ -155,9 +155,9 @@ def test_environments_that_are_not_alike_are_refused(vectorization, monkeypatch)
 
 def test_an_environment_may_have_processes_itself():
     envs = opened("Parent")
-    envs.reset()
-    envs.step(ACTION)
+    processes = envs._envs.processes
     envs.close()
+    assert [process.exitcode for process in processes] == [0, 0]  # and not killed because they did not end
 
 
 def test_a_process_that_does_not_end_is_killed(monkeypatch):

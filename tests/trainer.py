@@ -91,6 +91,9 @@ def make_toy(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -> 
     width = 5
     latent_spec = {"deter": ArraySpec((width,), "bfloat16"), "stoch": ArraySpec((2,), "uint8")}
 
+    # As of squared errors, without symlog.
+    limit = jnp.inf if config.decoder.symlog else 1e19
+
     def mix(*arrays: Any) -> Any:
         """[..., n] each, to [..., width]: chaotic, so that nothing is ever forgotten, and exact in whatever order."""
         x = jnp.concatenate([jnp.asarray(array, jnp.float32) for array in arrays], -1)
@@ -99,7 +102,7 @@ def make_toy(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -> 
         total = words.sum(-2, dtype=jnp.uint32)
         total = (total ^ total >> 15) * np.uint32(739982445)
         mixed = ((total ^ total >> 12) >> 8).astype(jnp.float32) / 2**23 - 1
-        return jnp.where(jnp.isfinite(x).all(-1, keepdims=True), mixed, jnp.nan)
+        return jnp.where((jnp.abs(x) < limit).all(-1, keepdims=True), mixed, jnp.nan)
 
     def columns(leaves: Mapping[str, Any], axes: int) -> list[Any]:
         return [jnp.reshape(leaf, (*leaf.shape[:axes], -1)) for _, leaf in sorted(leaves.items())]

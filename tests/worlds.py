@@ -1,5 +1,6 @@
 """Environments of one's own, as ``--env.task worlds:...``, most of which misbehave."""
 
+import atexit
 import ctypes
 import multiprocessing
 import os
@@ -51,9 +52,24 @@ class Raising(World):
         raise ValueError("the arm\ncame off")
 
 
+class Unwilling(World):
+    """Fails as a bad episode begins. With seed 3 the first one of environment 1 is, with seed 7 that of 0."""
+
+    def reset(self, *, seed=None, options=None):
+        found = super().reset(seed=seed)
+        if self.bad:
+            raise ValueError("not today")
+        return found
+
+
 class NotANumber(World):
     def mishap(self, observation):
         return observation * np.float32("nan")
+
+
+class Overflowing(World):
+    def mishap(self, observation):
+        return observation * np.float32(1e30)
 
 
 class Sleepy(World):
@@ -65,6 +81,11 @@ class Sleepy(World):
 class Exits(World):
     def mishap(self, observation):
         sys.exit()
+
+
+class Unseen(World):
+    def render(self):
+        sys.exit("no display")
 
 
 class Interrupts(World):
@@ -122,24 +143,22 @@ class Stuck(World):
 
 
 class Parent(World):
-    """Has a process of its own, which says when time is over."""
+    """Has a process of its own, which a signal ends."""
 
     def __init__(self):
-        context = multiprocessing.get_context("fork")
-        self.over = context.Event()
-        self.child = context.Process(target=self.over.wait)
+        self.child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
         self.child.start()
 
     def close(self):
-        self.over.set()
+        self.child.terminate()
         self.child.join()
 
 
 class Mendable(World):
-    """Fails until there is a file ``mended`` in the folder of the environment variable."""
+    """Fails until there is a file ``mended`` beside the log."""
 
     def mishap(self, observation):
-        if not Path(os.environ["MENDABLE"], "mended").exists():
+        if not Path(os.environ["DREAMER_JAX_TEST_LOG"]).with_name("mended").exists():
             raise ValueError("not yet mended")
         return observation
 
@@ -256,3 +275,47 @@ class Picture(gymnasium.Env):
         row, column = ((self.place + 1) / 2 * (24, 40)).astype(int)
         picture[row : row + 8, column : column + 8] = 255, 200, 90
         return picture
+
+
+class Doubles(World):
+    """Computes with JAX in 64 bits, for which it changes a setting of the whole process."""
+
+    def __init__(self):
+        import jax
+
+        jax.config.update("jax_enable_x64", True)
+        self.half = jax.jit(lambda x: x * np.float64(0.5))
+
+    def step(self, action):
+        observation, reward, *rest = super().step(action)
+        half = self.half(np.float64(reward))
+        assert half.dtype == np.float64
+        return observation, float(half), *rest
+
+
+class Talkative(World):
+    """Prints wherever it can, from Python and as code in C does."""
+
+    def __init__(self):
+        print("a world is born")
+        atexit.register(print, "a world is forgotten")
+        ctypes.CDLL(None).puts(b"in C")  # which buffers it
+
+    def step(self, action):
+        print("a step")
+        os.write(1, b"another way\n")
+        return super().step(action)
+
+
+class RarelyLong(World):
+    """Only the third episode of an environment has 30 actions."""
+
+    episodes = 0
+
+    def reset(self, *, seed=None, options=None):
+        self.episodes += 1
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        observation, reward, *_, info = super().step(action)
+        return observation, reward, False, self.time == (30 if self.episodes == 3 else 10), info

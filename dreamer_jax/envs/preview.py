@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from dreamer_jax.config.schema import EnvConfig
 from dreamer_jax.envs.wrappers import Stream, open_stream
+from dreamer_jax.numerics import process_numerics
 from dreamer_jax.specs import EnvSpec
 
 MESSAGE_SECONDS = 150e-6
@@ -20,8 +21,10 @@ class Preview(NamedTuple):
     spec: EnvSpec
     log_names: tuple[str, ...]
     step_seconds: float
+    time_limit: int  # actions of an episode at most; 0 where nobody says
 
 
+@process_numerics()
 def preview(config: EnvConfig, *, seed: int, purpose: int = 0, most: int = 1) -> Preview:
     """Open an environment, and close it before any other is opened; ``most`` are to be stepped together.
 
@@ -32,7 +35,8 @@ def preview(config: EnvConfig, *, seed: int, purpose: int = 0, most: int = 1) ->
     stream = open_stream(config, seed=seed, purpose=purpose, index=0)
     try:
         measured = config.vectorization == "auto" and most > 1
-        return Preview(stream.env_spec, stream.log_names, _seconds_per_step(stream) if measured else 0.0)
+        seconds = _seconds_per_step(stream) if measured else 0.0
+        return Preview(stream.env_spec, stream.log_names, seconds, stream.time_limit)
     finally:
         stream.close()
 

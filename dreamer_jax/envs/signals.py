@@ -52,10 +52,11 @@ def handled_by(handler: Handler) -> Iterator[None]:
     ``signal.signal`` leaves them alone meanwhile; ``hold`` undoes what was done in other ways. In a thread that is
     not the main one nothing is changed, because signals reach that one alone.
     """
-    global _handler
+    global _handler, _interrupted
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    _interrupted = False
     before, installed = _handler, {number: signal.getsignal(number) for number in NUMBERS}
     _handler, signal.signal = handler, _leave_ours  # type: ignore[assignment]
     _take()

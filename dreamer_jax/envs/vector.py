@@ -20,6 +20,7 @@ from dreamer_jax.envs.preview import Preview, preview, vectorization
 from dreamer_jax.envs.signals import hold
 from dreamer_jax.envs.worker import Elsewhere, end_workers, only_here, starting_workers, work
 from dreamer_jax.envs.wrappers import SIGNALS, EnvironmentFailed, EpisodeStart, Stream, in_words, open_stream, pass_on
+from dreamer_jax.numerics import process_numerics
 from dreamer_jax.types import ArrayDict, TimeStep
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ OPTIONS: dict[str, Any] = {"autoreset_mode": AutoresetMode.DISABLED, "copy": Fal
 """Streams reset themselves, and records are copied here, once."""
 
 
+@process_numerics()
 def make_envs(
     config: EnvConfig,
     *,
@@ -107,6 +109,7 @@ class VectorEnvs:
                 self._end = Finalize(self, end_workers, (self._envs.parent_pipes, self._envs.processes), exitpriority=1)
             self._envs.call("env_spec")  # once all are open
 
+    @process_numerics()
     def reset(self, *, episode: int | None = None) -> TimeStep:
         """First records of the next episodes, or of those of number ``episode``.
 
@@ -127,6 +130,7 @@ class VectorEnvs:
             log.warning("environments %s did not repeat their saved episode and begin a new one", which)
         return self._emit(record)
 
+    @process_numerics()
     def step(self, action: dict[str, np.ndarray]) -> TimeStep:
         """Next records. After ``is_last`` an action is ignored and the record is ``is_first``.
 
@@ -145,6 +149,7 @@ class VectorEnvs:
         self._history.took(last.is_first)
         return last
 
+    @process_numerics()
     def render(self) -> np.ndarray:
         """A picture of environment 0 as it is now, [height, width, 3] uint8.
 
@@ -169,6 +174,7 @@ class VectorEnvs:
             raise RuntimeError("reset the environments before asking for their state")
         return self._history.arrays(self._last)
 
+    @process_numerics()
     def close(self) -> None:
         """Stop everything; safe to call twice, and after a failure or an interrupt."""
         envs = getattr(self, "_envs", None)

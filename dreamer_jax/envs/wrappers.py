@@ -6,15 +6,17 @@ import logging
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, SupportsFloat
+from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
 from dreamer_jax.config.schema import ConfigError, EnvConfig
+from dreamer_jax.envs.actions import plan_actions
+from dreamer_jax.envs.observations import plan_observations
+from dreamer_jax.envs.results import reset_result, step_result
 from dreamer_jax.envs.signals import by_a_person, hold
-from dreamer_jax.envs.spaces import action_leaves, build_action, flatten_observation, observation_leaves
 from dreamer_jax.envs.suites import make_env
 from dreamer_jax.specs import ArraySpec, EnvSpec
 
@@ -79,8 +81,8 @@ class Stream(gymnasium.Env):
         self._seed = (seed, purpose, index)
         self._label = f"environment {index} ({config.task})"
         try:
-            self._observations = observation_leaves(env.observation_space)
-            self.action_leaves = action_leaves(env.action_space)
+            self.observations = plan_observations(getattr(env, "observation_space", None))
+            self.actions = plan_actions(getattr(env, "action_space", None))
             self.log_names = tuple(env.get_wrapper_attr("log_names")) if env.has_wrapper_attr("log_names") else ()
         except BaseException as error:
             self.close()
@@ -92,7 +94,8 @@ class Stream(gymnasium.Env):
         self._count = 0  # actions since the reset
         self._ended = True
         self.env_spec = EnvSpec(
-            {leaf.name: leaf.spec for leaf in self._observations}, {leaf.name: leaf.spec for leaf in self.action_leaves}
+            {leaf.name: leaf.spec for leaf in self.observations.leaves},
+            {leaf.name: leaf.spec for leaf in self.actions.leaves},
         )
         self.observation_space, self.action_space = stream_spaces(self.env_spec, self.log_names)
 
@@ -121,6 +124,17 @@ class Stream(gymnasium.Env):
         record = self._begin() if self._ended else self._advance(action)
         return record, 0.0, False, False, {}
 
+    @property
+    def time_limit(self) -> int:
+        """Actions of an episode at most, as settings and the environment say; 0 where neither does."""
+        try:
+            known, said = self._env.has_wrapper_attr("most_frames"), self._env.spec
+            frames: Any = self._env.get_wrapper_attr("most_frames") if known else said and said.max_episode_steps
+            actions = -(-int(frames) // self._config.action_repeat)
+        except Exception:  # it says nothing, or nothing that can be read
+            actions = 0
+        return min((limit for limit in (self._config.time_limit, actions) if limit > 0), default=0)
+
     def render(self) -> Any:
         return self._env.render()
 
@@ -131,34 +145,34 @@ class Stream(gymnasium.Env):
         self._episode += 1
         self._count = 0
         try:
-            observation, info = self._env.reset(seed=episode_seed(*self._seed, self._episode))
+            observation, info = reset_result(self._env.reset(seed=episode_seed(*self._seed, self._episode)))
             return self._record(observation, 0.0, info, first=True)
         except BaseException as error:
             raise self._failure("reset", error) from None
 
     def _advance(self, action: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         try:
-            action = build_action(self._env.action_space, self.action_leaves, action)
-            observation, reward, terminated, truncated, info = self._env.step(action)
+            result = step_result(self._env.step(self.actions.build(action)))
+            observation, reward, terminated, truncated, info = result
             self._count += 1
             truncated = truncated or self._count == self._config.time_limit
-            return self._record(observation, reward, info, terminated=bool(terminated), truncated=bool(truncated))
+            return self._record(observation, reward, info, terminated=terminated, truncated=truncated)
         except BaseException as error:
             raise self._failure("step", error) from None
 
     def _record(
         self,
         observation: Any,
-        reward: SupportsFloat,
-        info: dict,
+        reward: float,
+        info: dict[str, Any],
         *,
         first: bool = False,
         terminated: bool = False,
         truncated: bool = False,
     ) -> dict[str, np.ndarray]:
         self._ended = terminated or truncated
-        record = flatten_observation(self._observations, observation) | {
-            "reward": np.asarray(float(reward), np.float32),
+        record = self.observations.flatten(observation) | {
+            "reward": np.asarray(reward, np.float32),
             "is_first": np.asarray(first),
             "is_last": np.asarray(self._ended),
             "is_terminal": np.asarray(terminated or (truncated and self._config.timeouts_terminate)),

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from dreamer_jax.config.schema import ConfigError, EnvConfig
-from dreamer_jax.envs.preview import Preview
+from dreamer_jax.envs.preview import Preview, preview
 from dreamer_jax.envs.vector import VectorEnvs, make_envs
 from dreamer_jax.envs.wrappers import EnvironmentFailed
 from dreamer_jax.interfaces import Agent
@@ -33,6 +33,7 @@ def evaluation_envs(
       ConfigError, EnvironmentFailed: not even that can be opened.
     """
     count = min(MOST_ENVS, episodes)
+    found = found or preview(config, seed=seed, purpose=PURPOSE, most=count)
     try:
         return make_envs(config, seed=seed, purpose=PURPOSE, num_envs=count, found=found)
     except (ConfigError, EnvironmentFailed) as error:

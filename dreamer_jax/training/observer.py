@@ -54,6 +54,7 @@ class Observer:
         self._reports = Reports(config, agent, found.spec, root, run_dir / "reports")
         self._last_counters = counters
         self._found = found
+        self._few = ""  # what has been said of episodes that are drawn from
         self.start()
 
     def open_envs(self) -> None:
@@ -92,6 +93,12 @@ class Observer:
             "replay/windows": self._replay.windows * self._peers.parts,
             "replay/ratio": counters["grad_steps"] * records_per_update / max(1, counters["agent_steps"]),
         }
+        if episodes := self._replay.episodes:
+            values["replay/drawn_episodes"] = episodes.long / max(1, episodes.ended)
+            if counters["grad_steps"] and not self._few:
+                self._few = episodes.few()
+                if self._few:
+                    self._progress.note(self._few)
         self._log(counters, values)
         self._last, self._last_counters = now, counters
 

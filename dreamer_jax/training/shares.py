@@ -14,6 +14,7 @@ Arrays = dict[str, np.ndarray]
 SAME = {"replay/rows", "stats/recent", "learner/started_at"}
 """The same for all processes; of ``stats/recent`` only the first one's is used."""
 TAKEN = "replay/taken"
+CHECKSUMS = "replay/checksums"  # of rings that are not dealt out again
 BATCHES = ("learner/flight/", "learner/next/")  # [K, B, ...]
 ACTIONS = "envs/action/"  # of all environments one after the other; envs/length says how many are whose
 
@@ -70,7 +71,8 @@ def deal(arrays: Arrays, before: int, parts: int, num_envs: int) -> Arrays:
     for taken in np.atleast_1d(arrays[TAKEN]):
         rounds = min(rounds, max(0, int(taken) - ahead // before) // (num_envs // before))
     taken = np.asarray(rounds * num_envs // parts, np.int64)
-    dealt = {name: array for name, array in arrays.items() if not name.startswith(BATCHES)}
+    left = (*BATCHES, CHECKSUMS)
+    dealt = {name: array for name, array in arrays.items() if not name.startswith(left)}
     return dealt | {TAKEN: taken if parts == 1 else np.full(parts, taken)}
 
 

@@ -15,10 +15,12 @@ from dreamer_jax.config.sweep import numbers_of
 from dreamer_jax.envs.signals import handled_by, hold
 from dreamer_jax.envs.wrappers import EnvironmentFailed
 from dreamer_jax.interfaces import Agent
+from dreamer_jax.numerics import fixed_numerics
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.training.acting import make_acts
 from dreamer_jax.training.checkpoint import Checkpoints
 from dreamer_jax.training.interrupt import Interrupt, Stopped
+from dreamer_jax.training.learner import NoUpdates
 from dreamer_jax.training.loggers import Logger
 from dreamer_jax.training.members import member_updates
 from dreamer_jax.training.parallel import check_devices
@@ -26,7 +28,7 @@ from dreamer_jax.training.preflight import env_spec
 from dreamer_jax.training.programs import Programs
 from dreamer_jax.training.progress import Joint
 from dreamer_jax.training.threads import Left, Neighbours, Threads
-from dreamer_jax.training.train import carry_out
+from dreamer_jax.training.train import Ended, carry_out
 from dreamer_jax.types import TrainState
 
 SECONDS_TO_HOLD = 0.5
@@ -65,6 +67,7 @@ def train_together(
     Raises:
       ConfigError: they can't be started together, or one of them can't be started.
       MemberFailed: one of them ended with an error.
+      NoUpdates: some have come to their ends without any, all others to theirs; as ``train``.
       Stopped: a signal came; checkpoints have been saved.
     """
     members = [Member(config, run_dir.absolute()) for config, run_dir in members]
@@ -75,18 +78,16 @@ def train_together(
     progress = Joint(members[0].config.train.frames, names, stream=stream)
     threads = Threads(names, progress.flush)
     programs = _programs([config for config, _ in members], threads)
-    states: dict[int, TrainState] = {}
+    ended: dict[int, Ended] = {}
     failed: dict[int, BaseException] = {}
-    stops: set[int | None] = set()
 
     def run(index: int, interrupt: Interrupt) -> None:
         config, run_dir = members[index]
         peers, mine = Neighbours(threads, index), programs[index]
         try:
-            stop, states[index] = carry_out(
+            ended[index] = carry_out(
                 config, run_dir, lambda _: mine, loggers, progress.of(index), interrupt, peers, profile and not index
             )
-            stops.add(stop)
         except Left:
             pass
         except BaseException as error:
@@ -113,16 +114,19 @@ def train_together(
         if isinstance(error, ConfigError):
             raise error
         raise MemberFailed(run_dirs[index]) from error
-    for stop in stops:
-        if stop is not None:
-            raise Stopped(stop)
-    return [states[index] for index in range(len(members))]
+    for each in ended.values():
+        if each.stop is not None:
+            raise Stopped(each.stop)
+    if missing := {run_dirs[index]: each.missing for index, each in sorted(ended.items()) if each.missing}:
+        raise NoUpdates(missing)
+    return [ended[index].state for index in range(len(members))]
 
 
+@fixed_numerics()
 def _programs(configs: Sequence[Config], threads: Threads) -> list[Programs]:
     """Of each run; only what depends on numbers that differ is compiled for each of them."""
     first = configs[0]
-    spec, devices = env_spec(first), check_devices(first.train.devices)
+    devices, spec = check_devices(first.train.devices), env_spec(first)
     agent = make_agent(first, spec)
     agent_of = _agent_of(first, spec, agent)
     updates, acts = member_updates(configs, agent_of, threads, devices), make_acts(agent)
