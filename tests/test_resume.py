@@ -51,8 +51,9 @@ def saved(run_dir):
             arrays[f"{item}/{path}"] = np.asarray(leaf)
     handler.close()
     facts = json.loads((run_dir / "checkpoints" / str(step) / "facts" / "metadata").read_text())["facts"]
-    less = ("seconds", "together")  # how it came about
-    return arrays | {f"facts/{name}": np.asarray(value) for name, value in facts.items() if name not in less}
+    less = ("seconds", "files", "together")  # how it came about
+    values = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in facts.items()}
+    return arrays | {f"facts/{name}": np.asarray(value) for name, value in values.items() if name not in less}
 
 
 def ring(run_dir):
