@@ -146,8 +146,8 @@ def fail_at(monkeypatch, name, step):
     save = Checkpoints.save
 
     def full(self, at, *rest):
-        if name in str(self._manager.directory) and at == step:
-            raise OSError(errno.ENOSPC, "No space left on device", str(self._manager.directory))
+        if name in str(self._path) and at == step:
+            raise OSError(errno.ENOSPC, "No space left on device", str(self._path))
         save(self, at, *rest)
 
     monkeypatch.setattr(Checkpoints, "save", full)

@@ -80,14 +80,14 @@ class Blocks:
             self._waiting[:, :count] = waits & (sums != _NONE)
         self._left = int(self._waiting.sum())
 
-    def compare_all(self, most: int = AT_ONCE) -> bool:
-        """Compare all blocks that wait, unless they have more bytes than ``most``; whether none waits any more.
+    def compare_all(self) -> bool:
+        """Compare all blocks that wait, unless they have more bytes than ``AT_ONCE``; whether none waits any more.
 
         Raises:
           ConfigError: one of them is damaged.
         """
         waiting = np.argwhere(self._waiting)
-        if sum(self._bytes(field, block, self._rows) for field, block in waiting) > most:
+        if sum(self._bytes(field, block, self._rows) for field, block in waiting) > AT_ONCE:
             return False
         self._compare(waiting)
         return True

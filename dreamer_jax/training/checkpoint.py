@@ -27,7 +27,7 @@ from dreamer_jax.training.intact import read_run
 from dreamer_jax.training.shares import Arrays, below, share
 from dreamer_jax.types import TrainState
 
-_LEFT = re.compile(r"\d+\.(writing|dropped|orbax-checkpoint-tmp.*)")
+_LEFT = re.compile(r"\d+\..*tmp.*")
 """What a kill can leave in the folder of checkpoints."""
 T = TypeVar("T")
 
@@ -89,7 +89,7 @@ class Checkpoints:
             for left in [path for path in self._path.iterdir() if _LEFT.fullmatch(path.name)]:
                 shutil.rmtree(left)
             self._tidy = True
-        folder = self._path / f"{step}.writing"
+        folder = self._path / f"{step}.tmp"
         try:
             folder.mkdir()
             for name, tree in trees.items():
@@ -106,7 +106,7 @@ class Checkpoints:
 
     def _drop(self, step: int) -> None:
         """Under another name first, so that a kill leaves no half of a checkpoint that seems whole."""
-        dropped = self._path / f"{step}.dropped"
+        dropped = self._path / f"{step}.dropped.tmp"
         os.rename(place(self._run_dir, step), dropped)
         shutil.rmtree(dropped)
 
