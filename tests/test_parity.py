@@ -8,6 +8,7 @@ import parity_certificate
 import parity_training
 import parity_units
 import pytest
+from agents import quickly
 
 FIXTURES = Path(__file__).parent / "fixtures"
 UNITS = FIXTURES / "units.npz"
@@ -21,10 +22,11 @@ def units():
 
 @pytest.fixture(scope="module", params=TRAINING, ids=lambda path: path.stem)
 def training(request):
-    """A recording and what we find for it."""
+    """A recording and what we find for it, by programs that are compiled quickly."""
     arrays, meta = parity.read(str(request.param))
     recording = parity_training.read(arrays, meta)
-    return recording, parity_training.ours(recording)
+    with quickly():
+        return recording, parity_training.ours(recording)
 
 
 def test_every_quantity_of_a_training_agrees(training):

@@ -1,16 +1,14 @@
 """Recordings of DreamerV3's code of June 2023 and July 2024: whole training steps."""
 
 import re
-from functools import partial
 from pathlib import Path
 
-import jax
 import numpy as np
 import parity
 import parity_older
 import parity_training
 import pytest
-from agents import QUICK
+from agents import quickly
 
 from dreamer_jax.config.schema import ConfigError
 
@@ -24,8 +22,7 @@ FIXTURES = [
 def training(request):
     """A recording and what we find for it, by programs that are compiled quickly."""
     arrays, meta = parity.read(str(request.param))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "jit", partial(jax.jit, compiler_options=QUICK))
+    with quickly():
         recording = parity_older.read(arrays, meta)
         return meta, recording, parity_training.ours(recording)
 
