@@ -86,7 +86,7 @@ def published_curve(task: str, spec: EnvSpec, method: str) -> Published:
         raise ConfigError(f"--to {method}: no published curve for {task}; {_instead(method, found)}")
     key = found[method]
     curve, protocol = benchmarks[key]["methods"][method][name], benchmarks[key]["protocol"]
-    known = protocol if protocol["method"] == method else None
+    own = protocol if protocol["method"] == method else None
     return Published(
         key,
         method,
@@ -95,8 +95,8 @@ def published_curve(task: str, spec: EnvSpec, method: str) -> Published:
         np.array(curve["mean"], np.float64),  # None becomes NaN
         np.array(curve["std"], np.float64),
         curve["seeds"],
-        known,
-        known.get("early", 0) if known else 0,
+        own,
+        own.get("early", 0) if own else 0,
     )
 
 
