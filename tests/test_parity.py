@@ -8,7 +8,6 @@ import parity_certificate
 import parity_training
 import parity_units
 import pytest
-from agents import quickly
 
 FIXTURES = Path(__file__).parent / "fixtures"
 UNITS = FIXTURES / "units.npz"
@@ -22,11 +21,10 @@ def units():
 
 @pytest.fixture(scope="module", params=TRAINING, ids=lambda path: path.stem)
 def training(request):
-    """A recording and what we find for it, by programs that are compiled quickly."""
+    """A recording and what we find for it. Programs that are compiled quickly round some metrics of updates less well."""
     arrays, meta = parity.read(str(request.param))
     recording = parity_training.read(arrays, meta)
-    with quickly():
-        return recording, parity_training.ours(recording)
+    return recording, parity_training.ours(recording)
 
 
 def test_every_quantity_of_a_training_agrees(training):
@@ -74,7 +72,7 @@ def test_a_soft_target_is_made_of_the_recorded_predictions(unit):
     inputs = parity_units.Unit(moved)
     theirs, mine = arrays["loss_of_soft_target"], parity_units.ours(unit, inputs)["loss_of_soft_target"]
     np.testing.assert_allclose(
-        parity_units.ours(unit, parity_units.Unit(arrays))["loss_of_soft_target"], theirs, rtol=1e-6
+        parity_units.ours(unit, parity_units.Unit(arrays))["loss_of_soft_target"], theirs, rtol=parity.FORWARD
     )
     assert np.abs(mine - theirs).max() > 1e-3 * np.abs(theirs).max() and "pred" not in inputs.read
 

@@ -202,10 +202,14 @@ def test_a_killed_process_is_named_and_the_other_goes_on_alone(tmp_path, two, lo
     assert f"of 2 processes: 4 streams of {min(begin // 4, 30)} records are dealt out to one process" in log.read_text()
     assert f"resumed at {begin} frames" in log.read_text()
     (ring,) = read_replays(run_dir)
-    assert [path.name for path in run_dir.glob("replay*")] == ["replay"]
     kept = min(len(before[0]), 120 // 4) - 1  # one is new
     for env in range(4):
         np.testing.assert_array_equal(ring.column("reward", env, ring.rows)[-kept - 1 : -1], before[env][-kept:])
+    # Rings of both processes stay as long as a checkpoint that needs them.
+    both = ["replay", "replay-0-of-2", "replay-1-of-2"]
+    assert sorted(path.name for path in run_dir.glob("replay*")) == both and begin in complete(run_dir)
+    assert two[0].run([*command, "--train.frames", str(begin + 100)], log) == 0, log.read_text()
+    assert [path.name for path in run_dir.glob("replay*")] == ["replay"] and begin not in complete(run_dir)
 
 
 def test_a_process_that_gives_no_sign_is_named(tmp_path, two, logs):

@@ -320,6 +320,7 @@ class Run:
             inputs = self.learner.params, self.keys[ACT], 0, self.carry, self.timestep
             self.peers.one_first(partial(self.acts[mode], *inputs))
         self.progress.state("measuring …")
+        self.peers.exchange(None)  # programs find each other within 30 seconds, or fail; compiling may differ by more
         trial()
         start = time.perf_counter()
         trial()
