@@ -23,7 +23,7 @@ import pytest
 from phases import CALLS
 from stops import FRAMES, KINDS, Kind, Runs, Stop, draw
 from test_resume import assert_same_run, complete, until
-from trainer import PATIENCE, Trainer, flags, tiny_run, trainer
+from trainer import PATIENCE, Trainer, flags, helpers, tiny_run, trainer
 
 from dreamer_jax.replay.export import export_episodes
 from dreamer_jax.training.checkpoint import read_replays
@@ -198,6 +198,20 @@ def test_stopped_anywhere(name, stops, trainers, references, tmp_path_factory):
 def test_stopped_anywhere_very_often(name, stops, trainers, references, tmp_path_factory):
     hits = stop_often(name, stops, trainers, references, tmp_path_factory.mktemp("stops"))
     assert not [each for each in (*CALLS, "TERM", "INT", "KILL") if not hits[each]], hits
+
+
+@pytest.mark.parametrize("stops", [5, pytest.param(60, marks=pytest.mark.slow)])
+def test_stopped_while_workers_start(stops, trainers, tmp_path):
+    """A signal to all processes comes before those of environments, and what starts them, can handle any."""
+    rng = np.random.default_rng(stops)
+    runs = Runs(KINDS["async"], trainers, tmp_path / "run")
+    for number in rng.choice([signal.SIGINT, signal.SIGTERM], stops):
+        runs.start()
+        until(lambda: helpers(runs.logs[0]), "a process that starts others")
+        time.sleep(rng.uniform(0, 0.6))
+        os.killpg(runs.pids[0], number)
+        assert runs.wait() == [128 + number] and "Traceback" not in runs.said(), runs.said()
+        assert newest(tmp_path / "run") == 0 == read_jsonl(tmp_path / "run" / "metrics.jsonl")[-1]["agent_steps"]
 
 
 @pytest.mark.parametrize("stops", [8, pytest.param(100, marks=pytest.mark.slow)])

@@ -88,6 +88,16 @@ def _take() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, NUMBERS)
 
 
+@contextmanager
+def held_back() -> Iterator[None]:
+    """While entered, both signals wait, also in programs that are started: until those unblock them, handlers ready."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, NUMBERS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def by_a_person(error: BaseException) -> bool:
     """Whether somebody has asked for the end of everything with it; otherwise it is of the code that raised it."""
     if _handler is None and threading.current_thread() is threading.main_thread():

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing import connection, forkserver, spawn
+from multiprocessing import connection, forkserver, resource_tracker, spawn
 from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Any
@@ -25,7 +25,7 @@ from gymnasium.vector.utils import write_to_shared_memory
 
 from dreamer_jax.config.schema import ConfigError, EnvConfig
 from dreamer_jax.envs.preview import Preview
-from dreamer_jax.envs.signals import handled_by, hold
+from dreamer_jax.envs.signals import handled_by, held_back, hold
 from dreamer_jax.envs.wrappers import EnvironmentFailed, EpisodeStart, Stream, in_words, open_stream, stream_spaces
 
 CLOSING_SECONDS = 10.0
@@ -98,9 +98,11 @@ def starting_workers() -> Iterator[str]:
     """The start method; processes that are started meanwhile don't run the script that started this one.
 
     multiprocessing would have them do that, and so train within training where the script doesn't ask whether it
-    is ``__main__``; all that is needed of it is ``only_here``.
+    is ``__main__``; all that is needed of it is ``only_here``. Nor does a signal end them before ``work``
+    handles it.
     """
-    with _starting:
+    resource_tracker.ensure_running()  # here, because it unblocks signals
+    with _starting, held_back():
         prepare = spawn.get_preparation_data
         spawn.get_preparation_data = lambda name: {
             field: value for field, value in prepare(name).items() if not field.startswith("init_main_from")
