@@ -145,16 +145,14 @@ def crossing(config: Config, spec: EnvSpec, compiled: jax.stages.Compiled) -> di
 def wanted_bytes(config: Config, spec: EnvSpec) -> dict[str, int]:
     """Gradients are averaged, and metrics but those of the optimiser, which are known everywhere; returns are gathered.
 
-    Both losses of the KL are the same number with gradients of their own; XLA notices, and sends it once, except in the
-    one vector of processes on CPUs.
+    Both losses of the KL are the same number with gradients of their own; XLA notices, and sends it once.
     """
     agent, train, behavior = make_agent(config, spec), config.train, config.behavior
     key = jax.random.PRNGKey(0)
     state = jax.eval_shape(agent.init, key)
     batch = random_windows(spec, agent.latent_spec, train.batch_size, train.batch_length)
     _, metrics, _ = jax.eval_shape(agent.update, state, key, batch)
-    once = set() if jax.process_count() > 1 and jax.default_backend() == "cpu" else {"loss/rep"}
-    averaged = [x for name, x in metrics.items() if name not in once and not name.startswith("opt/")]
+    averaged = [x for name, x in metrics.items() if name != "loss/rep" and not name.startswith("opt/")]
     starts = train.batch_length - (behavior.starts == "but_last")
     imagined = train.batch_size * starts * behavior.imagination_length
     return {

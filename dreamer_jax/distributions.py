@@ -233,7 +233,7 @@ def inverse_cdf(probs: jax.Array, uniform: Array) -> jax.Array:
     classes = probs.shape[-1]
     cumulative = probs @ jnp.triu(jnp.ones((classes, classes), probs.dtype))
     passed = (uniform[..., None] >= cumulative[..., :-1]).astype(probs.dtype)
-    ends = jnp.ones_like(passed[..., :1])
+    ends = jnp.ones_like(cumulative[..., :1])  # also where there is one class
     return jnp.concatenate([ends, passed], -1) - jnp.concatenate([passed, jnp.zeros_like(ends)], -1)
 
 

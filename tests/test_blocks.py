@@ -85,7 +85,7 @@ def test_a_block_is_compared_before_it_is_used_for_the_first_time(tmp_path):
         [again.sample(2, counter) for counter in range(9)]
     again.append(*new_record(rng))  # the last block
     with pytest.raises(ConfigError, match=r"reward\.bin: damaged: block 0"):
-        again.append(*new_record(rng))  # over the first, whose neighbours stay
+        again.append(*new_record(rng))  # the ring wraps: the sum of a block would be forgotten with a part of it
     again = opened()
     again.write_back(np.array([[0, 0]]), {name: x[:1] for name, x in new_latents(rng, ROWS)[1].items()})  # latents
     again.snapshot(11)

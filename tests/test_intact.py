@@ -53,7 +53,7 @@ def test_settings_that_are_not_those_of_the_checkpoint_are_named(run):
     (run / "config.yaml").write_text(dump(replace(CONFIG, {"train.frames": 999, "train.save_minutes": 5.0})))
     assert read_settings(run).train.frames == 999  # a run may go on with others
     (run / "config.yaml").write_text(dump(replace(CONFIG, {"seed": 4, "kl.rep": 0.3})))
-    with pytest.raises(ConfigError, match=r"config.yaml: edited or damaged: seed is 4 and was 3; kl.rep is 0.3 and w"):
+    with pytest.raises(ConfigError, match="edited or damaged: seed is 4 and was 3; kl.rep is 0.3 and was"):
         read_run(run)
     (run / "config.yaml").write_text("")
     with pytest.raises(ConfigError, match=r" and \d+ more when checkpoint 2 was saved; put back what it was"):
@@ -92,7 +92,7 @@ def test_lines_up_to_the_checkpoint_are_as_they_were(run):
     path.write_text("".join(lines[:3]) + lines[3][:9])  # torn
     check_lines(path)
     path.write_text("".join([*lines[:2], lines[2].replace("6", "7"), lines[3]]))
-    with pytest.raises(ConfigError, match=r"metrics.jsonl: damaged: not what it was when checkpoint 2 was saved; put"):
+    with pytest.raises(ConfigError, match="metrics.jsonl: damaged: not what it was when checkpoint 2 was saved"):
         check_lines(path)
     path.write_text("".join(lines[:2]))
     with pytest.raises(ConfigError, match=r"metrics.jsonl: damaged: shorter than what it was when checkpoint 2 was"):

@@ -13,27 +13,62 @@ OWN = """
 import gymnasium
 def make(): return gymnasium.make("CartPole-v1")
 def nothing(): return 3
+def quits(): raise SystemExit(0)
 def broken(): return 1 / 0
 number = 3
+"""
+
+REGISTERED = """
+import gymnasium
+from gymnasium import spaces
+class Mine(gymnasium.Env):
+    observation_space = action_space = spaces.Discrete(2)
+    def __init__(self, own): assert own
+    def reset(self, *, seed=None, options=None): return 0, {}
+    def step(self, action): return 0, 0.0, False, False, {}
+class Drawing(Mine):
+    metadata = {"render_modes": ["rgb_array"]}
+    def __init__(self, own, render_mode=None): self.render_mode = render_mode
+def fail(own): raise RuntimeError("no licence\\ntoday")
+def quit(own): raise SystemExit
+def nested(own): return gymnasium.make("Absent-v0")
+entries = {"Mine": Mine, "Drawing": Drawing, "Failing": fail, "Quitting": quit, "Nested": nested}
+for name, entry in entries.items():
+    gymnasium.register(f"{name}-v0", entry_point=entry, kwargs={"own": True}, max_episode_steps=7)
+gymnasium.register("Many-v0", vector_entry_point=Mine, kwargs={"own": True})
 """
 
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
     (tmp_path / "own_world.py").write_text(OWN)
+    (tmp_path / "own_registered.py").write_text(REGISTERED)
     (tmp_path / "own_needy.py").write_text("import no_such_thing_anywhere")
     (tmp_path / "own_syntax.py").write_text("def")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield
-    for name in ("own_world", "own_needy", "own_syntax"):
+    for name in ("own_world", "own_registered", "own_needy", "own_syntax"):
         sys.modules.pop(name, None)
+    for name in [name for name, spec in gymnasium.registry.items() if spec.kwargs.get("own")]:
+        gymnasium.registry.pop(name)
 
 
 def test_a_users_own_environment(own):
     env = make_env(EnvConfig("own_world:make"))
     assert isinstance(env, gymnasium.Env)
     env.close()
+
+
+def test_an_id_is_made_as_gymnasium_makes_it(own):
+    """Its module lies in the working directory; one constructor takes no render_mode, another one does."""
+    for name, mode in (("Mine", None), ("Drawing", "rgb_array")):
+        for render in (False, True):
+            env = make_env(EnvConfig(f"gym/own_registered:{name}-v0"), render=render)
+            assert env.spec.max_episode_steps == 7
+            assert env.render_mode == (mode if render else None)
+            assert env.reset(seed=0) == (0, {})
+            env.close()
 
 
 @pytest.mark.parametrize(
@@ -55,6 +90,20 @@ def test_a_users_own_environment(own):
         ("own_world:number", "not callable"),
         ("own_world:nothing", "gave a int, not a gymnasium.Env"),
         ("own_world:broken", "ZeroDivisionError"),
+        ("own_world:quits", "quits() failed: SystemExit: 0"),
+        ("own_registered:Mine-v0", "did you mean gym/own_registered:Mine-v0?"),
+        ("gym/own_registered:Mien-v0", "did you mean gym/own_registered:Mine-v0"),
+        ("gym/own_registered:Mine-v3", "did you mean gym/own_registered:Mine-v0"),
+        ("gym/own_registered:Failing-v0", "it could not be made: RuntimeError: no licence today"),
+        ("gym/own_registered:Quitting-v0", "it could not be made: SystemExit"),
+        ("gym/own_registered:Nested-v0", "it could not be made: NameNotFound: Environment `Absent`"),
+        ("gym/own_registered:Many-v0", "only a vector environment is registered under this id"),
+        ("gym/own_absent:Mine-v0", "no module 'own_absent'"),
+        ("gym/own_syntax:Mine-v0", "importing own_syntax failed: SyntaxError"),
+        ("gym/CartPole-v9", "did you mean gym/CartPole-v1"),
+        ("gym/Pendulum-v0", "use `Pendulum-v1` instead"),
+        ("gym/ALE/Pong-v5", "use atari/pong"),
+        ("gym/ALE/MsPacman-ram-v5", "use atari/ms_pacman"),
         ("own_absent.world:make", "no module 'own_absent'"),
         ("own_needy:make", "no_such_thing_anywhere"),
         ("own_syntax:make", "SyntaxError"),
@@ -68,6 +117,8 @@ def test_wrong_names_are_explained_in_one_line(own, task, words):
         make_env(EnvConfig(task))
     message = str(caught.value)
     assert words in message and "env.task" in message and task in message and "\n" not in message
+    # What failed is not suggested.
+    assert task not in message.partition("did you mean")[2].rstrip("?").split()
 
 
 @pytest.mark.parametrize(

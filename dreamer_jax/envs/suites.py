@@ -8,7 +8,9 @@ from typing import Any
 
 import gymnasium
 
+from dreamer_jax.config.checks import ATARI, USED_BY
 from dreamer_jax.config.schema import ConfigError, EnvConfig
+from dreamer_jax.envs.results import step_result
 
 FORMS = {
     "dmc": "dmc/<domain>_<task>",
@@ -19,18 +21,6 @@ FORMS = {
     "probe": "probe/<name>",
 }
 ALLOWED = f"{', '.join(FORMS.values())} or package.module:callable"
-ATARI = ("atari", "atari100k")
-"""The same games under two names: scores are published for two protocols, which presets choose."""
-
-USED_BY: dict[str, tuple[str, ...]] = {
-    "observation": ("dmc", *ATARI, "crafter"),
-    "image_size": ("dmc", *ATARI, "crafter"),
-    "grey": ATARI,
-    "actions": ATARI,
-    "sticky": ATARI,
-    "noops": ATARI,
-}
-"""Settings that mean nothing to other suites; those refuse any value but the default."""
 
 
 class ActionRepeat(gymnasium.Wrapper):
@@ -40,11 +30,11 @@ class ActionRepeat(gymnasium.Wrapper):
         super().__init__(env)
         self._repeat = repeat
 
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         total = 0.0
         for _ in range(self._repeat):
-            observation, reward, terminated, truncated, info = self.env.step(action)
-            total += float(reward)
+            observation, reward, terminated, truncated, info = step_result(self.env.step(action))
+            total += reward
             if terminated or truncated:
                 break
         return observation, total, terminated, truncated, info

@@ -16,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 
+from dreamer_jax.config.paths import path_of
 from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.replay.blocks import Blocks
 from dreamer_jax.replay.draws import Windows
@@ -71,7 +72,7 @@ class Replay:
                 f"replay.capacity: {capacity} is {capacity // num_envs} records of each of {num_envs} environments, "
                 f"a window needs {batch_length + 1} (train.batch_length + 1)"
             )
-        directory = Path(directory)
+        directory = path_of(directory)
         fields = record_fields(spec, latent_spec, held_out=validation_fraction > 0)
         layout = Layout(capacity // num_envs, num_envs, fields)
         stored = Layout.read(directory)
@@ -84,9 +85,9 @@ class Replay:
         self._wanted_rows, self._length = layout.rows, batch_length
         self._seed, self._mark_first = seed, mark_first
         self._windows = Windows(num_envs, batch_length + 1, online=online)
-        self._episodes: Episodes | None = None
+        self.episodes: Episodes | None = None
         if sampling == "episodes":
-            self._episodes = Episodes(num_envs, batch_length, ends=ends, recent=recent)
+            self.episodes = Episodes(num_envs, batch_length, ends=ends, recent=recent)
         # In the files' order, not the caller's: entries of the undo log rely on it.
         self._latent_names = tuple(part_of(self.fields, "latents"))
         self._rows = 0  # appended so far to each stream
@@ -126,7 +127,18 @@ class Replay:
     @property
     def windows(self) -> int:
         """Different windows that can be sampled now."""
-        return self._windows.count(self.rows) if self._episodes is None else self._episodes.windows
+        return self._windows.count(self.rows) if self.episodes is None else self.episodes.windows
+
+    @property
+    def may_run_dry(self) -> bool:
+        """Whether there may be no window where there has been one."""
+        return self.episodes is not None and self.rows.start > 0
+
+    def missing(self, windows: int) -> str:
+        """What it takes until there are so many, for a person."""
+        if self.episodes is not None and not self.windows:
+            return self.episodes.missing()
+        return f"{self.windows:,} of {windows:,} windows in replay (train.start_windows)"
 
     @property
     def queued(self) -> int:
@@ -166,8 +178,8 @@ class Replay:
             self._store.arrays[name][block, :, offset] = value
         self._episode[:], self._episode_step[:] = episode, step
         self._rows += 1
-        if self._episodes is not None:
-            self._episodes.append(self._rows - 1, checked, self.rows.start)
+        if self.episodes is not None:
+            self.episodes.append(self._rows - 1, checked, self.rows.start)
 
     def sample(
         self, batch_size: int, counter: int, *, online: bool = True, held_out: bool = False
@@ -184,11 +196,11 @@ class Replay:
         """
         self._check_ready(writing=False)
         rng = np.random.default_rng([self._seed, counter])
-        if self._episodes is None:
+        if self.episodes is None:
             index = self._windows.draw(rng, batch_size, self.rows, self._wholly, held_out=held_out, online=online)
             cells = self._window_cells(index)
         else:
-            index = self._episodes.draw(rng, batch_size, held_out)
+            index = self.episodes.draw(rng, batch_size, held_out)
             cells = self._window_cells(index)
             # What lies before an episode may have been overwritten, or never written.
             cells[:, 0] = np.where(self._flat["is_first"][cells[:, 1]], cells[:, 1], cells[:, 0])
@@ -286,10 +298,10 @@ class Replay:
                 self._journal.resume(name, self._valid())
         hint = f" with checkpoint {name}" + (f", or {cut_off} is damaged" if cut_off else "")
         self._blocks.expect(state.get("checksums"), len(self.rows), hint, waits=not compared)
-        if self._episodes is not None:
+        if self.episodes is not None:
             envs = range(self.num_envs)
             columns = {name: [self.column(name, env, self.rows) for env in envs] for name in FLAGS & self.fields.keys()}
-            self._episodes.rebuild(self.rows, {name: np.stack(column, 1) for name, column in columns.items()})
+            self.episodes.rebuild(self.rows, {name: np.stack(column, 1) for name, column in columns.items()})
         self._ready = True
 
     def compare(self) -> bool:

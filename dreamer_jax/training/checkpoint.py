@@ -15,8 +15,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from dreamer_jax.agent import make_agent
+from dreamer_jax.config.paths import path_of
 from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.interfaces import Agent
+from dreamer_jax.numerics import fixed_numerics
 from dreamer_jax.replay.deal import ring_folder
 from dreamer_jax.replay.export import open_read_only
 from dreamer_jax.replay.host import Replay
@@ -243,6 +245,7 @@ def open_rings(
     ]
 
 
+@fixed_numerics()
 def load(run_dir: str | Path, step: int | None = None) -> tuple[Agent, TrainState]:
     """The agent of a run and its train state at checkpoint ``step`` (agent steps), or the newest.
 
@@ -251,7 +254,7 @@ def load(run_dir: str | Path, step: int | None = None) -> tuple[Agent, TrainStat
     Raises:
       ConfigError: there is no such run or checkpoint.
     """
-    run_dir = Path(run_dir)
+    run_dir = path_of(run_dir)
     config, spec = read_run(run_dir)
     agent = make_agent(config, spec)
     checkpoints = Checkpoints(run_dir)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dreamer_jax.checksums import file_checksum
 from dreamer_jax.config.loading import load as load_config
+from dreamer_jax.config.paths import path_of
 from dreamer_jax.config.schema import Config, ConfigError, flatten
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.training.facts import newest, steps
@@ -23,7 +24,7 @@ def read_run(run_dir: str | Path) -> tuple[Config, EnvSpec]:
     Raises:
       ConfigError: it is no run directory, or one of its files is damaged.
     """
-    run_dir = Path(run_dir)
+    run_dir = path_of(run_dir)
     if not os.path.lexists(run_dir / "config.yaml") and not steps(run_dir):
         raise ConfigError(f"{run_dir}: no config.yaml there; is it the directory of a run?")
     return read_settings(run_dir), read_spec(run_dir)

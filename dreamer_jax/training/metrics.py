@@ -295,8 +295,7 @@ def _plain(value: Any) -> str | int | float | None:
 
 
 def _resume_seconds(run_dir: Path, resume: Mapping[str, Any]) -> float:
-    if "seconds" in resume:
-        return float(resume["seconds"])
+    """Those of the checkpoint, or of a last line written there later: by a start that ended before its first step."""
     path = run_dir / "metrics.jsonl"
     lines = read_jsonl(path) if path.exists() else []
-    return float(lines[-1]["seconds"]) if lines else 0.0
+    return max(float(resume.get("seconds", 0.0)), float(lines[-1]["seconds"]) if lines else 0.0)
