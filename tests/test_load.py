@@ -1,6 +1,8 @@
 """A trained agent in someone else's program acts as it would have in training."""
 
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -111,3 +113,9 @@ def test_what_is_not_there(runs, tmp_path):
         dreamer_jax.load(tmp_path)
     _, start = dreamer_jax.load(runs[0], 0)
     assert int(start.step) == 0
+
+
+def test_it_says_nothing(runs):
+    program = f"import dreamer_jax; dreamer_jax.load({str(runs[0])!r}); dreamer_jax.load({str(runs[0])!r}, 0)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == done.stderr == ""

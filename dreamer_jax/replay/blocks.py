@@ -109,8 +109,8 @@ class Blocks:
         for field, block in chosen[wrong][:1]:
             path = self._store.directory / file_name(self._names[field])
             raise ConfigError(
-                f"{path}: damaged: block {block} is not what it was{self._hint}; put back a copy of the file "
-                f"({WITHOUT})"
+                f"{path}: damaged: block {block} is not what it was{self._hint}; put back a copy of the "
+                f"file ({WITHOUT})"
             )
         self._waiting[tuple(chosen.T)] = False
         self._left = int(self._waiting.sum())

@@ -283,7 +283,7 @@ class Replay:
         Raises:
           ConfigError: the undo log does not lead there.
         """
-        cut_off = self._journal.undo(name)
+        undone = self._journal.undo(name)
         self._rows, self._windows.taken = int(state["rows"]), int(state["taken"])
         self._episode[:], self._episode_step[:] = state["episode"], state["episode_step"]
         if self._store.writable:
@@ -296,7 +296,7 @@ class Replay:
                 self._store.grow(self._wanted_rows)
                 self._attach()
                 self._journal.resume(name, self._valid())
-        hint = f" with checkpoint {name}" + (f", or {cut_off} is damaged" if cut_off else "")
+        hint = f" at checkpoint {name}, unless the damage is in {', '.join(path.name for path in undone)}"
         self._blocks.expect(state.get("checksums"), len(self.rows), hint, waits=not compared)
         if self.episodes is not None:
             envs = range(self.num_envs)

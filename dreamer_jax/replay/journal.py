@@ -104,11 +104,11 @@ class Journal:
                 with suppress(OSError):  # it takes room, but does no harm
                     self._path(segment).unlink()
 
-    def undo(self, name: int) -> Path | None:
+    def undo(self, name: int) -> list[Path]:
         """Put the arrays back to their content at checkpoint ``name``; changes no segment.
 
-        May be repeated, also after it was interrupted: every entry is absolute. Returns a segment whose end is no
-        entry, if there is one: a kill cut that off, or it is damaged.
+        May be repeated, also after it was interrupted: every entry is absolute. Returns the segments that this took.
+        Whether the newest has lost its end to a kill or to damage can't be told from it.
 
         Raises:
           ConfigError: a segment is missing or damaged.
@@ -116,7 +116,6 @@ class Journal:
         chain = [segment for segment in self.segments() if segment >= name]
         if name not in chain:
             raise ConfigError(f"{self._path(name)}: missing, {_no_way_back(name)}")
-        cut_off = None
         for segment in reversed(chain):
             path = self._path(segment)
             try:
@@ -124,13 +123,12 @@ class Journal:
                     entries, damaged = _scan(file)
                     if damaged and segment != chain[-1]:  # only the newest can have been cut off
                         raise ConfigError(f"{path}: damaged, {_no_way_back(name)}")
-                    cut_off = path if damaged else cut_off
                     for group, count, offset, length in reversed(entries):
                         file.seek(offset)
                         self._apply(group, count, file.read(length))
             except OSError as error:
                 raise ConfigError(f"{path}: can't be read ({error.strerror}), {_no_way_back(name)}") from error
-        return cut_off
+        return [self._path(segment) for segment in chain]
 
     def resume(self, name: int, valid: Sequence[int]) -> None:
         """After ``undo(name)``: forget what came later, and preserve that state again."""

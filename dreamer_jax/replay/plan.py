@@ -23,7 +23,7 @@ class Plan:
     record_bytes: int
     records: int
     total_bytes: int
-    journal_bytes: int  # at most, for each checkpoint that is not complete yet
+    journal_bytes: int  # at most, for each checkpoint that can be gone back to
     free_bytes: int
     line: str
 

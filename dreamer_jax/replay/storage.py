@@ -137,12 +137,14 @@ class Layout:
         path = Path(directory) / LAYOUT_FILE
         try:
             data = unseal(path.read_bytes())
-            if data["format"] != FORMAT:
-                raise ConfigError(f"{path}: replay of format {data['format']}, this version reads format {FORMAT}")
+            if (found := data["format"]) != FORMAT:
+                raise ConfigError(f"{path}: replay of format {found}, this version reads format {FORMAT}")
             fields = {name: ArraySpec.from_json(spec) for name, spec in data["fields"].items()}
             return cls(data["rows"], data["num_envs"], fields, data["block"])
         except FileNotFoundError:
             return None
+        except ConfigError:
+            raise
         except OSError as error:
             raise ConfigError(f"{path}: can't be read ({error.strerror}; {WITHOUT})") from error
         except (KeyError, TypeError, ValueError) as error:

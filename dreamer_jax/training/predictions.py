@@ -66,6 +66,8 @@ def windows(replay: Replay, count: int, counter: int, *, held_out: bool) -> Traj
     """Windows of held-out episodes, or any; None if there is none yet."""
     try:
         return replay.sample(count, counter, online=False, held_out=held_out)[0]
+    except ConfigError:  # damaged
+        raise
     except ValueError:
         return None
 
