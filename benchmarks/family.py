@@ -109,8 +109,9 @@ DIFFERENCES = """\
 
 ### All
 
-- DreamerV1 and DreamerV2 compute in float16 and scale their losses for it. Here it is float32 on a CPU and bfloat16 on
-  an accelerator (`dtype`); statistics of distributions, losses and the optimizer are always float32.
+- DreamerV1, DreamerV2 and DreamerV3 of 2023 compute in float16 and scale their losses for it. Here it is float32 on a
+  CPU and bfloat16 on an accelerator (`dtype`); statistics of distributions, losses and the optimizer are always
+  float32.
 - DreamerV1 and DreamerV2 make one more update when the agent is built, before those of `train.pretrain`. It is left
   out.
 
@@ -134,7 +135,6 @@ DIFFERENCES = """\
 ### DreamerV2
 
 - Its slow critic begins with parameters of its own and becomes a copy after the first update. Here it begins as a copy.
-  That first copy is whole at any rate; here it mixes by `value.slow_rate`, which is the same at the preset's 1.
 - It has a normaliser of rewards that its settings switch off (momentum 1). Here there is none.
 - With a balance of exactly 0.5 its KL is a plain one, clipped for each element whatever `free_avg` says. Here `kl.dyn`
   and `kl.rep` of 0.5 are numbers like any other.
@@ -142,6 +142,17 @@ DIFFERENCES = """\
   mean and deviation. That is kept: an exact gradient would be another algorithm.
 - `train_every: 16` counts decisions in its Atari code, so that `atari200m_2020` has a train ratio of 50. The paper says
   an update of 50 windows every 4 decisions, which is 625; `dreamer_v2_paper` has that.
+
+### DreamerV3 of 2023
+
+- Size `xsmall` is of its paper; its code has none. What the code's sizes set does not reach the encoder and the decoder
+  of vectors, which keep 5 layers of 1024 units at every size. That is kept, at `xsmall` too.
+
+### DreamerV3 of 2024
+
+- Its two-hot heads have 256 outputs for 255 bins, of which the last is thrown away. Here they have 255.
+- Its metric of imagined rewards begins with the recorded reward of the start, which is in no loss. Here it is the
+  model's prediction.
 """
 
 
@@ -175,7 +186,7 @@ def without_effect(config: Config) -> set[str]:
     behavior, rssm, plans = config.behavior, config.rssm, config.behavior.method == "planner"
     rules = {
         "policy.* value.* behavior.* loss.policy loss.value loss.replay_value": plans,
-        "optimizer.actor_* optimizer.critic_*": plans,
+        "optimizer.actor_* optimizer.critic_* optimizer.order": plans,
         "planner.*": not plans,
         "behavior.start": behavior.returns == "arrival",
         "cont.* loss.cont": config.cont.label == "none",
@@ -184,7 +195,8 @@ def without_effect(config: Config) -> set[str]:
         "rssm.std rssm.min_std": rssm.latent == "categorical",
         "nets.bias": config.nets.norm == "none",
         "policy.init_std": config.policy.dist == "normal",
-        "value.slow_rate value.slow_every": config.value.target == "online" and config.value.slow_regularizer == 0,
+        "value.slow_rate value.slow_every value.slow_first": config.value.target == "online"
+        and config.value.slow_regularizer == 0,
         "replay.ends replay.recent": config.replay.sampling == "windows",
     }
     patterns = [pattern for some, holds in rules.items() if holds for pattern in some.split()]

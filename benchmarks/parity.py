@@ -21,6 +21,7 @@ from unittest import mock
 import numpy as np
 import parity_certificate
 import parity_family
+import parity_older
 import parity_training
 import parity_units
 
@@ -32,7 +33,7 @@ Arrays = dict[str, np.ndarray]
 FORWARD, GRADIENT, STEP = 1e-5, 1e-4, 2e-6
 """Tolerances: relative to an array's largest value, and for parameters after a step absolute."""
 ULPS = 2.0**-22
-"""A mean of terms that cancel is no more exact than its terms: two roundings of the largest one."""
+"""Two roundings. A mean of terms that cancel is no more exact than the largest one, a parameter than its tensor's."""
 
 
 class Row(NamedTuple):
@@ -58,7 +59,7 @@ def compare(path: str) -> list[Row]:
     if "agent_config" not in meta:
         return unit_rows(arrays)
     try:
-        recording = parity_training.read(arrays, meta)
+        recording = (parity_older if "revision" in meta else parity_training).read(arrays, meta)
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{path}: not a recording of training ({error!r})") from error
     return training_rows(recording, parity_training.ours(recording))
@@ -76,25 +77,27 @@ def read(path: str) -> tuple[Arrays, dict[str, Any]]:
 
 def training_rows(recording: parity_training.Recording, found: Arrays, only: str | None = None) -> list[Row]:
     """Of whole training steps, where nothing may be absent."""
-    arrays, rate = recording.arrays, recording.config.optimizer.learning_rate
-    masks = parity_training.uncertain(arrays, found)
-    rows = []
-    for name in [only] if only else arrays:
+    arrays, rate, tolerances = recording.arrays, recording.config.optimizer.learning_rate, recording.code.tolerances
+    names, rows = [only] if only else list(arrays), []
+    moved = any(kind in name for name in names for kind in ("/state/", "/update/"))
+    masks = parity_training.uncertain(arrays, found, tolerances.sign) if moved else {}
+    for name in names:
         theirs = arrays[name]
         group, _, rest = name.partition("/")
         if group in ("init", "batch", "carry", "noise"):
             continue
         step, _, rest = rest.partition("/")
         kind, _, quantity = rest.partition("/")
-        limit, floor, excuse = FORWARD, 0.0, None
+        limit, floor, excuse = tolerances.forward, 0.0, None
         if kind in ("state", "update"):
-            limit = STEP if kind == "state" else GRADIENT
+            limit = STEP if kind == "state" else tolerances.added
             if quantity in masks and masks[quantity].any():
                 excuse = Excuse(masks[quantity], 4 * rate * int(step.removeprefix("step")))
         elif kind == "metrics":
-            floor = ULPS * parity_training.terms(quantity, found)
-        elif group in ("grad", "gradnorm"):
-            limit = GRADIENT
+            floor = tolerances.mean * parity_training.terms(quantity, found)
+            limit = tolerances.gradient if quantity.endswith(("_opt_grad_norm", "_update_norm")) else limit
+        elif "grad" in (group, kind) or group == "gradnorm":
+            limit = tolerances.gradient
             floor = 1e-6 if not theirs.any() else 0.0  # exactly 0 there, a residue of rounding here
         rows.append(row(name, theirs, found.get(name), limit, floor=floor, absolute=kind == "state", excuse=excuse))
     return rows
@@ -184,7 +187,7 @@ def row(
     same = mine == theirs  # infinities differ by nothing
     difference = np.where(same, 0, np.abs(np.asarray(mine, np.float64) - np.where(same, 0, theirs)))
     scale = float(np.abs(theirs[np.isfinite(theirs)]).max(initial=0))
-    tolerance = limit if absolute else max(limit * max(scale, 1e-12), floor)
+    tolerance = max(limit, ULPS * scale) if absolute else max(limit * max(scale, 1e-12), floor)
     note, passed = "", True
     if excuse is not None:
         passed = bool(difference[excuse.mask].max(initial=0.0) <= excuse.bound)

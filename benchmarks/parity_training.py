@@ -6,7 +6,9 @@ runs. Only sampling is replaced, as in the recording: the most likely class, and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -32,6 +34,58 @@ KEY = jax.random.key(0)  # sampling is replaced, so that no number depends on it
 
 RATES = {"dyn": "kl.dyn", "rep": "kl.rep", "rew": "loss.reward", "con": "loss.cont", "rec": "loss.reconstruction"}
 RATES |= {"policy": "loss.policy", "value": "loss.value", "repval": "loss.replay_value"}
+SLOW_CRITICS = {"val/": "slowval/", "critic/": "slowcritic/"}
+SLOW_CRITICS |= {"task_behavior/critic/net/": "task_behavior/critic/slow/"}
+"""How names of a critic's tensors begin, and those of its slow critic: V3-HEAD, 2024, 2023."""
+
+
+ARRAYS = {"extr_return_raw": "ret", "extr_return_normed": "ret_normed", "extr_reward": "rew", "extr_critic": "val"}
+ARRAYS |= {"adv": "adv", "reward_pred": "fwd/rep/rew", "rewstats/pred": "fwd/rep/rew"}
+"""What metrics of 2023 and 2024 are numbers of, by the names of recorded rows."""
+
+
+class Seen(NamedTuple):
+    """What the agent's loss hands out at one state, and its gradient in our layout."""
+
+    total: jax.Array
+    aux: dict[str, Any]
+    grads: Any
+
+
+Gradient = Callable[[TrainState, TrainState, Seen], Seen]
+"""What an update from one state to the next followed, and what ``loss`` hands out at the first."""
+
+
+class Update(NamedTuple):
+    """One update of ours, and the gradient that it followed."""
+
+    before: TrainState
+    after: TrainState
+    metrics: dict[str, jax.Array]
+    seen: Seen
+
+
+class Tolerances(NamedTuple):
+    """Of a recording, relative to the largest value of an array."""
+
+    forward: float = 1e-5
+    mean: float = 2.0**-22  # of a metric, to the largest of the terms that it is the mean of: two roundings
+    gradient: float = 1e-4
+    added: float = 1e-4  # by the first update
+    sign: float = 2e-6  # elements of a gradient below this may have either sign, and so may their first update
+
+
+class Code(NamedTuple):
+    """How one revision of the reference names its tensors, and what it records in its own way."""
+
+    state: Callable[[Arrays], TrainState]
+    tensors: Callable[[Any], Arrays]  # of a train state, or of a dict of params, slow, moments
+    forward: Callable[[Recording, TrainState, Seen, dict[str, Any]], dict[str, Any]]  # adds to or replaces rows
+    gradient: Gradient
+    metrics: Callable[[Recording, Update], dict[str, Any]]
+    counters: Callable[[int], dict[str, int]]  # recorded beside the tensors of a state after so many updates
+    acting: Callable[[TrainState, PolicyCarry], dict[str, Any]]  # recorded beside an action
+    tolerances: Tolerances
 
 
 class Recording(NamedTuple):
@@ -41,16 +95,39 @@ class Recording(NamedTuple):
     config: Config
     spec: EnvSpec
     batch: TrajectoryBatch
+    code: Code
 
 
 def read(arrays: Arrays, meta: Mapping[str, Any]) -> Recording:
-    """The model and the batch that the arrays were recorded with.
+    """The model and the batch that the arrays of the code at HEAD were recorded with.
 
     Raises:
       ConfigError, KeyError, TypeError, ValueError: this package does not compute such a thing.
     """
     config, spec = settings(meta), env_spec(meta)
-    return Recording(arrays, config, spec, trajectory(arrays, spec, meta["replay_context"]))
+    code = Code(
+        partial(from_reference, config=config, spec=spec),
+        partial(to_reference, config=config, spec=spec),
+        lambda recording, start, seen, found: {},
+        same_gradient,
+        _metrics,
+        lambda updates: {"slowval_count/value": updates},
+        lambda start, carry: {},
+        Tolerances(),
+    )
+    return Recording(arrays, config, spec, trajectory(arrays, spec, meta["replay_context"]), code)
+
+
+def same_gradient(before: TrainState, after: TrainState, seen: Seen) -> Seen:
+    """An update follows the gradient of the loss."""
+    return seen
+
+
+def _metrics(recording: Recording, update: Update) -> dict[str, Any]:
+    """Ours, which have the names of the code at HEAD, and what it counts."""
+    count = sum(x.size for x in jax.tree.leaves(update.after.params))
+    step = update.after.step
+    return update.metrics | {"opt/loss": update.metrics["loss/total"], "opt/updates": step, "opt/param_count": count}
 
 
 def settings(meta: Mapping[str, Any]) -> Config:
@@ -157,22 +234,35 @@ def deterministic(noise: np.ndarray | float | None) -> Any:
 
 def ours(recording: Recording) -> Arrays:
     """Our value of every recorded quantity, by its recorded name."""
-    arrays = recording.arrays
+    arrays, code = recording.arrays, recording.code
     noise = arrays.get("noise/action")
     with mock.patch.object(distributions, "sample", deterministic(noise)):
-        start = from_reference(part(arrays, "init"), recording.config, recording.spec)
-        found, grads = forward(recording, start)
-        found |= updates(recording, start, grads)
+        start = code.state(part(arrays, "init"))
+        see = sight(recording)
+        seen = see(start)
+        found = forward(recording, start, seen)
+        found |= {f"fwd/{name}": x for name, x in code.forward(recording, start, seen, found).items()}
+        found |= updates(recording, start, see)
         found |= acting(recording, start)
     return {name: np.asarray(value) for name, value in found.items()}
 
 
-def forward(recording: Recording, start: TrainState) -> tuple[dict[str, Any], Any]:
-    """``fwd/*`` and ``grad/*``: the loss, all that it hands out, and its gradient; and that in our layout."""
-    _, config, spec, batch = recording
-    agent = make_agent(config, spec)
+def sight(recording: Recording) -> Callable[[TrainState], Seen]:
+    """The agent's loss at the parameters of a state, all that it hands out, and its gradient."""
+    agent = make_agent(recording.config, recording.spec)
     value_and_grad = jax.jit(jax.value_and_grad(agent.loss, has_aux=True))
-    (total, aux), grads = value_and_grad(start.params, start, KEY, batch)
+
+    def see(state: TrainState) -> Seen:
+        (total, aux), grads = value_and_grad(state.params, state, KEY, recording.batch)
+        return Seen(total, aux, grads)
+
+    return see
+
+
+def forward(recording: Recording, start: TrainState, seen: Seen) -> dict[str, Any]:
+    """``fwd/*``, ``grad/*`` and ``gradnorm/*`` at the initial parameters."""
+    config, spec, batch = recording.config, recording.spec, recording.batch
+    total, aux, grads = seen
     model, behavior = aux["model"], aux["behavior"]
     posterior, path, replayed = model["posterior"], behavior["imagined"], behavior["replayed"]
     size, length = batch.reward.shape
@@ -180,9 +270,10 @@ def forward(recording: Recording, start: TrainState) -> tuple[dict[str, Any], An
     parts = make_world_model(config, spec)
     inputs = (config.rssm.deter, config.rssm.stoch * config.rssm.classes)
     # The loss needs neither the prior's logits along the path nor the policy at its last state.
-    prior = parts.prior_stats(start.params["model"], path.features[0][:, 1:])["logits"]
+    prior = jax.jit(parts.prior_stats)(start.params["model"], path.features[0][:, 1:])["logits"]
     logits = posterior.stats["logits"].reshape(size * length, 1, *prior.shape[2:])
-    policy = Policy(config.policy, spec.action, inputs).apply({"params": start.params["actor"]}, *path.features)
+    actor = Policy(config.policy, spec.action, inputs, nets=config.nets)
+    policy = jax.jit(actor.apply)({"params": start.params["actor"]}, *path.features)
     moments, scale = behavior["moments"], behavior["scale"]
     stoch = path.features[1].reshape(*path.features[1].shape[:2], config.rssm.stoch, config.rssm.classes)
 
@@ -214,21 +305,24 @@ def forward(recording: Recording, start: TrainState) -> tuple[dict[str, Any], An
         "img/logpi": sum(behavior["log_prob"].values()),
         "img/policy_loss": behavior["policy_loss"],
         "img/value_loss_t": behavior["value_loss"],
-        "repl/boot": behavior["return"][:, 0].reshape(size, length),
-        "repl/rew": batch.reward,
-        "repl/term": batch.is_terminal,
-        "repl/last": batch.is_last,
-        "repl/ret": replayed["return"],
-        "repl/weight": replayed["weight"],
-        "repl/val": replayed["value"],
-        "repl/slowval": replayed["slow_value"],
-        "repl/val_logits": replayed["logits"],
         "loss_total": total,
         "carry_out/deter": posterior.deter[:, -1],
         "carry_out/stoch": posterior.stoch[:, -1],
         "replay_out/dyn/deter": posterior.deter,
         "replay_out/dyn/stoch": posterior.stoch,
     }
+    if replayed:
+        found |= {
+            "repl/boot": behavior["return"][:, 0].reshape(size, length),
+            "repl/rew": batch.reward,
+            "repl/term": batch.is_terminal,
+            "repl/last": batch.is_last,
+            "repl/ret": replayed["return"],
+            "repl/weight": replayed["weight"],
+            "repl/val": replayed["value"],
+            "repl/slowval": replayed["slow_value"],
+            "repl/val_logits": replayed["logits"],
+        }
     found |= {f"losses/{name}": x for name, x in aux["losses"].items()}
     found |= {f"recon/{name}": x for name, x in model["reconstruction"].items()}
     found |= {f"recon_t0_tlast/{name}": x[:, [0, -1]] for name, x in model["reconstruction"].items()}
@@ -248,42 +342,40 @@ def forward(recording: Recording, start: TrainState) -> tuple[dict[str, Any], An
         found[f"carry_out/prevact/{name}"] = recording.arrays[f"batch/{name}"][:, -1]
     if "batch/stepid" in recording.arrays:
         found["replay_out/stepid"] = recording.arrays["batch/stepid"][:, -length:]
-    theirs = to_reference({"params": grads}, config, spec)
+    theirs = recording.code.tensors({"params": grads})
     norms = {f"gradnorm/{name}": np.linalg.norm(x.ravel()) for name, x in theirs.items()}
     found = {f"fwd/{name}": x for name, x in found.items()}
-    return found | {f"grad/{name}": x for name, x in theirs.items()} | norms, grads
+    return found | {f"grad/{name}": x for name, x in theirs.items()} | norms
 
 
-def updates(recording: Recording, start: TrainState, grads: Any) -> dict[str, Any]:
+def updates(recording: Recording, start: TrainState, see: Callable[[TrainState], Seen]) -> dict[str, Any]:
     """``warm*``: metrics and states of three updates on the same batch, for each recorded warm-up.
 
-    What the first one adds can't be read off the states exactly: the optimiser says it for ``grads``.
+    What the first one adds can't be read off the states exactly: the optimiser says it for the gradient.
     """
-    _, config, spec, batch = recording
-    found: dict[str, Any] = {}
+    code, found = recording.code, dict[str, Any]()
     schedules = sorted({name.split("/")[0] for name in recording.arrays if name.startswith("warm")})
     for schedule in schedules:
-        config = replace(config, {"optimizer.warmup": int(schedule.removeprefix("warm"))})
-        first, _ = make_optimizer(config.optimizer).update(grads, start.opt_state, start.params)
-        added = to_reference({"params": first}, config, spec)
-        found |= {f"{schedule}/step1/update/{name}": x for name, x in added.items()}
-        update, state = jax.jit(make_agent(config, spec).update), start
+        config = replace(recording.config, {"optimizer.warmup": int(schedule.removeprefix("warm"))})
+        update, state = jax.jit(make_agent(config, recording.spec).update), start
         for step in (1, 2, 3):
-            state, metrics, _ = update(state, KEY, batch)
-            after = to_reference(state, config, spec)
-            place = f"{schedule}/step{step}"
-            found |= {f"{place}/state/{name}": x for name, x in after.items()}
-            found[f"{place}/state/slowval_count/value"] = state.step
-            count = sum(x.size for x in jax.tree.leaves(state.params))
-            extra = {"opt/loss": metrics["loss/total"], "opt/updates": state.step, "opt/param_count": count}
-            found |= {f"{place}/metrics/{name}": x for name, x in (metrics | extra).items()}
+            before = state
+            state, metrics, _ = update(before, KEY, recording.batch)
+            seen = jax.device_get(code.gradient(before, state, see(before)))
+            rows = {"metrics": code.metrics(recording, Update(before, state, metrics, seen))}
+            rows["state"] = code.tensors(state) | code.counters(step)
+            if step == 1:
+                optimize = jax.jit(make_optimizer(config.optimizer).update)
+                first, _ = optimize(seen.grads, start.opt_state, start.params)
+                rows |= {"grad": code.tensors({"params": seen.grads}), "update": code.tensors({"params": first})}
+            found |= {f"{schedule}/step{step}/{kind}/{name}": x for kind in rows for name, x in rows[kind].items()}
     return found
 
 
 def acting(recording: Recording, start: TrainState) -> dict[str, Any]:
     """``policy/*``: the first records one at a time, each action leading to the next."""
-    arrays, config, spec, _ = recording
-    agent = make_agent(config, spec)
+    arrays, spec = recording.arrays, recording.spec
+    agent = make_agent(recording.config, spec)
     policy = jax.jit(agent.policy, static_argnames="mode")
     latent = RSSMState(arrays["carry/deter"], arrays["carry/stoch"])
     carry = PolicyCarry(latent, {name: arrays[f"carry/prevact/{name}"] for name in spec.action})
@@ -296,27 +388,34 @@ def acting(recording: Recording, start: TrainState) -> dict[str, Any]:
         carry, action, _ = policy(start.params, KEY, carry, timestep, mode="sample")
         found |= {f"policy/t{t}/deter": carry.latent.deter, f"policy/t{t}/stoch": carry.latent.stoch}
         found |= {f"policy/t{t}/act/{name}": x for name, x in action.items()}
+        found |= {f"policy/t{t}/{name}": x for name, x in recording.code.acting(start, carry).items()}
     return found
 
 
-def uncertain(arrays: Arrays, found: Arrays) -> Arrays:
+def uncertain(arrays: Arrays, found: Arrays, below: float = Tolerances().sign) -> Arrays:
     """Elements of parameters whose update may have the other sign, by the names of their states and updates.
 
-    The first update is the sign of the gradient, however small that is. Where it is below 2e-6 of its tensor's
+    The first update is the sign of the gradient, however small that is. Where it is ``below`` so much of its tensor's
     largest element, and what is rounded differently is more than a tenth of it, nobody can tell the sign.
     """
     masks: Arrays = {}
-    for name, theirs in part(arrays, "grad").items():
-        mine, size = found[f"grad/{name}"], np.abs(theirs)
-        masks[name] = (size <= 2e-6 * size.max()) & (np.abs(mine - theirs) > 0.1 * size)
-        if name.startswith("val/"):
-            masks[f"slow{name}"] = masks[name]
+    place = "warm0/step1/grad" if part(arrays, "warm0/step1/grad") else "grad"
+    for name, theirs in part(arrays, place).items():
+        mine, size = found[f"{place}/{name}"], np.abs(theirs)
+        masks[name] = (size <= below * size.max()) & (np.abs(mine - theirs) > 0.1 * size)
+        for critic, slow in SLOW_CRITICS.items():
+            if name.startswith(critic):
+                masks[slow + name.removeprefix(critic)] = masks[name]
     return masks
 
 
 def terms(metric: str, found: Arrays) -> float:
-    """The largest of the terms that a metric is the mean of, 0 if they are not recorded."""
-    source = f"fwd/losses/{metric.removeprefix('loss/')}" if metric.startswith("loss/") else f"fwd/img/{metric}"
+    """The largest of the terms that a metric is the mean, least or most of, 0 if they are not recorded."""
+    array = re.sub(r"/(mean|min|max)$", "", metric)
+    array = re.sub(rf"^({'|'.join(ARRAYS)})_(mean|min|max)$", r"\1", array)
+    name = ARRAYS.get(array, array)
+    source = f"fwd/losses/{name.removeprefix('loss/')}" if name.startswith("loss/") else f"fwd/img/{name}"
+    source = name if name.startswith("fwd/") else source
     return float(np.abs(found[source]).max()) if source in found else 0.0
 
 

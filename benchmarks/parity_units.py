@@ -115,7 +115,7 @@ def twohot(u: Unit) -> Found:
         "loss": loss(logits, target),
         "grad_logits": jax.grad(lambda x: loss(x, target).mean())(logits),
         "target_weights": weights,
-        "loss_of_soft_target": loss(logits, mean[::-1]),
+        "loss_of_soft_target": loss(logits, u.output("pred")[::-1]),
     }
 
 

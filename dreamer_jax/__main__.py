@@ -4,6 +4,7 @@ import os
 import sys
 import time
 import traceback
+from contextlib import suppress
 from typing import NoReturn
 
 from dreamer_jax.cli import main
@@ -22,9 +23,21 @@ def run() -> NoReturn:
     except Exception:
         traceback.print_exc()
         status = 1
+    leave_stdout()
     if 0 < status < STOPPED and "jax" in sys.modules:
         leave_the_others(status)
     sys.exit(status)
+
+
+def leave_stdout() -> None:
+    """What is printed from here on, as environments and libraries are torn down, is no answer of the command's."""
+    with suppress(AttributeError):  # there is no stdout
+        try:
+            sys.stdout.flush()
+        except OSError:  # the reader has gone, or the disk is full; Python would try it once more
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        else:
+            os.dup2(2, 1)
 
 
 def leave_the_others(status: int) -> None:
@@ -32,7 +45,6 @@ def leave_the_others(status: int) -> None:
     import jax
 
     if jax.distributed.is_initialized():
-        sys.stdout.flush()
         sys.stderr.flush()
         time.sleep(SECONDS_TO_FOLLOW * (jax.process_index() == 0))
         os._exit(status)

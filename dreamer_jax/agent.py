@@ -1,4 +1,4 @@
-"""An agent is a world model, a behaviour and an optimiser; ``update`` takes one gradient of all losses."""
+"""An agent is a world model, a behaviour and an optimiser; ``update`` takes one gradient of all losses, or two."""
 
 from __future__ import annotations
 
@@ -102,27 +102,70 @@ def make_agent(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -
             records = records + len(rows) * jax.process_count()  # each steps equally many
         return PolicyCarry(latent, action, records), action, model.compress(latent)
 
-    def loss(params: Any, state: TrainState, key: Array, batch: TrajectoryBatch) -> tuple[jax.Array, dict[str, Any]]:
+    def rows_and_keys(key: Array, batch: TrajectoryBatch) -> tuple[jax.Array, jax.Array]:
+        """Places of the batch's rows in the global batch; keys for the world model and for the behaviour."""
         size = batch.reward.shape[0]
         first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * size
-        rows = first + jnp.arange(size)
-        model_key, behavior_key = jax.random.split(key)
-        losses, posterior, model_aux = model.loss(params["model"], model_key, rows, batch)
-        more, behavior_aux = behavior.loss(params, state, behavior_key, rows, posterior, batch)
+        return first + jnp.arange(size), jax.random.split(key)
+
+    def model_loss(params: Any, key: Array, batch: TrajectoryBatch) -> tuple[jax.Array, tuple[Any, ...]]:
+        rows, (model_key, _) = rows_and_keys(key, batch)
+        losses, posterior, aux = model.loss(params["model"], model_key, rows, batch)
+        return total_of(losses), (losses, posterior, aux)
+
+    def behavior_loss(
+        params: Any, state: TrainState, key: Array, batch: TrajectoryBatch, posterior: RSSMState
+    ) -> tuple[jax.Array, tuple[Any, ...]]:
+        rows, (_, behavior_key) = rows_and_keys(key, batch)
+        losses, aux = behavior.loss(params, state, behavior_key, rows, posterior, batch)
+        return total_of(losses), (losses, aux)
+
+    def total_of(losses: dict[str, jax.Array]) -> jax.Array:
+        return jnp.asarray(sum(scales[name] * value.mean() for name, value in losses.items()))
+
+    def joined(losses: Any, model_aux: Any, more: Any, behavior_aux: Any) -> dict[str, Any]:
         losses = {**losses, **more}
         if losses.keys() != scales.keys():
             raise KeyError(f"losses {sorted(losses)} and scales {sorted(scales)} differ")
-        total = sum(scales[name] * value.mean() for name, value in losses.items())
-        return total, {"losses": losses, "model": model_aux, "behavior": behavior_aux}
+        return {"losses": losses, "model": model_aux, "behavior": behavior_aux}
+
+    def loss(params: Any, state: TrainState, key: Array, batch: TrajectoryBatch) -> tuple[jax.Array, dict[str, Any]]:
+        """Everything at the same parameters, whatever ``optimizer.order`` is."""
+        _, (losses, posterior, model_aux) = model_loss(params, key, batch)
+        _, (more, behavior_aux) = behavior_loss(params, state, key, batch, posterior)
+        aux = joined(losses, model_aux, more, behavior_aux)
+        return total_of(aux["losses"]), aux
+
+    def joint_gradient(state: TrainState, key: Array, batch: TrajectoryBatch) -> tuple[Any, Any, dict[str, Any]]:
+        """Gradients of the whole batch, those of this device's rows, and what ``loss`` hands out."""
+        (_, aux), grads = jax.value_and_grad(loss, has_aux=True)(state.params, state, key, batch)
+        return {}, grads, aux
+
+    def gradient_in_turn(state: TrainState, key: Array, batch: TrajectoryBatch) -> tuple[Any, Any, dict[str, Any]]:
+        """The same, the world model's first; actor and critic see what it imagines after its step."""
+        learner = dict(state.params)
+        known = {"model": learner.pop("model")}
+        (_, (losses, posterior, model_aux)), grads = jax.value_and_grad(model_loss, has_aux=True)(known, key, batch)
+        if axis_name is not None:
+            grads = jax.lax.pmean(grads, axis_name)
+        still = jax.tree.map(jnp.zeros_like, learner)
+        step, _ = optimizer.update(grads | still, state.opt_state, state.params)  # groups do not know of each other
+        ahead = {"model": optax.apply_updates(known["model"], step["model"])}
+
+        def after(learner: Any) -> tuple[jax.Array, tuple[Any, ...]]:
+            return behavior_loss(learner | ahead, state, key, batch, posterior)
+
+        (_, (more, behavior_aux)), rest = jax.value_and_grad(after, has_aux=True)(learner)
+        return grads, rest, joined(losses, model_aux, more, behavior_aux)
 
     def update(
         state: TrainState, key: Array, batch: TrajectoryBatch
     ) -> tuple[TrainState, dict[str, jax.Array], RSSMState]:
         """One gradient step; metrics are scalars, latents [B, T] go back to replay."""
-        (total, aux), grads = jax.value_and_grad(loss, has_aux=True)(state.params, state, key, batch)
+        known, grads, aux = gradient(state, key, batch)
         metrics = {
             **{f"loss/{name}": value.mean() for name, value in aux["losses"].items()},
-            "loss/total": total,
+            "loss/total": total_of(aux["losses"]),
             "kl": aux["model"]["kl"].mean(),
             "dyn_ent": aux["model"]["prior_entropy"].mean(),
             "rep_ent": aux["model"]["posterior_entropy"].mean(),
@@ -130,6 +173,7 @@ def make_agent(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -
         }
         if axis_name is not None:
             grads, metrics = mean_over_devices(grads, metrics, axis_name)
+        grads = known | grads
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         norms = dict(grad=norm(grads), update=norm(updates), param=norm(params))
@@ -140,6 +184,8 @@ def make_agent(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -
         state = TrainState(step, params, slow, opt_state, aux["behavior"]["moments"])
         return state, metrics, model.compress(aux["model"]["posterior"])
 
+    in_turn = config.optimizer.order == "model_first" and config.behavior.method == "actor_critic"
+    gradient = gradient_in_turn if in_turn else joint_gradient
     report = partial(reports.report, config, spec, model, behavior)
     dream = partial(reports.dream, model, behavior)
     return Agent(init, reset, policy, loss, update, report, dream, model.latent_spec)
@@ -169,6 +215,7 @@ def mean_over_devices(grads: Any, metrics: dict[str, jax.Array], axis_name: str)
 def follow(config: ValueConfig, step: jax.Array, critic: Any, slow: Any) -> Any:
     """The slow critic after update number ``step`` (from 1), a moving average of the critic or a copy now and then."""
     rate = jnp.where((step - 1) % config.slow_every == 0, jnp.float32(config.slow_rate), 0.0)
+    rate = jnp.where(step == 1, 1.0, rate) if config.slow_first == "copy" else rate
     return optax.incremental_update(critic, slow, rate)
 
 

@@ -61,9 +61,10 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
 
     A norm that is clipped is a group's, too. Groups may be absent.
     """
-    groups = {"model": config, "actor": _actor_critic(config, config.actor_learning_rate)}
-    groups["critic"] = _actor_critic(config, config.critic_learning_rate)
-    clipped = is_on(config.clip) or is_on(config.actor_critic_clip)
+    groups = {"model": config, "actor": _actor_critic(config, config.actor_learning_rate, config.actor_critic_clip)}
+    critic_clip = config.critic_clip if is_on(config.critic_clip) else config.actor_critic_clip
+    groups["critic"] = _actor_critic(config, config.critic_learning_rate, critic_clip)
+    clipped = any(is_on(clip) for clip in (config.clip, config.actor_critic_clip, config.critic_clip))
     if not clipped and all(_same(group, config) for group in groups.values()):
         return _chain(config)
     return optax.partition(
@@ -71,13 +72,13 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     )
 
 
-def _actor_critic(config: OptimizerConfig, learning_rate: float) -> OptimizerConfig:
+def _actor_critic(config: OptimizerConfig, learning_rate: float, clip: float) -> OptimizerConfig:
     """What is not set for actor and critic is the model's."""
     return replace(
         config,
         learning_rate=learning_rate if is_on(learning_rate) else config.learning_rate,
         eps=config.actor_critic_eps if is_on(config.actor_critic_eps) else config.eps,
-        clip=config.actor_critic_clip if is_on(config.actor_critic_clip) else config.clip,
+        clip=clip if is_on(clip) else config.clip,
     )
 
 

@@ -116,7 +116,7 @@ def from_reference(arrays: Mapping[str, np.ndarray], config: Config, spec: EnvSp
     """
     shapes = jax.eval_shape(make_agent(config, spec).init, jax.random.key(config.seed))
     state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)  # as optimisers and return range begin
-    ours = _flat(state)
+    ours = flat_tensors(state)
     names = reference_names(config, spec)
     given = {name: np.asarray(value) for name, value in arrays.items() if name not in COUNTERS}
     without = [part for part in ("slowval/", "retnorm/") if not any(name.startswith(part) for name in given)]
@@ -143,7 +143,7 @@ def tree_from_reference(arrays: Mapping[str, np.ndarray], config: Config, spec: 
 
 def to_reference(tree: TrainState | Mapping[str, Any], config: Config, spec: EnvSpec) -> Arrays:
     """Tensors of a train state, or of a dict of ``params``, ``slow``, ``moments``, by the reference's names."""
-    ours = _flat(tree)
+    ours = flat_tensors(tree)
     return {
         theirs: np.asarray(ours[path]).reshape(_their_shape(path, ours[path]))
         for theirs, path in reference_names(config, spec).items()
@@ -151,7 +151,8 @@ def to_reference(tree: TrainState | Mapping[str, Any], config: Config, spec: Env
     }
 
 
-def _flat(tree: TrainState | Mapping[str, Any]) -> dict[str, Any]:
+def flat_tensors(tree: TrainState | Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters, slow critic and return range by path, or what there is of them; a path begins with which it is."""
     if isinstance(tree, TrainState):
         tree = {"params": tree.params, "slow": tree.slow, "moments": tree.moments}
     return traverse_util.flatten_dict(dict(tree), sep="/")

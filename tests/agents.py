@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from functools import cache
+from contextlib import AbstractContextManager
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -149,6 +151,11 @@ def many_devices(count: int) -> dict[str, str]:
 def quick_jit(function: Any) -> Any:
     """``jax.jit`` that compiles in a fifth of the time, for large programs whose speed does not matter."""
     return jax.jit(function, compiler_options=QUICK)
+
+
+def quickly() -> AbstractContextManager[Any]:
+    """Within it everything that is compiled is compiled so."""
+    return mock.patch.object(jax, "jit", partial(jax.jit, compiler_options=QUICK))
 
 
 def assert_trees_equal(left: Any, right: Any) -> None:

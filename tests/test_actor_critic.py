@@ -71,6 +71,19 @@ def test_weights_include_the_continuation_of_the_start(result):
     assert (np.asarray(path.discount[:, 0]) < 0.95).any()
 
 
+@pytest.mark.parametrize(("label", "start"), [("soft", "recorded"), ("hard", "recorded"), ("hard", "predicted")])
+def test_what_knows_nothing_of_the_discount_leaves_the_start_undiscounted(label, start):
+    """251910d and 8fa35f8: the weight of a start is 1, or 0 if it is terminal, and only then come discounts."""
+    aux = quick_jit(tiny(cont__label=label, cont__start=start).behavior.loss)(
+        PARAMS, STATE, KEY, ROWS, POSTERIOR, TINY.batch
+    )[1]
+    assert set(np.unique(aux["weight"][:, 0])) <= {0, 1}
+    if start == "recorded":
+        np.testing.assert_array_equal(aux["weight"][:, 0], ~TINY.batch.is_terminal.reshape(-1))
+    later = np.cumprod(aux["imagined"].discount[:, 1:], 1)
+    np.testing.assert_allclose(aux["weight"][:, 1:], aux["weight"][:, :1] * later, rtol=1e-5)
+
+
 def test_returns_use_the_online_critic(result):
     path, aux = result[1]["imagined"], result[1]
     np.testing.assert_allclose(aux["return"], lambda_return(path.reward, path.discount, 0.95, aux["value"]), rtol=1e-4)

@@ -26,9 +26,9 @@ from agents import (
     tiny_config,
 )
 
-from dreamer_jax.agent import LOSSES, loss_scales, make_agent
+from dreamer_jax.agent import LOSSES, follow, loss_scales, make_agent
 from dreamer_jax.config.loading import load
-from dreamer_jax.config.schema import ConfigError
+from dreamer_jax.config.schema import ConfigError, ValueConfig
 from dreamer_jax.specs import ArraySpec, EnvSpec
 
 WALKER = EnvSpec({"state": ArraySpec((24,), "float32")}, {"action": ArraySpec((6,), "float32")})
@@ -40,6 +40,13 @@ COUNTS = {
     "100m": 86_622_499,
     "200m": 153_769_507,
     "400m": 345_473_059,
+}
+# Counted in the code of June 2023 itself, with its settings dmc_proprio and of each size: model, actor, critic.
+COUNTS_2023 = {
+    "small": (16_469_784, 1_056_780, 1_181_439),
+    "medium": (24_047_896, 2_141_452, 2_297_215),
+    "large": (43_689_240, 4_144_140, 4_331_007),
+    "xlarge": (108_398_872, 9_459_724, 9_708_799),
 }
 TINY = tiny()
 AGENT, STATE = TINY.agent, TINY.state
@@ -70,6 +77,16 @@ def test_parameter_counts_of_the_reference(size, expected):
     state = jax.eval_shape(make_agent(load(size=size), WALKER).init, KEY)
     assert count(state.params) == expected
     assert count(state.slow) == count(state.params["critic"])
+
+
+@pytest.mark.parametrize(("size", "expected"), COUNTS_2023.items())
+def test_parameter_counts_of_2023(size, expected):
+    """Of which 4.2 and 5.8 M and more are the vectors' encoder and decoder, 5 layers of 1024 at every size."""
+    vectors = {"orientations": ArraySpec((14,), "float32"), "height": ArraySpec((1,), "float32")}
+    walker = EnvSpec({**vectors, "velocity": ArraySpec((9,), "float32")}, WALKER.action)
+    params = jax.eval_shape(make_agent(load("dreamer_v3_2023", size), walker).init, KEY).params
+    assert tuple(count(params[name]) for name in ("model", "actor", "critic")) == expected
+    assert count(params["model"]["encoder"]) == 4_229_120
 
 
 def test_parameter_counts_of_the_parts():
@@ -152,6 +169,13 @@ def test_slow_critic_follows(updated):
 
     jax.tree.map(follow, updated[1][0].params["critic"], updated[0][0].slow, updated[1][0].slow)
     assert not np.allclose(STATE.slow["out"]["kernel"], updated[2][0].slow["out"]["kernel"], rtol=1e-3)
+
+
+@pytest.mark.parametrize(("first", "shares"), [("mix", (0.25, 0, 0.25)), ("copy", (1, 0, 0.25))])
+def test_the_first_slow_critic_may_be_a_copy(first, shares):
+    config = ValueConfig(slow_rate=0.25, slow_every=2, slow_first=first)
+    found = [follow(config, jnp.int32(step), {"w": jnp.array(8.0)}, {"w": jnp.array(4.0)})["w"] for step in (1, 2, 3)]
+    np.testing.assert_allclose(found, [4 + 4 * share for share in shares])
 
 
 def test_metrics(updated):

@@ -1,7 +1,11 @@
 """The commands: what they write, and that every mistake is one line with status 2 and changes nothing."""
 
+import ctypes
+import io
 import json
+import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,15 +14,19 @@ import numpy as np
 import pytest
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
-from trainer import flags, tiny_run
+from trainer import flags, make_toy, tiny_run
 
 from dreamer_jax.cli import main
+from dreamer_jax.cli.output import answers_alone
 from dreamer_jax.config.loading import load as load_config
 from dreamer_jax.config.loading import replace
-from dreamer_jax.config.schema import Config
+from dreamer_jax.config.schema import Config, ConfigError
 from dreamer_jax.replay.storage import Layout, file_name
 from dreamer_jax.training.checkpoint import load
 from dreamer_jax.training.metrics import read_jsonl
+from dreamer_jax.training.preflight import env_spec
+from dreamer_jax.training.program_cache import default_folder
+from dreamer_jax.training.train import train
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 COMMANDS = "train import-reference evaluate plot compare check-env export dream bench config".split()
@@ -49,7 +57,19 @@ def refusal(capsys, *arguments):
 
 
 REFUSED = [
-    ("--env.num_env 4", "--env.num_env: unknown field; did you mean 'env.num_envs'?"),
+    ("--env.num_env 4", "--env.num_env: unknown flag; did you mean --env.num_envs?"),
+    ("--num-envs 4", "--num-envs: unknown flag; did you mean --env.num_envs?"),
+    ("--task probe/echo", "--task: unknown flag; did you mean --env.task?"),
+    ("--logdir=runs", "--logdir: unknown flag; did you mean --run-dir?"),
+    ("--outdir runs", "--outdir: unknown flag; did you mean --run-dir?"),
+    ("--configs dmc", "--configs: unknown flag; did you mean --config?"),
+    ("--run.steps 1e6", "--run.steps: unknown flag; did you mean --train.frames?"),
+    ("--run.train_ratio 1", "--run.train_ratio: unknown flag; did you mean --train.train_ratio?"),
+    ("--nowhere 1", "--nowhere: unknown field; sections are behavior, cont"),
+    ("--run-dir ~nobody-of-that-name/run", "~nobody-of-that-name is nobody's home directory here"),
+    ("--config ~nobody-of-that-name/x.yaml", "~nobody-of-that-name is nobody's home directory here"),
+    ("--two\nlines 1", "--two\\nlines: unknown field; sections are behavior"),
+    ("--env.task \udc80", r"--env.task: got '\udc80', expected text"),
     ("--env.num_envs four", "--env.num_envs: got 'four', expected a whole number"),
     ("--env.num_envs 0", "--env.num_envs: got 0, must be at least 1"),
     ("--train.frames", "--train.frames: expected a value"),
@@ -68,7 +88,7 @@ REFUSED = [
     ("--env.task no_such_module:World", "no_such_module"),
     ("--env.task worlds:Nothing", "Nothing"),
     ("--env.task worlds:Picture --decoder.blocks 3", "decoder.blocks: got 3, for images it must divide"),
-    ("--env.task probe/echo --replay.capacity 1e17 --train.frames 1e17", "free there; set replay.capacity or"),
+    ("--env.task probe/echo --replay.capacity 1e15 --train.frames 1e15", "free there; set replay.capacity or"),
     ("--env.task probe/echo --replay.capacity 100", "replay.capacity: room for 6 records of each of 16 environments"),
     ("--env.task probe/echo --train.devices 2", "train.devices: got 2, JAX finds 1"),
 ]
@@ -78,11 +98,12 @@ REFUSED = [
 def test_a_mistake_is_one_line_and_writes_nothing(tmp_path, monkeypatch, capsys, mistake, words):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "wandb", None)  # as if it was not installed
-    arguments = mistake.split()
+    arguments = mistake.split(" ")
     if "--env.task" not in arguments:
         arguments += ["--env.task", "probe/echo"]
     assert words in refusal(capsys, "train", *arguments)
-    assert words in refusal(capsys, "train", *arguments, "--run-dir", "below/run")
+    if "--run-dir" not in arguments:
+        assert words in refusal(capsys, "train", *arguments, "--run-dir", "below/run")
     assert not files(tmp_path)
 
 
@@ -138,15 +159,176 @@ def test_what_is_no_run(tmp_path, capsys, command):
 def test_other_mistakes(tmp_path, capsys):
     assert "invalid choice: 'tran'" in refusal(capsys, "tran")
     assert "required: COMMAND" in refusal(capsys)
-    assert "unrecognized arguments: --epsodes 3" in refusal(capsys, "evaluate", tmp_path, "--epsodes", "3")
-    assert "must be at least 1" in refusal(capsys, "evaluate", tmp_path, "--episodes", "0")
+    assert "--epsodes: unknown flag; did you mean --episodes?" in refusal(
+        capsys, "evaluate", tmp_path, "--epsodes", "3"
+    )
+    assert "--num-envs: unknown flag; there are --cache, " in refusal(capsys, "evaluate", tmp_path, "--num-envs", "3")
+    assert "more: expected a flag" in refusal(capsys, "evaluate", tmp_path, "more")
+    whole = "expected a whole number from"
+    assert f"got '0', {whole} 1" in refusal(capsys, "evaluate", tmp_path, "--episodes", "0")
+    assert f"got '-1', {whole} 0" in refusal(capsys, "evaluate", tmp_path, "--seed", "-1")
+    assert f"got '1e30', {whole} 0" in refusal(capsys, "evaluate", tmp_path, "--checkpoint", "1e30")
     assert "expected numbers above 0" in refusal(capsys, "plot", tmp_path, "--minutes", "2,-1")
+    assert "expected numbers above 0" in refusal(capsys, "plot", tmp_path, "--minutes", "2,inf")
     assert "no such task" in refusal(capsys, "check-env", "probe/nothing")
     assert "step() failed" in refusal(capsys, "check-env", "worlds:Raising", "--steps", "60")
     assert "unknown field" in refusal(capsys, "config", "--nothing", "1")
     assert "--size: got '3m', expected one of own, 1m" in refusal(capsys, "bench", "--size", "3m")
     assert "invalid choice: 'sound'" in refusal(capsys, "bench", "--observation", "proprio", "sound")
     assert "--train.batch_size: got 0, must be at least 1" in refusal(capsys, "bench", "--batch-size", "0")
+
+
+def test_home_directories_in_every_path(tmp_path, monkeypatch, process, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "x.yaml").write_text("seed: 7\n")
+    assert main(["config", "--config", "~/x.yaml"]) == 0
+    assert "seed: 7 " in capsys.readouterr().out
+    assert main(["train", "--config", "~/x.yaml", "--run-dir", "~/run", "--print"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert f"--run-dir={tmp_path}/run" in line
+    assert "~nobody-at-all is nobody's" in refusal(capsys, "evaluate", "~nobody-at-all/run")
+    for command in (
+        ["evaluate", "~/none"],
+        ["plot", "~/none"],
+        ["compare", "~/none"],
+        ["export", "~/none"],
+        ["dream", "~/none"],
+        ["import-reference", "~/none", "--out", "~/out"],
+    ):
+        assert str(tmp_path / "none") in refusal(capsys, *command)
+    monkeypatch.setenv("XDG_CACHE_HOME", "~/cache")
+    assert default_folder() == tmp_path / "cache" / "dreamer_jax" / "compiled"
+    with pytest.raises(ConfigError, match=f"^{tmp_path}/none: no config.yaml there"):
+        load("~/none")
+    monkeypatch.chdir(tmp_path)
+    state = train(
+        tiny_run(train__frames=4),
+        "~/here",
+        agent=make_toy(tiny_run(), env_spec(tiny_run())),
+        loggers=(),
+        stream=io.StringIO(),
+    )
+    assert int(state.step) == 0 and (tmp_path / "here" / "config.yaml").exists() and not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize(
+    "task, word", [("gym/CartPole-v1", "state"), ("worlds:World", "state"), ("dmc/walker_walk", "image")]
+)
+def test_a_preset_goes_with_a_task_of_another_suite(task, word, tmp_path, capsys):
+    command = ["--preset", "dreamer_v2", "--env.task", task]
+    assert main(["config", *command]) == 0
+    assert f"\n  observation: {word} " in capsys.readouterr().out
+    if word == "state":
+        assert main(["check-env", task, "--preset", "dreamer_v2", "--steps", "20"]) == 0
+        assert "no problems found" in capsys.readouterr().out
+        # By hand it is a mistake.
+        assert "env.observation: got 'image'" in refusal(capsys, "train", *command, "--env.observation", "image")
+        (tmp_path / "x.yaml").write_text("env: {observation: image}\n")
+        assert "env.observation: got 'image'" in refusal(capsys, "train", *command, "--config", tmp_path / "x.yaml")
+
+
+TOY = """
+from trainer import make_toy
+from dreamer_jax.__main__ import run
+from dreamer_jax.training import checkpoint
+checkpoint.make_agent = make_toy
+run()
+"""
+
+
+def test_under_json_stdout_is_ours_alone(process, tmp_path):
+    """From Python and from C, here and in workers, and when all is over."""
+    run_dir, log = tmp_path / "run", tmp_path / "log"
+    settings = dict(env__task="worlds:Talkative", env__vectorization="async", train__frames=20)
+    assert process.run(flags(tiny_run(**settings), run_dir), log) == 0
+    command = [sys.executable, "-c", TOY, "evaluate", run_dir, "--episodes", "2", "--json"]
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["n"] == 2 and done.stdout.count("\n") == 1
+    for text in ("a world is born", "in C", "a step", "another way", "a world is forgotten"):
+        assert text in done.stderr
+
+
+def test_stdout_is_as_it_was_after_json(capfd):
+    with answers_alone() as answers:
+        print("a library")
+        os.write(1, b"another\n")
+        ctypes.CDLL(None).puts(b"in C")
+        print("ours", file=answers)
+    print("what comes then")
+    printed = capfd.readouterr()
+    assert printed.out == "ours\nwhat comes then\n"
+    assert sorted(printed.err.splitlines()) == ["a library", "another", "in C"]
+
+
+@pytest.mark.parametrize(
+    "stdout, status, line",
+    [
+        ("/dev/full", 2, "dreamer-jax: No space left on device\n"),
+        ("closed", 0, ""),
+        ("nobody reads", 141, ""),
+    ],
+)
+def test_stdout_that_cannot_be_written(stdout, status, line):
+    command = [sys.executable, "-m", "dreamer_jax", "config"]
+    if stdout == "closed":
+        done = subprocess.run(["sh", "-c", f"{shlex.join(command)} >&-"], stderr=subprocess.PIPE, text=True)
+    elif stdout == "nobody reads":
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+        os.close(writer)
+    else:
+        with open(stdout, "w") as file:
+            done = subprocess.run(command, stdout=file, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (status, line)
+
+
+SHORT = dict(replay__sampling="episodes", replay__online=False, replay__capacity=2000, train__batch_length=20)
+
+
+def test_a_run_that_learns_nothing_says_so_and_is_no_success(process, tmp_path):
+    run_dir, log = tmp_path / "run", tmp_path / "log"
+    command = flags(tiny_run(env__task="worlds:World", **SHORT), run_dir)
+    assert process.run(command, log) == 2
+    lines = log.read_text().splitlines()
+    none = "none of 20 ended episodes has 20 records, the longest has 11"
+    assert lines[-1] == f"dreamer-jax: {run_dir}: no update was made: {none}"
+    assert lines[-2].startswith("240/240 frames (100 %) | ") and f"no updates yet: {none}" in lines[-2]
+    assert [line for line in lines if line.startswith("windows of 20 records (train.batch_length) come from ended")]
+    assert sorted(path.name for path in (run_dir / "checkpoints").iterdir()) == ["0", "240"]
+    assert len(read_jsonl(run_dir / "scores.jsonl")) == 20
+    # It goes on, for ever so long.
+    assert process.run([*command, "--train.frames", "400"], log) == 2
+    assert "resumed at 240 frames" in log.read_text() and "none of 36 ended" in log.read_text().splitlines()[-1]
+
+
+def test_a_run_that_learns_from_few_episodes_says_so(process, tmp_path):
+    log = tmp_path / "log"
+    assert (
+        process.run(flags(tiny_run(env__task="worlds:RarelyLong", **SHORT, train__frames=600), tmp_path / "run"), log)
+        == 0
+    )
+    few = "replay.sampling episodes: all updates draw from 2 of 20 ended episodes; the others have less than 20 records"
+    assert log.read_text().count(f"\n{few} (train.batch_length)\n") == 1
+    assert re.search(r"\n\d+ of at most 56 updates were made, they began after 106 agent steps\n", log.read_text())
+    assert read_jsonl(tmp_path / "run" / "metrics.jsonl")[-1]["replay/drawn_episodes"] == 2 / 50
+
+
+def test_runs_that_learn_together_and_nothing(process, tmp_path):
+    log, parent = tmp_path / "log", tmp_path / "all"
+    command = flags(tiny_run(env__task="worlds:World", **SHORT), parent)
+    assert process.run([*command, "--seeds", "0..1"], log) == 2
+    lines = [line for line in log.read_text().splitlines() if line.startswith("dreamer-jax: ")]
+    each = [f"{parent}/worlds-World-dreamer_v3-1m-{seed}" for seed in (0, 1)]
+    why = "no update was made: none of 20 ended episodes has 20 records, the longest has 11"
+    assert lines[1:] == [
+        f"dreamer-jax: {'; '.join(f'{run_dir}: {why}' for run_dir in each)}",
+        f"dreamer-jax: 2 of 2 runs failed, the others are complete: {', '.join(each)}",
+    ]
+    for run_dir in each:
+        assert sorted(path.name for path in (Path(run_dir) / "checkpoints").iterdir()) == ["0", "240"]
 
 
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
@@ -158,7 +340,10 @@ def test_an_environment_that_fails(tmp_path, process, vectorization):
         "dreamer-jax: environment 1 (worlds:Raising): step() failed in episode 3: ValueError: the arm came off"
     ]
     assert "Traceback" not in log.read_text()
-    assert sorted(path.name for path in (run_dir / "checkpoints").iterdir()) == ["0", "40"]
+    assert sorted(path.name for path in (run_dir / "checkpoints").iterdir()) == [
+        "40",
+        "68",
+    ]  # the second of the moment before
 
 
 def test_a_loss_that_is_not_finite(tmp_path, process):

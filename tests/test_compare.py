@@ -11,16 +11,18 @@ import pytest
 from dreamer_jax.cli import main
 from dreamer_jax.config.benchmarks import BENCHMARKS
 from dreamer_jax.config.loading import dump, load
+from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.specs import ArraySpec, EnvSpec
 from dreamer_jax.training import published
 from dreamer_jax.training.compare import as_text, compare
 
-PRESET = "dreamer_v3_paper_dmc"
+PRESET, BENCHMARK = "dreamer_v3_2023", ("benchmark", "dmc_proprio_2023")
 STATES, IMAGES = ArraySpec((5,), "float32"), ArraySpec((64, 64, 3), "uint8")
 EDGES = [0, 100, 200, 300, 400, 500]
 CURVE = {"mean": [10.0, 20.0, 30.0, 40.0, 50.0], "std": [1.0, 2.0, 3.0, 4.0, 5.0], "seeds": 7}
 GAP = {"mean": [None, 20.0, None, 40.0, 50.0], "std": [None, 2.0, None, 4.0, 5.0], "seeds": 3}
-FACTS = {"action_repeat": 2, "num_envs": 16, "train_ratio": 512, "size": "12m", "scores": "sampled", "note": "a note"}
+FACTS = {"action_repeat": 2, "num_envs": 8, "train_ratio": 512, "size": "small", "scores": "sampled", "note": "a note"}
+FACTS |= {"preset": PRESET, "point": "one episode"}
 TABLE = {
     "benchmarks": {
         name: {
@@ -45,11 +47,12 @@ def table(monkeypatch):
 
 
 def write_run(
-    run_dir, episodes, *settings, task="dmc/cartpole_swingup", preset=PRESET, size="12m", seed=0, leaf=STATES
+    run_dir, episodes, *settings, task="dmc/cartpole_swingup", preset=PRESET, size="small", seed=0, leaf=STATES
 ):
     """A run directory with these (frames, score) and nothing else that the comparison does not read."""
     run_dir.mkdir()
-    overrides = [("env.task", task), ("seed", str(seed)), *settings]
+    overrides = [BENCHMARK, ("env.task", task), ("seed", str(seed))]
+    overrides = [*(one for one in overrides if one[0] not in dict(settings)), *settings]
     (run_dir / "config.yaml").write_text(dump(load(preset, size, overrides=overrides)))
     spec = EnvSpec({"seen": leaf}, {"action": ArraySpec((1,), "float32")})
     (run_dir / "env.json").write_text(json.dumps({"spec": spec.as_json()}))
@@ -101,25 +104,27 @@ def test_bins_without_a_published_value_are_left_out(tmp_path, table):
 
 def test_the_command(tmp_path, table, capsys):
     runs = [write_run(tmp_path / "zero", ZERO), write_run(tmp_path / "one", ONE, seed=1)]
-    small = write_run(tmp_path / "small", ZERO, ("env.num_envs", "1"), size="1m")
+    small = write_run(tmp_path / "other", ZERO, ("env.num_envs", "1"), size="xlarge")
     picture = tmp_path / "pictures" / "out.png"
     assert main(["compare", *map(str, [*runs, small]), "--to", "dreamerv3", "--output", str(picture)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:9] == [
-        f"dmc/cartpole_swingup: {PRESET}, size 12m (2 seeds: 0, 1) against dreamerv3",
+    assert lines[:11] == [
+        f"dmc/cartpole_swingup: {PRESET}, size small (2 seeds: 0, 1) against dreamerv3",
         "protocol: protocol of dmc_proprio",
-        "  action repeat 2, 16 environments, train ratio 512, size 12m; sampled",
+        f"  preset {PRESET}, action repeat 2, 8 environments, train ratio 512, size small; sampled",
         "  a note",
+        "a published point: one episode",
+        "ours: the mean of all training episodes that ended in the bin",
         "settings that differ: none",
         "     frames       ours    published mean ± std",
         "        100       11.0              10.0 ± 1.0 (7 seeds)  inside",
         "        200       28.0              20.0 ± 2.0 (7 seeds)  above",
         "        300                         30.0 ± 3.0 (7 seeds)  no episode",
     ]
-    assert lines[9] == "        400       20.0              40.0 ± 4.0 (7 seeds)  below (1 of 2 runs)"
-    assert lines[11] == f"dmc/cartpole_swingup: {PRESET}, size 1m (1 seed: 0) against dreamerv3"
+    assert lines[11] == "        400       20.0              40.0 ± 4.0 (7 seeds)  below (1 of 2 runs)"
+    assert lines[13] == f"dmc/cartpole_swingup: {PRESET}, size xlarge (1 seed: 0) against dreamerv3"
     start = lines.index("settings that differ:")
-    assert lines[start + 1 : start + 3] == ["  size 1m instead of 12m", "  env.num_envs 1 instead of 16"]
+    assert lines[start + 1 : start + 3] == ["  size xlarge instead of small", "  env.num_envs 1 instead of 8"]
     assert "frames" in lines[start + 3]
     # Small alone: (9 + 15) / 2 = 12 inside, 30 above, none, 20 below.
     assert lines[-2:] == ["of 8 budgets (band: mean ± 2 std): 2 inside, 2 above, 2 below, 2 no episode", str(picture)]
@@ -134,18 +139,18 @@ def test_the_command(tmp_path, table, capsys):
 
 
 def test_json(tmp_path, table, capsys):
-    run, picture = write_run(tmp_path / "run", ZERO, ("env.action_repeat", "1"), size="1m"), tmp_path / "out.svg"
+    run, picture = write_run(tmp_path / "run", ZERO, ("env.action_repeat", "1"), size="xlarge"), tmp_path / "out.svg"
     assert main(["compare", str(run), "--to", "dreamerv3", "--output", str(picture), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     counts = {"inside": 1, "above": 1, "below": 1, "no episode": 1}
     assert result["counts"] == counts and result["picture"] == str(picture) and picture.is_file()
     (one,) = result["comparisons"]
     assert one["counts"] == counts
-    assert (one["task"], one["method"], one["size"]) == ("dmc/cartpole_swingup", PRESET, "1m")
+    assert (one["task"], one["method"], one["size"]) == ("dmc/cartpole_swingup", PRESET, "xlarge")
     assert (one["benchmark"], one["to"], one["published_seeds"]) == ("dmc_proprio", "dreamerv3", 7)
     assert (one["runs"], one["seeds"], one["protocol"]["train_ratio"]) == ([str(run)], [0], 512)
     assert one["differences"] == [
-        {"setting": "size", "run": "1m", "other": "12m"},
+        {"setting": "size", "run": "xlarge", "other": "small"},
         {"setting": "env.action_repeat", "run": 1, "other": 2},
     ]
     nothing = {"frames": 300, "ours": None, "runs": 0, "mean": 30.0, "std": 3.0, "verdict": "no episode"}
@@ -153,30 +158,65 @@ def test_json(tmp_path, table, capsys):
 
 
 def test_settings_that_differ():
+    """From the protocol that made the curve, which on joint states is that of 2023."""
     protocol = published.protocol_settings("dmc_proprio")
-    assert published.differing_settings(load(PRESET, "12m", overrides=[("env.num_envs", "16")]), protocol) == []
+    assert published.differing_settings(load(PRESET, overrides=[BENCHMARK]), protocol) == []
 
     def differing(preset, size, *overrides):
         return [str(each) for each in published.differing_settings(load(preset, size, overrides=overrides), protocol)]
 
     free = [("env.task", "dmc/walker_run"), ("seed", "5"), ("train.frames", "1e6"), ("train.log_seconds", "1")]
-    assert differing(PRESET, "12m", *free) == []
-    assert differing("dreamer_v3", "1m") == [
-        "size 1m instead of 12m",
-        "env.action_repeat 1 instead of 2",
-        "policy.unimix 0 instead of 0.01",
-        "train.train_ratio 1024 instead of 512",
-    ]
-    own_width = differing(PRESET, "1m", ("value.units", "100"), ("replay.online", "false"))
+    assert differing(PRESET, "small", BENCHMARK, *free) == []
+    assert differing(PRESET, "small") == ["env.num_envs 4 instead of 8", "train.prefill 1300 instead of 1560"]
+    paper = differing("dreamer_v3_paper_dmc", "12m")
+    assert paper[0] == "size 12m instead of small" and len(paper) > 30
+    assert {
+        "env.num_envs 16 instead of 8",
+        "nets.norm rms instead of layer",
+        "kl.dyn 1 instead of 0.5",
+        "loss.replay_value 0.3 instead of 0",
+        "behavior.gradient reinforce instead of auto",
+        "optimizer.order joint instead of model_first",
+        "optimizer.kind laprop instead of adam",
+        "optimizer.learning_rate 4e-05 instead of 0.0001",
+        "train.prefill 0 instead of 1560",
+    } < set(paper)
+
+
+def test_settings_that_follow_from_the_size_are_summed_up():
+    protocol = published.protocol_settings("dmc_vision")
+
+    def differing(size, *overrides):
+        other = load("dreamer_v3_2024", size, overrides=[("benchmark", "dmc_vision_2024"), *overrides])
+        return [str(each) for each in published.differing_settings(other, protocol)]
+
+    assert differing("12m") == []
+    own_width = differing("1m", ("value.units", "100"), ("replay.online", "false"))
     assert own_width == [
         "size 1m instead of 12m",
         "replay.online False instead of True",
         "value.units 100 instead of 256",
     ]
-    assert differing(PRESET, "12m", ("value.units", "100")) == ["value.units 100 instead of 256"]
+    assert differing("12m", ("value.units", "100")) == ["value.units 100 instead of 256"]
     widths = list(published.size_settings("1m"))
-    own_widths = differing(PRESET, "1m", *((name, "8") for name in widths))
+    own_widths = differing("1m", *((name, "8") for name in widths))
     assert len(own_widths) == len(widths) and not any("size" in line for line in own_widths)
+
+
+def test_labels_that_lie_early(tmp_path, monkeypatch):
+    """A bin of 100 frames is then that of 30 frames later; other methods in the same file have bins of their own."""
+    table = json.loads(json.dumps(TABLE))
+    table["benchmarks"]["dmc_proprio"]["protocol"]["early"] = 30
+    monkeypatch.setattr(published, "published_scores", lambda: table)
+    run = write_run(tmp_path / "run", [(30, 500), (31, 8), (130, 12), (131, 20), (233, 40)])
+    (result,) = compare([run], "dreamerv3")
+    assert values(result) == [(100, 10.0, 1, "inside"), (200, 20.0, 1, "inside")]
+    sentence = "labels lie 30 frames early: the bin 100 has the episodes that ended after 30 and up to 130 frames"
+    assert sentence in as_text([result])
+    (other,) = compare([run], "d4pg")
+    assert values(other) == [(200, 16.0, 1, "inside")] and "early" not in as_text([other])
+    with pytest.raises(ConfigError, match="at 129 frames, the first published value is at 130"):
+        compare([write_run(tmp_path / "short", [(129, 8)])], "dreamerv3")
 
 
 @pytest.mark.parametrize(
@@ -192,7 +232,7 @@ def test_the_benchmark_is_that_of_the_task_and_what_is_seen(tmp_path, table, tas
     assert (result.published.benchmark, result.published.task) == (benchmark, name)
     assert f"protocol of {benchmark}" in as_text([result])
     if benchmark == "atari100k":
-        assert "train.train_ratio 512 instead of 128" in as_text([result])
+        assert "train.train_ratio 512 instead of 256" in as_text([result])
 
 
 def test_names_of_one_task_are_one_group(tmp_path, table):
@@ -225,7 +265,7 @@ def test_runs_that_cannot_be_compared(tmp_path, table, capsys):
     empty, bare = write_run(tmp_path / "empty", []), write_run(tmp_path / "bare", ZERO)
     (bare / "config.yaml").unlink()
     refused(tmp_path, capsys, [good, again], message="again: has seed 0, as has .*good")
-    refused(tmp_path, capsys, [good, other], message="other: other settings than .*good: env.num_envs 4 instead of 16")
+    refused(tmp_path, capsys, [good, other], message="other: other settings than .*good: env.num_envs 4 instead of 8")
     refused(tmp_path, capsys, [early], message="early: at 99 frames, the first published value is at 100")
     refused(tmp_path, capsys, [good, empty], message="empty: no finished episode")
     refused(tmp_path, capsys, [good, bare], message="bare: no config.yaml")
@@ -345,7 +385,10 @@ def test_a_benchmark_has_the_settings_of_its_published_protocol():
         assert config.size == facts["size"]
         assert config.train.train_ratio == facts["train_ratio"]
         assert (config.env.action_repeat, config.env.num_envs) == (facts["action_repeat"], facts["num_envs"])
-        assert config.preset == facts["preset"]
+        assert config.preset == facts["preset"] and facts["point"]
+        file = Path(__file__).parents[1] / "configs" / f"{config.benchmark}.yaml"
+        if benchmark[-5:] not in ("_2019", "_2020"):
+            assert published.differing_settings(load(files=[file]), config) == []
 
 
 def test_the_published_file_is_in_the_wheel():

@@ -180,6 +180,24 @@ BAD_FILES = {
     "kl: {rep: ten}": "x.yaml:1: kl.rep: got 'ten', expected a number",
     "replay: {online: on}": "x.yaml:1: replay.online: got 'on', expected true or false",
     "env:\n  task:": "x.yaml:2: env.task: got nothing, expected text",
+    "env: {task: null}": "x.yaml:1: env.task: got nothing, expected text",
+    "env: {task: ~}": "x.yaml:1: env.task: got nothing, expected text",
+    "env: {task: !!null x}": "x.yaml:1: env.task: got nothing, expected text",
+    "env: {task: ''}": "x.yaml:1: env.task: got '', expected a name",
+    "seed: null": "x.yaml:1: seed: got nothing, expected a whole number",
+    "dtype: Null": "x.yaml:1: dtype: got nothing, expected one of auto, float32, bfloat16",
+    "env: {task: !!python/name:os.system x}": (
+        "x.yaml:1: env.task: got something tagged !!python/name:os.system, expected text"
+    ),
+    "env: !!python/object:os.x {task: a}": (
+        "x.yaml:1: env: got something tagged !!python/object:os.x, expected a section"
+    ),
+    "!!set {seed, dtype}": "x.yaml:1: expected settings such as 'seed: 1', got something tagged !!set",
+    "seed: !mine 1": "x.yaml:1: seed: got something tagged !mine, expected a whole number",
+    "env: &a {env: *a}": "x.yaml:1: env.env: unknown field; did you mean 'env.num_envs'?",
+    "seed: *a": "x.yaml:1: not valid YAML: found undefined alias 'a'",
+    'seed: "\\UFFFFFFFF"': "x.yaml: not valid YAML: Python int too large to convert to C int",
+    'env: {task: "\\ud800"}': r"x.yaml:1: env.task: got '\ud800', expected text",
     "env: {task: [a, b]}": "x.yaml:1: env.task: got a list, expected text",
     "env: walker": "x.yaml:1: env: a section has no value of its own; set its fields, such as 'env.task'",
     "env": "x.yaml:1: expected settings such as 'seed: 1', got text",
@@ -208,6 +226,8 @@ BAD_FLAGS = {
     ("task", "a"): "--task: unknown field; did you mean 'env.task'?",
     ("env", "a"): "--env: a section has no value of its own; set its fields, such as 'env.task'",
     ("env.num_envs", "0"): "--env.num_envs: got 0, must be at least 1",
+    ("num-envs", "3"): "--num-envs: unknown field; did you mean 'env.num_envs'?",
+    ("env.task", "a\udc80"): r"--env.task: got 'a\udc80', expected text",
     ("env.num_envs", ""): "--env.num_envs: got '', expected a whole number",
     ("train.devices", "3"): "--train.devices: got 3, must divide train.batch_size 16",
     ("train.devices", "16"): "--train.devices: got 16, one row of train.batch_size 16 each; two or more are needed",
@@ -231,7 +251,13 @@ def test_errors_about_files_themselves(write, tmp_path):
     write("", "walker.yaml")
     Path("latin.yaml").write_bytes(b"\xff\xfe\x00")
     Path("folder").mkdir()
+    Path("deep.yaml").write_text("[" * 1500)
     for name, message in {
+        "a\0b": "a\0b: no file can have this name",
+        "a\ud800": "a\ud800: no file can have this name",
+        "~who/x": "~who/x: ~who is nobody's home directory here; a folder of that name is ./~who",
+        "deep.yaml": "deep.yaml: not settings: nested far too deeply",
+        "./~": f"{tmp_path}/~: no such file",
         "walkr.yaml": "walkr.yaml: no such file; did you mean 'walker.yaml'?",
         "folder/z.yaml": "folder/z.yaml: no such file",
         "latin.yaml": "latin.yaml: can't be read: it is not UTF-8 text",

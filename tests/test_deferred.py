@@ -2,18 +2,22 @@
 
 import operator
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from agents import KEY, equations, quick_jit, random_batch, tiny
 
+from dreamer_jax.models import rssm
+from dreamer_jax.models.world_model import make_world_model
 from dreamer_jax.ops.deferred import scan_weights_apart, use_weight
 
 
 def step(params, carry, now):
     x, gate = now
     half = use_weight(jnp.matmul, carry, params["kernel"][:, : carry.shape[-1]])  # part of a weight
+    half += carry @ params["unannounced"] + x * params["bias"]  # the bias is used in both ways
     carry = jnp.where(gate, 0, jnp.tanh(use_weight(operator.add, half + x, params["bias"])))
     return carry, use_weight(operator.mul, carry**2, params["scale"])
 
@@ -25,7 +29,7 @@ def plain(step, params, carry, inputs):
 @pytest.mark.parametrize(("length", "rows", "width"), [(3, 2, 4), (7, 5, 6)])
 def test_values_and_gradients_are_those_of_a_scan(length, rows, width):
     rng = np.random.default_rng(width)
-    params = {"kernel": (width, 2 * width), "bias": (width,), "scale": (width,)}
+    params = {"kernel": (width, 2 * width), "unannounced": (width, width), "bias": (width,), "scale": (width,)}
     params = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in params.items()}
     carry, xs = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((rows, width), (length, rows, width)))
     gate = jnp.asarray(rng.uniform(size=(length, 1, 1)) > 0.7)
@@ -62,14 +66,56 @@ def test_the_world_model_has_the_gradients_of_a_plain_scan(size, length, monkeyp
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-6 * max(1, float(np.abs(b).max())))
 
 
-def test_the_backward_loop_has_no_weight_gradient():
-    agent = tiny()
-    batch = agent.batch
+def observed(model, batch):
+    """A function of the model's parameters through the posteriors of ``batch``."""
 
     def total(params):
-        posterior = agent.model.observe(params, KEY, np.arange(len(batch.reward)), batch)
-        return posterior.deter.sum() + sum(x.sum() for x in posterior.stats.values())
+        posterior = model.observe(params, KEY, np.arange(len(batch.reward)), batch)
+        return (posterior.deter**2).sum() + sum((x**2).sum() for x in posterior.stats.values())
 
+    return total
+
+
+def test_ordinary_layers_in_the_recurrent_part_have_the_gradients_of_a_plain_scan(monkeypatch):
+    class WithDense(rssm._Cells):
+        def setup(self):
+            super().setup()
+            self.in_cell = nn.Dense(self.config.deter // self.config.blocks)
+            self.in_prior, self.in_posterior = nn.Dense(self.config.deter), nn.Dense(self.config.deter)
+
+        def next_deter(self, deter, cell, stoch, action_share):
+            return super().next_deter(deter, cell + self.in_cell(cell), stoch, action_share)
+
+        def prior_stats(self, deter):
+            return super().prior_stats(deter + self.in_prior(deter))
+
+        def posterior_stats(self, deter, token_share):
+            return super().posterior_stats(deter + self.in_posterior(deter), token_share)
+
+    monkeypatch.setattr(rssm, "_Cells", WithDense)
+    config, spec, batch = tiny().config, tiny().spec, tiny().batch
+    model = make_world_model(config, spec)
+    params = jax.jit(model.init)(KEY)
+
+    def grads():
+        def total(params):
+            losses, _, _ = model.loss(params, KEY, np.arange(len(batch.reward)), batch)
+            return observed(model, batch)(params) + sum(loss.mean() for loss in losses.values())
+
+        return quick_jit(jax.grad(total))(params)["rssm"]
+
+    apart = grads()
+    monkeypatch.setattr(rssm, "scan_weights_apart", plain)
+    wanted = grads()
+    for name in ("in_cell", "in_prior", "in_posterior"):
+        assert np.abs(wanted[name]["kernel"]).max() > 1e-3
+    for a, b in zip(jax.tree.leaves(apart), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-6 * max(1, float(np.abs(b).max())))
+
+
+def test_the_backward_loop_has_no_weight_gradient():
+    agent = tiny()
+    total = observed(agent.model, agent.batch)
     params = agent.state.params["model"]
     shapes = {x.shape for x in jax.tree.leaves(params["rssm"])}
     loops = [eqn for eqn in equations(jax.make_jaxpr(jax.grad(total))(params).jaxpr) if eqn.primitive.name == "scan"]

@@ -54,6 +54,29 @@ def test_every_episode_alike_then_every_start(tmp_path):
     assert unlikely(drawn(replay), {(0, 0): 1 / 2, **{(0, row): 1 / 6 for row in (3, 4, 5)}}) < 4
 
 
+def test_what_is_said_of_episodes(tmp_path):
+    replay = make(tmp_path, num_envs=2, rows=40)
+    assert replay.missing(1) == "no episode has ended yet"
+    play(replay, 2, 1)
+    assert replay.missing(1) == "none of 4 ended episodes has 3 records, the longest has 2"
+    play(replay, T)
+    assert replay.missing(5) == "2 of 5 windows in replay (train.start_windows)"
+    assert not replay.episodes.few() and not replay.may_run_dry
+    play(replay, *[1] * 6)
+    assert not replay.episodes.few()
+    play(replay, 1)
+    assert replay.episodes.few() == (
+        "replay.sampling episodes: all updates draw from 2 of 20 ended episodes; the others have less than 3 records "
+        "(train.batch_length)"
+    )
+    columns = {name: [replay.column(name, env, replay.rows) for env in (0, 1)] for name in ("is_first", "is_last")}
+    flags = {name: np.stack(both, 1) for name, both in columns.items()}
+    replay.episodes.rebuild(replay.rows, flags)
+    assert (replay.episodes.ended, replay.episodes.long, replay.episodes.longest) == (20, 2, T)
+    play(replay, *[1] * 40)
+    assert replay.may_run_dry and replay.missing(1) == "no ended episode of 3 records is whole in replay"
+
+
 def test_the_last_start_is_skipped_if_wanted(tmp_path):
     replay = make(tmp_path, ends="skipped")
     play(replay, T, 2, 5, T + 1, 13)  # at rows 0, 3, 5, 10, 14

@@ -164,6 +164,7 @@ SENSELESS = {
     "loss.replay_value: replayed returns": {"preset": "dreamer_v2", "loss__replay_value": 0.3},
     "behavior.start: excluded goes with": {"preset": "dreamer_v3", "behavior__start": "excluded"},
     "behavior.starts: replayed values": {"preset": "dreamer_v3", "behavior__starts": "but_last"},
+    "behavior.replay_value_grad: with optimizer.order": {"preset": "dreamer_v3", "optimizer__order": "model_first"},
     "replay.online: new windows": {"preset": "dreamer_v2", "replay__online": True},
     "replay.ends: goes with": {"preset": "dreamer_v3", "replay__ends": "skipped"},
     "replay.recent: goes with": {"preset": "dreamer_v3", "replay__recent": 0.5},

@@ -10,9 +10,10 @@ from trainer import make_toy, tiny_run
 
 from dreamer_jax.replay.host import Replay
 from dreamer_jax.specs import ArraySpec, EnvSpec
-from dreamer_jax.training.learner import Learner, NotFinite, arrays_batch, batch_arrays, updates_per_dispatch
+from dreamer_jax.training.learner import Learner, NotFinite, arrays_batch, batch_arrays
 from dreamer_jax.training.parallel import Updates
 from dreamer_jax.training.preflight import example_batch
+from dreamer_jax.training.schedule import forecast, updates_per_dispatch
 from dreamer_jax.types import RSSMState, TimeStep
 
 B, T, E = 2, 4, 2
@@ -29,13 +30,13 @@ def count(state, key, batch):
 class Bench:
     """A learner, the replay it feeds on, and a list of what it does in which order."""
 
-    def __init__(self, folder, *, counting=False, online=False, **changes):
+    def __init__(self, folder, *, counting=False, online=False, ring=None, **changes):
         changes = dict(train__batch_size=B, train__batch_length=T, env__num_envs=E, replay__online=online) | changes
         self.config = tiny_run(**changes)
         self.agent = make_toy(self.config, SPEC)
         if counting:
             self.agent = self.agent._replace(update=count)
-        ring = dict(num_envs=E, capacity=120, batch_length=T, online=online, seed=1)
+        ring = dict(num_envs=E, capacity=120, batch_length=T, online=online, seed=1) | (ring or {})
         self.replay = Replay(folder / "replay", SPEC, self.agent.latent_spec, **ring)
         state = jax.jit(self.agent.init)(jax.random.key(0))
         self.learner = Learner(self.config, self.agent, self.replay, state, ROOT, folder / "failures")
@@ -63,17 +64,17 @@ class Bench:
         self.learner._update = spy_update
         self.learner.metrics.add = self.metrics.append
 
-    def act(self, value=None):
+    def act(self, value=None, first=False, last=False):
         """One step of all environments, as the loop does it, without what is due then."""
         eye = self.rng.normal(size=(E, 3)).astype(np.float32) if value is None else np.full((E, 3), value, np.float32)
-        flag = np.zeros(E, bool)
+        flag, first, last = (np.full(E, value) for value in (False, first, last))
         latents = {"deter": self.rng.normal(size=(E, 5)).astype(jnp.bfloat16), "stoch": np.ones((E, 2), np.uint8)}
         arm = self.rng.normal(size=(E, 2)).astype(np.float32)
-        self.replay.append(TimeStep({"eye": eye}, np.ones(E, np.float32), flag, flag, flag), {"arm": arm}, latents)
+        self.replay.append(TimeStep({"eye": eye}, np.ones(E, np.float32), first, last, flag), {"arm": arm}, latents)
         self.steps += E
 
-    def step(self, value=None):
-        self.act(value)
+    def step(self, value=None, **flags):
+        self.act(value, **flags)
         self.learner.catch_up(self.steps, lambda: False, lambda results: None)
 
 
@@ -86,7 +87,7 @@ def ready(rows):
 @pytest.mark.parametrize("start", [0, 3, 21])
 def test_updates_follow_the_train_ratio(tmp_path, per_dispatch, ratio, start):
     changes = dict(train__train_ratio=ratio, train__start_windows=start, train__updates_per_dispatch=per_dispatch)
-    bench = Bench(tmp_path, counting=True, **changes)
+    bench = Bench(tmp_path, counting=True, **changes, train__frames=40 * E)
     begin = next(rows for rows in range(100) if ready(rows) >= (start or B * T)) * E
     for _ in range(40):
         bench.step()
@@ -97,6 +98,7 @@ def test_updates_follow_the_train_ratio(tmp_path, per_dispatch, ratio, start):
         bench.learner.check()
         assert done == per_dispatch * len(bench.metrics)
     assert bench.learner.grad_steps > 0
+    assert bench.learner.grad_steps == forecast(bench.config, bench.replay.capacity, 0).updates
     assert all(metrics["loss/total"].shape == (per_dispatch,) for metrics in bench.metrics)
 
 
@@ -104,14 +106,15 @@ def test_updates_follow_the_train_ratio(tmp_path, per_dispatch, ratio, start):
 @pytest.mark.parametrize("ratio, every", [(4.0, 12), (3.0, 10), (0.5, 6), (22.0, 1)])
 def test_updates_in_bursts(tmp_path, per_dispatch, ratio, every):
     changes = dict(train__train_ratio=ratio, train__update_every=every, train__updates_per_dispatch=per_dispatch)
-    bench = Bench(tmp_path, counting=True, **changes, train__pretrain=5, train__start_windows=1, train__prefill=22)
+    changes |= dict(train__pretrain=5, train__start_windows=1, train__prefill=22, train__frames=40 * E)
+    bench = Bench(tmp_path, counting=True, **changes)
     for _ in range(40):
         bench.learner.run_ahead(bench.steps + E)
         bench.step()
         bursts = (bench.steps - 22) // every
         due = 5 + Fraction(ratio) * bursts * every // (B * T) if bench.steps >= 22 else 0
         assert bench.learner.grad_steps == due // per_dispatch * per_dispatch
-    assert bench.learner.grad_steps > 5
+    assert bench.learner.grad_steps == forecast(bench.config, bench.replay.capacity, 0).updates > 5
 
 
 @pytest.mark.parametrize("prefill, windows, begin", [(31, 1, 32), (0, 21, 30), (20, 21, 30)])
@@ -120,6 +123,53 @@ def test_neither_prefill_nor_windows_alone_begin_updates(tmp_path, prefill, wind
     while not bench.learner.grad_steps:
         bench.step()
     assert (bench.steps, bench.learner.grad_steps) == (begin, 7)
+
+
+def test_what_updates_wait_for(tmp_path):
+    bench = Bench(tmp_path, counting=True, train__prefill=6, train__start_windows=5)
+    said = []
+    while not bench.learner.grad_steps:
+        said.append(bench.learner.waiting(bench.steps))
+        bench.step()
+    assert said == [
+        *(f"{steps} of 6 agent steps of random actions (train.prefill)" for steps in (0, 2, 4)),
+        *(f"{windows} of 5 windows in replay (train.start_windows)" for windows in (0, 0, 2, 4)),
+    ]
+    assert bench.learner.waiting(bench.steps) == ""
+    assert Bench(tmp_path / "none", train__train_ratio=0.0).learner.waiting(100) == ""
+
+
+def test_updates_wait_while_no_long_enough_episode_is_in_the_ring(tmp_path):
+    rows, ring = 14, dict(sampling="episodes", capacity=14 * E)
+    bench = Bench(tmp_path, counting=True, ring=ring, train__train_ratio=4.0, train__start_windows=1)
+
+    def play(*lengths):
+        for length in lengths:
+            for step in range(length):
+                bench.learner.run_ahead(bench.steps + E)
+                bench.step(first=step == 0, last=step == length - 1)
+
+    play(3, 2)
+    none = "none of 4 ended episodes has 4 records, the longest has 3"
+    assert (bench.learner.grad_steps, bench.learner.waiting(bench.steps)) == (0, none)
+    play(T)
+    began, done = bench.steps, bench.learner.grad_steps
+    assert done == 1 and bench.learner.waiting(bench.steps) == ""
+    play(*[2] * 9)  # of which the last ones push the long episode out of the ring
+    paused = bench.learner.grad_steps
+    first_row = bench.replay.rows.start
+    assert first_row > 5 and len(bench.replay.rows) == rows
+    # One more than while it was there: the batch that had been drawn ahead.
+    assert done < paused < 1 + (bench.steps - began) * 4 // (B * T)
+    assert bench.learner.waiting(bench.steps) == "no ended episode of 4 records is whole in replay"
+    again = Bench(tmp_path / "again", counting=True, ring=ring, train__train_ratio=4.0, train__start_windows=1)
+    again.learner.restore(bench.learner.saved())
+    assert again.learner.saved().keys() == bench.learner.saved().keys()
+    play(T)
+    assert bench.learner.grad_steps == 1 + (bench.steps - began) * 4 // (B * T)
+    assert [event for event in bench.events if event[0] == "sample"] == [
+        ("sample", step) for step in range(bench.learner.grad_steps + 1)
+    ]
 
 
 def test_no_updates_without_a_ratio(tmp_path):

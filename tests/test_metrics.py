@@ -1,5 +1,6 @@
 import io
 import json
+import re
 import sys
 import types
 import weakref
@@ -10,7 +11,7 @@ import pytest
 
 from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.training.metrics import Episode, EpisodeStats, MetricBuffer, RunLog, read_jsonl, rewind_jsonl
-from dreamer_jax.training.progress import Progress
+from dreamer_jax.training.progress import Joint, Progress
 from dreamer_jax.types import TimeStep
 
 
@@ -210,11 +211,12 @@ def test_fresh_start_moves_everything(tmp_path):
     assert len(read_jsonl(tmp_path / "metrics.superseded.jsonl")) == 2
 
 
-def test_seconds_go_on_from_the_last_line_if_the_checkpoint_has_none(tmp_path):
+@pytest.mark.parametrize("checkpoint", [{}, {"seconds": 30.0}], ids=["without seconds", "with fewer"])
+def test_seconds_go_on_from_the_last_line_if_the_checkpoint_has_fewer(tmp_path, checkpoint):
     (tmp_path / "metrics.jsonl").write_text(
         '{"agent_steps": 4, "seconds": 50.0}\n{"agent_steps": 8, "seconds": 90.0}\n'
     )
-    with open_log(tmp_path, resume=counters(4)) as log:
+    with open_log(tmp_path, resume=counters(4) | checkpoint) as log:
         assert 50.0 <= log.seconds < 80.0
 
 
@@ -303,6 +305,9 @@ def test_wandb_keeps_its_page_and_logs_the_counters(tmp_path, monkeypatch):
 # Progress
 
 
+ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True
@@ -324,6 +329,20 @@ def test_plain_progress_is_rare_and_says_everything():
     assert len(lines) == 3
     assert lines[1] == "600/10,000 frames (6 %) | return – | 150 updates | 20 frames/s, 5.0 updates/s | 0:07:50 left"
     assert "return 12.3 (mean of 3)" in lines[2]
+
+
+def test_what_updates_wait_for_stands_in_the_place_of_their_number():
+    progress, _ = make_progress(io.StringIO())
+    progress.update({"env_frames": 100, "grad_steps": 0}, waiting="no episode has ended yet")
+    assert progress.line() == "100/10,000 frames (1 %) | return – | no updates yet: no episode has ended yet"
+    progress.update({"env_frames": 100, "grad_steps": 7}, waiting="none is left")
+    assert progress.line().endswith("| 7 updates, none now: none is left")
+    progress.update({"env_frames": 100, "grad_steps": 7})
+    assert progress.line().endswith("| 7 updates")
+    joint = Joint(10_000, ["a", "b"], stream=io.StringIO())
+    joint.of(1).update({}, waiting="one of them waits")
+    joint.of(0).update({"env_frames": 100, "grad_steps": 0})
+    assert joint.line().endswith("no updates yet: one of them waits")
 
 
 def test_rates_are_recent():
@@ -350,9 +369,16 @@ def test_state_takes_the_place_of_the_rates_and_is_left_out_of_them():
     assert progress.line().endswith("30 frames/s, 2.0 updates/s | 0:05:20 left")
 
 
-def test_terminal_line_is_rewritten_and_never_wraps(monkeypatch):
-    monkeypatch.setattr("dreamer_jax.training.progress._columns", lambda stream: 40)
-    stream = Terminal()
+def on_terminal(monkeypatch, columns=60):
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "JUPYTER_COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm-256color")
+    return Terminal()
+
+
+def test_terminal_line_is_rewritten_within_the_width(monkeypatch):
+    stream = on_terminal(monkeypatch, columns=60)
     progress, now = make_progress(stream)
     for second in range(5):
         now[0] = float(second)
@@ -360,15 +386,38 @@ def test_terminal_line_is_rewritten_and_never_wraps(monkeypatch):
     progress.note("saved")
     progress.close()
     written = stream.getvalue()
-    assert written.count("\n") == 2 and written.endswith("\n")
-    assert all(len(part) <= 39 for part in written.replace("\n", "\r").split("\r"))
-    assert "saved\n" in written
+    shown = [ANSI.sub("", part).rstrip() for part in re.split("[\r\n]", written)]
+    assert all(len(part) <= 60 for part in shown)
+    assert shown.count("saved") == 1
+    assert shown[0].startswith("━") and "0/10,000 frames (0 %)" in shown[0]
+    last = " ".join(part.strip(" ━╺") for part in shown[shown.index("saved") + 1 :])
+    assert "4,000/10,000 frames (40 %)" in last and "1,000 frames/s" in last and "left" in last
+    assert written.endswith("\x1b[?25h")  # the cursor can be seen
 
 
-def test_terminal_line_leaves_no_rest_of_a_longer_one():
-    stream = Terminal()
+def test_terminal_without_colours_has_none(monkeypatch):
+    stream = on_terminal(monkeypatch)
+    monkeypatch.setenv("NO_COLOR", "1")
     progress, _ = make_progress(stream)
-    progress.state("compiling update and policy …")
-    progress.state("collecting …")
-    first, second = stream.getvalue().split("\r")[1:]
-    assert len(second) == len(first) and second.rstrip() == "collecting …"
+    progress.update({"env_frames": 5000, "grad_steps": 1})
+    progress.close()
+    assert "5,000/10,000 frames" in stream.getvalue() and "\x1b[3" not in stream.getvalue()
+
+
+def test_dumb_terminal_gets_plain_lines(monkeypatch):
+    stream = on_terminal(monkeypatch)
+    monkeypatch.setenv("TERM", "dumb")
+    progress, _ = make_progress(stream)
+    progress.state("compiling update …")
+    progress.close()
+    assert stream.getvalue() == "compiling update …\ncompiling update …\n"
+
+
+def test_notes_and_states_are_not_markup(monkeypatch):
+    for stream in (io.StringIO(), on_terminal(monkeypatch)):
+        progress, _ = make_progress(stream)
+        progress.note("env.task: [red]x[/red] and a [bold] bracket")
+        progress.state("[red]looking[/red]")
+        progress.close()
+        shown = ANSI.sub("", stream.getvalue())
+        assert "env.task: [red]x[/red] and a [bold] bracket\n" in shown and "[red]looking[/red]" in shown

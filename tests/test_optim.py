@@ -125,6 +125,9 @@ def test_the_norm_of_each_group_is_clipped():
     np.testing.assert_allclose(found["critic"] * -1e7, 2.0, rtol=1e-4)
     same = grouped(replace(config, actor_critic_clip=0.0), {name: {"w": x} for name, x in grads.items()})
     np.testing.assert_allclose(same["critic"] * -1e7, 1.0, rtol=1e-4)
+    own = grouped(replace(config, critic_clip=3.0), {name: {"w": x} for name, x in grads.items()})
+    np.testing.assert_allclose(own["critic"] * -1e7, 3.0, rtol=1e-4)
+    np.testing.assert_allclose(own["actor"] * -1e7, 1.5, rtol=1e-4)
 
 
 def test_weights_decay_by_a_share_whatever_the_step_size():

@@ -8,6 +8,7 @@ import parity_certificate
 import parity_training
 import parity_units
 import pytest
+from agents import quickly
 
 FIXTURES = Path(__file__).parent / "fixtures"
 UNITS = FIXTURES / "units.npz"
@@ -21,10 +22,11 @@ def units():
 
 @pytest.fixture(scope="module", params=TRAINING, ids=lambda path: path.stem)
 def training(request):
-    """A recording and what we find for it."""
+    """A recording and what we find for it, by programs that are compiled quickly."""
     arrays, meta = parity.read(str(request.param))
     recording = parity_training.read(arrays, meta)
-    return recording, parity_training.ours(recording)
+    with quickly():
+        return recording, parity_training.ours(recording)
 
 
 def test_every_quantity_of_a_training_agrees(training):
@@ -58,6 +60,23 @@ def test_every_part_agrees(units):
     absent = {row.name: row.note for row in units if row.status == "absent"}
     assert all(len(note.split("; ", 1)[1]) > 20 for note in absent.values())
     assert len(absent) == 7 and not absent.keys() & {"rssm_cont", "twohot255", "encdec_both", "conv_k5_s2"}
+
+
+@pytest.mark.parametrize("unit", ["twohot5", "twohot255"])
+def test_a_soft_target_is_made_of_the_recorded_predictions(unit):
+    """Which are rounded otherwise than ours: of five bins of up to 4.85e8 by tens."""
+    arrays = {
+        name.removeprefix(f"{unit}/"): x
+        for name, x in parity.read(str(UNITS))[0].items()
+        if name.startswith(f"{unit}/")
+    }
+    moved = arrays | {"pred": np.where(arrays["pred"] > 0, 0.5, 2.0).astype(np.float32) * arrays["pred"]}
+    inputs = parity_units.Unit(moved)
+    theirs, mine = arrays["loss_of_soft_target"], parity_units.ours(unit, inputs)["loss_of_soft_target"]
+    np.testing.assert_allclose(
+        parity_units.ours(unit, parity_units.Unit(arrays))["loss_of_soft_target"], theirs, rtol=1e-6
+    )
+    assert np.abs(mine - theirs).max() > 1e-3 * np.abs(theirs).max() and "pred" not in inputs.read
 
 
 def test_one_changed_element_of_a_part_fails(units):

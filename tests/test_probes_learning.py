@@ -13,7 +13,7 @@ from dreamer_jax.config.schema import flatten
 from dreamer_jax.envs.probes import PROBES
 from dreamer_jax.envs.vector import make_envs
 from dreamer_jax.training.acting import make_act
-from dreamer_jax.training.evaluate import evaluate
+from dreamer_jax.training.evaluate import PURPOSE, evaluate
 from dreamer_jax.training.train import train
 
 SMALL = {
@@ -100,10 +100,10 @@ def test_probe_is_solved(preset, probe, tmp_path):
     logged = []
     state = train(config, tmp_path, loggers=[lambda _, metrics: logged.append(metrics)], stream=io.StringIO())
 
-    envs = make_envs(config.env, seed=0, num_envs=1)
+    envs = make_envs(config.env, seed=0, num_envs=10, purpose=PURPOSE)
     agent = make_agent(config, envs.spec)
+    scores = evaluate(agent, make_act(agent, "mode"), state.params, envs, episodes=40, seed=0)
     envs.close()
-    scores = evaluate(agent, make_act(agent, "mode"), state.params, config.env, episodes=40, seed=0)
     best, chance = PROBES[probe].optimal, PROBES[probe].random
     assert np.mean(scores) >= chance + 0.8 * (best - chance)
     reward_losses = [metrics["train/loss/rew"] for metrics in logged if "train/loss/rew" in metrics]

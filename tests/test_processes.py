@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -166,7 +167,7 @@ def test_killed_and_resumed_is_as_never_stopped(tmp_path, two, logs):
     assert run(two, flags(config, reference), others)[0] == [0, 0], others[0].read_text()
 
     command = [*flags(config, run_dir), "--train.save_frames", "80"]
-    start(two, command, logs, kill_at="dreamer_jax.envs.vector:VectorEnvs.step:45")
+    start(two, command, logs, kill_at="envs.vector:VectorEnvs.step:45")
     assert [process.wait() for process in two] == [-signal.SIGKILL, -signal.SIGKILL]
     assert complete(run_dir)[-1] in (80, 160)
     statuses, text = run(two, command, logs)
@@ -196,7 +197,7 @@ def test_a_killed_process_is_named_and_the_other_goes_on_alone(tmp_path, two, lo
     before = [ring.column("reward", env, ring.rows) for ring in rings for env in range(ring.num_envs)]
     alone, log = [*command, "--train.frames", str(begin + 4)], tmp_path / "alone"
     # Killed as a stream was dealt out, it begins again.
-    assert two[0].run(alone, log, kill_at="dreamer_jax.replay.host:Replay.fill:-1") == -signal.SIGKILL
+    assert two[0].run(alone, log, kill_at="replay.host:Replay.fill:-1") == -signal.SIGKILL
     assert two[0].run(alone, log) == 0, log.read_text()
     assert f"of 2 processes: 4 streams of {min(begin // 4, 30)} records are dealt out to one process" in log.read_text()
     assert f"resumed at {begin} frames" in log.read_text()
@@ -235,18 +236,33 @@ def test_a_process_that_hangs_is_named(tmp_path, two, logs):
         assert "process 1 (" in last and "stands still since 4 seconds" in last, text
 
 
-def test_what_ended_a_process_is_told_to_the_other(tmp_path, two, logs):
-    config = tiny_run(env__task="worlds:Raising", **WORLDS)
-    statuses, text = run(two, flags(config, tmp_path / "run"), logs)
-    assert statuses == [75, 2]
-    assert "process 1 (" in text.splitlines()[-1] and "has ended: environment 1" in text.splitlines()[-1]
-    assert "the arm came off" in text.splitlines()[-1] and "the arm came off" in logs[1].read_text().splitlines()[-1]
+def test_an_environment_that_fails_in_one_process_ends_both_saved(tmp_path, two, logs):
+    settings = dict(env__task="worlds:Mendable", train__frames=100, train__batch_size=4)
+    command, reference = flags(tiny_run(**settings), tmp_path / "run"), tmp_path / "reference"
+    statuses, text = run(two, command, logs)
+    assert statuses == [2, 2], text
+    for log in logs:
+        last = log.read_text().splitlines()[-1]
+        assert last.endswith("environment 1 (worlds:Mendable): step() failed in episode 3: ValueError: not yet mended")
+    assert complete(tmp_path / "run") == [0, 68]
+    (tmp_path / "mended").touch()
+    # One process alone takes the action again in one environment, and goes on with the record of the other.
+    shutil.copytree(tmp_path / "run", tmp_path / "alone")
+    assert two[0].run(flags(tiny_run(**settings), tmp_path / "alone"), tmp_path / "log") == 0
+    assert run(two, command, logs)[0] == [0, 0]
+    assert run(two, flags(tiny_run(**settings), reference), logs)[0] == [0, 0]
+    assert_same_run(tmp_path / "run", reference)
+    alone, shared = read_replays(tmp_path / "alone")[0], read_replays(reference)
+    for name in ("observation/observation", "is_last"):
+        for env in range(2):
+            found, right = alone.column(name, env, alone.rows), shared[env].column(name, 0, shared[env].rows)
+            assert len(found) and found.tobytes() == right[-len(found) :].tobytes()
 
 
 @pytest.mark.parametrize("culprit", [0, 1])
 def test_a_program_that_fails_waits_for_nobody(tmp_path, culprit):
-    """As a user starts it. With seed 6 environment 0 is the first in which something happens."""
-    config = tiny_run(env__task="worlds:Raising", seed=0 if culprit else 6, train__train_ratio=0.0, **WORLDS)
+    """As a user starts it."""
+    config = tiny_run(env__task="worlds:Unwilling", seed=3 if culprit else 7, train__train_ratio=0.0, **WORLDS)
     command = [sys.executable, "-m", "dreamer_jax", *flags(config, tmp_path / "run"), "--coordinator", free_port()]
     running = [
         subprocess.Popen(
@@ -259,7 +275,7 @@ def test_a_program_that_fails_waits_for_nobody(tmp_path, culprit):
     ]
     texts = [process.communicate(timeout=100)[1] for process in running]
     assert [process.returncode for process in running] == ([2, 75] if culprit == 0 else [75, 2]), texts
-    assert "the arm came off" in texts[culprit].splitlines()[-1]
+    assert "not today" in texts[culprit].splitlines()[-1]
     last = texts[1 - culprit].splitlines()[-1]
     assert f"process {culprit} (" in last and f"has ended: environment {culprit}" in last, texts
 

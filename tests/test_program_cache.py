@@ -151,5 +151,6 @@ def test_commands_keep_where_they_are_told(monkeypatch, tmp_path, capsys):
     for chosen in ([], ["--cache", "mine"], ["--cache", "none"]):
         main(["train", "--env.task", "probe/nothing", *chosen])
         main(["import-reference", "nothing.npz", "--out", str(tmp_path / "run"), *chosen])
-    assert folders == 2 * [default_folder(), Path("mine")] + 2 * [default_folder()] + 2 * [Path("mine")]
+    mine = Path("mine").absolute()  # environments may change the working directory
+    assert folders == 2 * [default_folder(), mine] + 2 * [default_folder()] + 2 * [mine]
     capsys.readouterr()

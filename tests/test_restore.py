@@ -162,7 +162,8 @@ def record(ring):
 @pytest.mark.parametrize("parts", [2, 4])
 def test_shares_join_to_the_whole(run, parts):
     _, arrays, _ = arrays_of(run[1])
-    arrays = arrays | {"replay/taken": np.arange(parts)}  # each process counts its own
+    # Each process has its own.
+    arrays = arrays | {"replay/taken": np.arange(parts), "replay/checksums": np.arange(2 * parts).reshape(parts, 2)}
     arrays |= {"envs/length": np.array([1, 0, 5, 2]), "envs/action/action": np.arange(8)}
     shares = [share(arrays, part, parts, ENVS) for part in range(parts)]
     assert [mine["replay/taken"] for mine in shares] == list(range(parts))

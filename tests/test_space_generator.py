@@ -162,7 +162,7 @@ def stored_equals_emitted(case: Case, run_dir: Path) -> None:
     checkpoints = Checkpoints(run_dir)
     arrays, _ = checkpoints.restore_arrays(STEPS * case.num_envs)
     checkpoints.close()
-    export_episodes(open_rings(run_dir, arrays, 1, case.num_envs, STEPS * case.num_envs, 1), run_dir / "episodes")
+    export_episodes(open_rings(run_dir, arrays, [0], 1, case.num_envs, STEPS * case.num_envs, 1), run_dir / "episodes")
     for number, (emitted, received) in enumerate(lived(case)):
         row = 0
         for file in sorted((run_dir / "episodes").glob(f"env{number:03d}-*.npz")):

@@ -154,7 +154,8 @@ def test_a_page_fault_brings_no_neighbours(tmp_path):
 def test_a_ring_of_an_older_version_is_refused(tmp_path):
     Store.create(tmp_path, Layout(4, 2, FIELDS))
     path = tmp_path / "layout.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 1}))
+    old = {name: value for name, value in json.loads(path.read_text()).items() if name != "crc32"}
+    path.write_text(json.dumps(old | {"format": 1}))
     with pytest.raises(ConfigError, match=r"layout\.json: replay of format 1, this version reads format 2"):
         Layout.read(tmp_path)
 

@@ -63,9 +63,7 @@ def test_each_run_is_as_alone(process, tmp_path, devices):
     sweep = ["--seeds", "0..1", "--sweep", "optimizer.learning_rate=1e-3,2e-3"]
     command = [*flags(config, parent), "--train.devices", str(devices)]
     if devices == 2:
-        killed = process.run(
-            [*command, *sweep], tmp_path / "killed", kill_at="dreamer_jax.envs.vector:VectorEnvs.step:300"
-        )
+        killed = process.run([*command, *sweep], tmp_path / "killed", kill_at="envs.vector:VectorEnvs.step:300")
         assert killed == -signal.SIGKILL, (tmp_path / "killed").read_text()
     assert process.run([*command, *sweep], log) == 0, log.read_text()
     lines = log.read_text().splitlines()
@@ -115,7 +113,7 @@ def test_a_real_agent_learns_as_alone(process, tmp_path):
 def test_killed_and_resumed_is_as_never_stopped(process, tmp_path, alone):
     log, parent = tmp_path / "log", tmp_path / "all"
     command = [*flags(tiny_run(), parent), *SEEDS, "--train.save_frames", "80"]
-    assert process.run(command, log, kill_at="dreamer_jax.envs.vector:VectorEnvs.step:235") == -signal.SIGKILL
+    assert process.run(command, log, kill_at="envs.vector:VectorEnvs.step:235") == -signal.SIGKILL
     assert {complete(run_dir)[-1] for run_dir in runs(parent)} == {80}
     assert process.run(command, log) == 0, log.read_text()
     assert log.read_text().count("resumed at 80 frames") == 1
@@ -137,7 +135,7 @@ def test_killed_at_awkward_moments(process, tmp_path, alone):
     log, parent = tmp_path / "log", tmp_path / "all"
     command = [*flags(tiny_run(), parent), *SEEDS, "--train.save_frames", "20"]
     for place in AWKWARD:
-        assert process.run(command, log, kill_at=f"dreamer_jax.{place}") == -signal.SIGKILL, (place, log.read_text())
+        assert process.run(command, log, kill_at=place) == -signal.SIGKILL, (place, log.read_text())
     assert process.run(command, log) == 0, log.read_text()
     for run_dir, single in zip(runs(parent), alone, strict=True):
         assert_same_run(run_dir, single)
@@ -148,8 +146,8 @@ def fail_at(monkeypatch, name, step):
     save = Checkpoints.save
 
     def full(self, at, *rest):
-        if name in str(self._manager.directory) and at == step:
-            raise OSError(errno.ENOSPC, "No space left on device", str(self._manager.directory))
+        if name in str(self._path) and at == step:
+            raise OSError(errno.ENOSPC, "No space left on device", str(self._path))
         save(self, at, *rest)
 
     monkeypatch.setattr(Checkpoints, "save", full)

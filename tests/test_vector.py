@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from dreamer_jax.config.schema import ConfigError, EnvConfig
-from dreamer_jax.envs.vector import make_envs, processes_are_faster
+from dreamer_jax.envs.preview import processes_are_faster
+from dreamer_jax.envs.vector import make_envs
 from dreamer_jax.envs.wrappers import SIGNALS, EnvironmentFailed, open_stream
 
 OWN = """
@@ -302,12 +303,11 @@ def test_auto_prefers_one_process_for_quick_environments():
     assert not processes_are_faster(1e-3, num_envs=1, cores=16)
 
 
-def test_what_draws_nothing_says_so():
-    envs = make_envs(EnvConfig("worlds:World", vectorization="sync"), seed=0, num_envs=1, render=True)
+@pytest.mark.parametrize(("task", "error"), [("World", "NotImplementedError"), ("Unseen", "SystemExit: no display")])
+def test_what_draws_nothing_says_so(task, error):
+    envs = make_envs(EnvConfig(f"worlds:{task}", vectorization="sync"), seed=0, num_envs=1, render=True)
     envs.reset()
-    with pytest.raises(
-        ConfigError, match="--video: 'worlds:World' can't be drawn, render.. failed with NotImplemented"
-    ):
+    with pytest.raises(ConfigError, match=f"--video: 'worlds:{task}' can't be drawn, render.. failed with {error}"):
         envs.render()
     envs.close()
 

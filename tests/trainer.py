@@ -20,6 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from phases import Phases, kill_at
+
 from dreamer_jax.config.checks import check
 from dreamer_jax.config.loading import load as load_config
 from dreamer_jax.config.loading import replace
@@ -84,7 +86,7 @@ def make_toy(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -> 
     import numpy as np
 
     from dreamer_jax.interfaces import Agent
-    from dreamer_jax.types import PolicyCarry, RSSMState, TrainState
+    from dreamer_jax.types import Dream, PolicyCarry, RSSMState, TrainState
 
     width = 5
     latent_spec = {"deter": ArraySpec((width,), "bfloat16"), "stoch": ArraySpec((2,), "uint8")}
@@ -131,10 +133,20 @@ def make_toy(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -> 
             action[name] = (raw > 0).astype(jnp.int32) if leaf.discrete else raw
         return PolicyCarry(RSSMState(hidden, hidden[:, :2]), action), action, compress(hidden)
 
-    def update(state: TrainState, key: Any, batch: Any) -> Any:
+    def observe(params: Any, batch: Any) -> Any:
         signals = [x[..., None] for x in (batch.reward, batch.is_first, batch.is_last, batch.is_terminal)]
         deter = mix(*columns(batch.observation, 2), *columns(batch.prev_action, 2), *signals)
-        deter = mix(deter, jnp.broadcast_to(state.params["model"], deter.shape))
+        return mix(deter, jnp.broadcast_to(params["model"], deter.shape))
+
+    def report(state: TrainState, key: Any, batch: Any) -> Any:
+        deter = observe(state.params, batch)
+        seen = mix(deter, jax.random.uniform(key, deter.shape), jnp.broadcast_to(state.opt_state[0], deter.shape))
+        leaves = {name: leaf for name, leaf in batch.observation.items() if not spec.observation[name].discrete}
+        dream = Dream({name: leaf + seen.mean() for name, leaf in leaves.items()}, seen[..., 0], seen[..., 1])
+        return {"low": seen.min(), "high": seen.max()}, dream
+
+    def update(state: TrainState, key: Any, batch: Any) -> Any:
+        deter = observe(state.params, batch)
         context = mix(batch.context.deter, batch.context.stoch)
         seen = mix(deter.reshape(-1), context.reshape(-1))
         numbers = jnp.stack([jnp.float32(config.optimizer.learning_rate), jnp.float32(config.kl.rep)])
@@ -148,14 +160,14 @@ def make_toy(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -> 
         state = TrainState(state.step + 1, params, mix(state.slow, change), (change,), moments)
         return state, metrics, compress(deter)
 
-    return Agent(init, reset, policy, lambda *_: None, update, lambda *_: ({}, None), lambda *_: None, latent_spec)
+    return Agent(init, reset, policy, lambda *_: None, update, report, lambda *_: None, latent_spec)
 
 
 class Trainer:
     """Runs ``dreamer-jax`` commands in processes of their own, one at a time, without importing anew.
 
-    ``kill_at`` is ``module:Class.method:n``: the process kills itself as that method is called for the
-    n-th time, or as it returns if n is negative.
+    ``kill_at`` is a moment of ``phases.kill_at``, at which the process kills itself; ``phases`` a file for the phase
+    that it is in. Each process leads a group of its own, or joins that of the process ``group``.
     """
 
     def __init__(self) -> None:
@@ -164,11 +176,21 @@ class Trainer:
         )
         self._process: int | None = None
 
-    def start(self, arguments: list[str], log: Path, *, toy: bool | str = True, kill_at: str = "") -> int:
+    def start(
+        self,
+        arguments: list[str],
+        log: Path,
+        *,
+        toy: bool | str = True,
+        kill_at: str = "",
+        phases: Path | None = None,
+        group: int = 0,
+    ) -> int:
         """The number of the new process, whose output goes to ``log``."""
         assert self._server.stdin
         self._clear()
         request = {"arguments": arguments, "log": str(log.absolute()), "toy": toy, "kill_at": kill_at}
+        request |= {"phases": str(phases.absolute()) if phases else "", "group": group}
         self._server.stdin.write(json.dumps(request).encode() + b"\n")
         self._process = self._answer()
         return self._process
@@ -178,8 +200,9 @@ class Trainer:
         status, self._process = self._answer(), None
         return status
 
-    def run(self, arguments: list[str], log: Path, *, toy: bool | str = True, kill_at: str = "") -> int:
-        self.start(arguments, log, toy=toy, kill_at=kill_at)
+    def run(self, arguments: list[str], log: Path, **options: Any) -> int:
+        """Its exit status; ``options`` as for ``start``."""
+        self.start(arguments, log, **options)
         return self.wait()
 
     def close(self) -> None:
@@ -225,12 +248,17 @@ def trainer() -> Iterator[Trainer]:
 
 
 def _serve() -> None:
-    import distrax  # noqa: F401
-    import orbax.checkpoint  # noqa: F401
+    # All that runs import, so that none waits for it, or is stopped in the middle of it.
+    for name in ("distrax", "matplotlib.figure", "orbax.checkpoint"):
+        importlib.import_module(name)
+    for name in ("cli", "envs.gymnasium", "training.plot", "training.together"):
+        importlib.import_module(f"dreamer_jax.{name}")
 
     for line in sys.stdin:
         request = json.loads(line)
         process = os.fork()
+        with suppress(OSError):  # by both, so that each finds it done: signals may be sent to all that it starts
+            os.setpgid(process, request["group"] or process)
         if not process:
             _child(request)
         print(process, flush=True)
@@ -243,7 +271,7 @@ def _child(request: dict[str, Any]) -> None:
     for source, target in ((null, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
     os.environ[MARK] = request["log"]
-    status = 1
+    status, phases = 1, None
     try:
         from dreamer_jax.cli import main
         from dreamer_jax.training import together, train
@@ -252,39 +280,23 @@ def _child(request: dict[str, Any]) -> None:
             train.make_agent = lambda config, spec, axis_name: make_toy(config, spec)
         elif request["toy"]:
             train.make_agent = together.make_agent = make_toy
+        if request["phases"]:
+            phases = Phases(Path(request["phases"]))
         if request["kill_at"]:
-            _kill_at(request["kill_at"])
+            kill_at(request["kill_at"], phases)
+        if phases is not None:
+            phases.follow()  # last, so that a phase has begun when a call in it kills
         status = main(request["arguments"])
     except SystemExit as error:
         status = int(error.code or 0)
     except BaseException:
         traceback.print_exc()
     finally:
+        if phases is not None:
+            phases.close()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
-
-
-def _kill_at(place: str) -> None:
-    module, path, number = place.split(":")
-    owner: Any = importlib.import_module(module)
-    *outer, name = path.split(".")
-    for part in outer:
-        owner = getattr(owner, part)
-    original, calls = getattr(owner, name), 0
-
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        mine = calls  # other threads may call it meanwhile
-        if mine == int(number):
-            os.kill(os.getpid(), signal.SIGKILL)
-        result = original(*args, **kwargs)
-        if mine == -int(number):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-
-    setattr(owner, name, counted)
 
 
 if __name__ == "__main__":

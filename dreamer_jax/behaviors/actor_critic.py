@@ -110,8 +110,9 @@ def make_actor_critic(
         if config.cont.start == "recorded":
             discount = discount.at[:, 0].set(constant * (1 - is_terminal.reshape(-1).astype(jnp.float32)))
         base = slow if v.target == "slow" else value
-        # A hard label knows nothing of the discount, which is then not to shorten the start itself.
-        first_weight = constant if config.cont.label == "hard" else 1.0
+        # A record and a hard label know nothing of the discount, which is then not to shorten the start itself.
+        undiscounted = config.cont.start == "recorded" or config.cont.label == "hard"
+        first_weight = constant if undiscounted else 1.0
         credit = assign_credit(c, reward, discount, base, first_weight=first_weight)
         returns, moments, scale = stop(credit.target), state.moments, jnp.ones(())
         every_return = gathered(returns, axis_name)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 
-from dreamer_jax.cli.errors import explain
+from dreamer_jax.cli.errors import STOPPED, explain
+from dreamer_jax.cli.output import answers_alone, say
 from dreamer_jax.cli.parser import make_parser
-from dreamer_jax.cli.settings import pairs
+from dreamer_jax.cli.settings import pairs, refuse
+from dreamer_jax.envs.signals import Interrupted, handled_by, interrupt
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,15 +24,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="dreamer-jax: %(message)s")
     logging.getLogger("absl").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(tensorflow_probability|jax|distrax|tfp)")
-    parser = make_parser()
-    options, rest = parser.parse_known_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # paths are printed as they were given, byte for byte
+    options, rest = make_parser().parse_known_args(arguments)
     try:
-        if not options.takes_settings and rest:
-            parser.error(f"{options.command}: unrecognized arguments: {' '.join(rest)}")
-        return options.run(options, pairs(rest)) or 0
-    except Exception as error:
+        with ExitStack() as scope:
+            scope.enter_context(handled_by(interrupt))
+            options.scope = scope
+            if rest and not options.takes_settings:
+                refuse(rest[0], options.flags)
+            options.answers = scope.enter_context(answers_alone()) if options.json else sys.stdout
+            status = options.run(options, pairs(rest, options.flags)) or 0
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # whoever read our answer has had enough
+        return STOPPED + signal.SIGPIPE
+    except (Exception, Interrupted) as error:
         status, message = explain(error)
         if message is None:
             raise
-        print(f"dreamer-jax: {message}", file=sys.stderr)
+        say(message)
         return status

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import replace
+from contextlib import closing
 
-from dreamer_jax.cli.quick_start import start_quickly
+from dreamer_jax.cli.quick_start import start_computing
 from dreamer_jax.cli.settings import settings
 from dreamer_jax.config.loading import dump
 from dreamer_jax.config.schema import ConfigError
@@ -19,24 +19,26 @@ def import_reference(options: argparse.Namespace, pairs: list[tuple[str, str]]) 
     from dreamer_jax.training.preflight import env_spec
     from dreamer_jax.training.train import begin
 
-    start_quickly(options)
+    start_computing(options)
+    out = options.out.absolute()  # environments may change the working directory
     arrays = read_reference(options.params)
     try:
         state = from_reference(arrays, config, env_spec(config))
     except ConfigError as error:
         raise ConfigError(f"{options.params}: {error}") from error
-    begin(config, options.out, state)
+    begin(config, out, state)
     print(f"{len(arrays)} tensors in {options.out}; `dreamer-jax train` with the same settings goes on from there")
 
 
 def evaluate(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
     from dreamer_jax.training.acting import make_act
-    from dreamer_jax.training.checkpoint import Checkpoints, load, read_run
-    from dreamer_jax.training.evaluate import evaluate, film_episode
+    from dreamer_jax.training.checkpoint import Checkpoints, load
+    from dreamer_jax.training.evaluate import evaluate, evaluation_envs, film_episode
+    from dreamer_jax.training.intact import read_run
     from dreamer_jax.training.pictures import check_film, save_film
     from dreamer_jax.training.statistics import format_summary, summary
 
-    start_quickly(options)
+    start_computing(options)
     config, _spec = read_run(options.run_dir)
     agent, state = load(options.run_dir, options.checkpoint)
     checkpoints = Checkpoints(options.run_dir)
@@ -46,6 +48,7 @@ def evaluate(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
     mode = options.mode or config.policy.evaluate
     if options.video is not None:
         check_film(options.video)
+        options.video = options.video.absolute()  # environments may change the working directory
 
     def report(count: int, score: float) -> None:
         if sys.stderr.isatty():
@@ -55,7 +58,9 @@ def evaluate(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
     if options.video is not None:  # first, because not everything can be filmed
         frames, rate = film_episode(agent, act, state.params, config.env, seed=seed)
         save_film(frames, options.video, rate)
-    scores = evaluate(agent, act, state.params, config.env, episodes=options.episodes, seed=seed, after_episode=report)
+    envs = evaluation_envs(config.env, options.episodes, seed, lambda text: print(text, file=sys.stderr))
+    with closing(envs):
+        scores = evaluate(agent, act, state.params, envs, episodes=options.episodes, seed=seed, after_episode=report)
     if sys.stderr.isatty():
         print(file=sys.stderr)
     result = {
@@ -71,7 +76,7 @@ def evaluate(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
     if options.video is not None:
         result["video"] = str(options.video)
     if options.json:
-        print(json.dumps(result))
+        print(json.dumps(result), file=options.answers)
     else:
         actions = "sampled" if mode == "sample" else "greedy"
         print(f"{config.env.task} after {result['frames']:,} frames, {actions} actions")
@@ -96,14 +101,15 @@ def compare(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
         comparisons = compare.compare(options.run_dirs, options.to)
         picture = compare.draw(comparisons, options.output)
         found, text = compare.as_json(comparisons), compare.as_text(comparisons)
-    print(json.dumps({**found, "picture": str(picture)}) if options.json else f"{text}\n{picture}")
+    answer = json.dumps({**found, "picture": str(picture)}) if options.json else f"{text}\n{picture}"
+    print(answer, file=options.answers)
 
 
 def check_env(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
     config = settings(options, pairs)
     from dreamer_jax.envs.check import check_env
 
-    print(check_env(replace(config, env=replace(config.env, task=options.task)), options.steps))
+    print(check_env(config, options.steps))
 
 
 def export(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
@@ -116,10 +122,10 @@ def export(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
 
 
 def dream(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
-    from dreamer_jax.training.checkpoint import read_run
+    from dreamer_jax.training.intact import read_run
     from dreamer_jax.training.predictions import describe, dream_run
 
-    start_quickly(options)
+    start_computing(options)
     latents = read_run(options.run_dir)[0].rssm.stoch
     metrics, drawn = dream_run(
         options.run_dir,
@@ -131,7 +137,8 @@ def dream(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
         seed=options.seed,
     )
     if options.json:
-        print(json.dumps({"metrics": metrics, "pictures": {name: str(path) for name, path in drawn.items()}}))
+        pictures = {name: str(path) for name, path in drawn.items()}
+        print(json.dumps({"metrics": metrics, "pictures": pictures}), file=options.answers)
     else:
         print("\n".join([*([describe(metrics, latents)] if metrics else []), *map(str, drawn.values())]))
 
@@ -139,7 +146,7 @@ def dream(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
 def bench(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
     from dreamer_jax.training.bench import bench, in_words
 
-    start_quickly(options)
+    start_computing(options)
     settings = {
         "preset": options.preset,
         "size": options.size,
@@ -154,7 +161,7 @@ def bench(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
     ):
         records.append(record)
         if options.json:
-            print(json.dumps(record), flush=True)
+            print(json.dumps(record), file=options.answers, flush=True)
     if not options.json:
         print(in_words(records))
 

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from dreamer_jax.cli import commands, runs
 from dreamer_jax.cli.errors import FAILED
+from dreamer_jax.cli.output import say
 from dreamer_jax.cli.runs import PATIENCE
 from dreamer_jax.config.benchmarks import BENCHMARKS
+from dreamer_jax.config.loading import parse
+from dreamer_jax.config.paths import path_of
 from dreamer_jax.config.presets import PRESETS, SIZES
-from dreamer_jax.config.schema import FIELDS, Config
+from dreamer_jax.config.schema import FIELDS, Config, ConfigError
 
 SETTINGS_HELP = """\
 Every setting can be a flag, such as --env.num_envs 4 or --train.train_ratio 512;
 `dreamer-jax config` prints them all with their meanings and what your flags make of them.
 Later wins: preset, benchmark, size, YAML files from left to right, flags.
 """
+MOST = 2**31 - 1
+"""Of numbers on a command line that are no settings."""
 CACHE_HELP = "where compiled programs are kept (default ~/.cache/dreamer_jax/compiled); none: nowhere"
 
 
@@ -26,7 +31,8 @@ class _Parser(argparse.ArgumentParser):
     """Says in one line what is wrong, without the usage before it."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(FAILED, f"dreamer-jax: {message}; see {self.prog} --help\n")
+        say(f"{message}; see {self.prog} --help")
+        self.exit(FAILED)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -45,19 +51,19 @@ def make_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        sub.set_defaults(run=run, takes_settings=settings)
+        sub.set_defaults(run=run, takes_settings=settings, json=False)
         if settings:
             sub.add_argument("--config", nargs="+", action="extend", default=[], metavar="FILE.yaml", help="YAML files")
             sub.add_argument("--preset", metavar="NAME", help=f"named settings (default {Config.preset})")
             sub.add_argument("--benchmark", metavar="NAME", help="named settings of a benchmark")
             sub.add_argument("--size", metavar="SIZE", help="model size (default: the preset's)")
         if compiles:
-            sub.add_argument("--cache", metavar="DIR", help=CACHE_HELP)
+            sub.add_argument("--cache", type=_path_or("none"), metavar="DIR", help=CACHE_HELP)
         return sub
 
     sub = command("train", runs.train, "train an agent, or go on with a run", settings=True, compiles=True)
     sub.usage = "dreamer-jax train [FLAGS] [--SETTING VALUE ...]"  # all of them would fill half a screen
-    sub.add_argument("--run-dir", type=Path, help="where everything is written (default runs/TASK-PRESET-SIZE-SEED)")
+    sub.add_argument("--run-dir", type=_path, help="where everything is written (default runs/TASK-PRESET-SIZE-SEED)")
     sub.add_argument("--seeds", metavar="A..B", help="several runs, such as 0..7 or 0,3,5, in folders of --run-dir")
     sub.add_argument(
         "--sweep",
@@ -67,7 +73,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="a run for each value, of each field given so; with --sample also FIELD=LOW..HIGH",
     )
     sub.add_argument("--sample", type=_positive, metavar="N", help="N random points of --sweep instead of all")
-    sub.add_argument("--sample-seed", type=int, metavar="N", help="which ones (default 0)")
+    sub.add_argument("--sample-seed", type=_natural, metavar="N", help="which ones (default 0)")
     sub.add_argument(
         "--together",
         type=_positive,
@@ -87,7 +93,7 @@ def make_parser() -> argparse.ArgumentParser:
     shared = sub.add_argument_group("several processes that share one run, each started with the same settings")
     shared.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 runs, and a free port there")
     shared.add_argument("--processes", type=_positive, metavar="N", help="how many there are")
-    shared.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
+    shared.add_argument("--process", type=_natural, metavar="I", help="which one this is, from 0")
     shared.add_argument(
         "--distributed", action="store_true", help="find these three in what Slurm, Open MPI or a TPU says"
     )
@@ -105,31 +111,31 @@ def make_parser() -> argparse.ArgumentParser:
         settings=True,
         compiles=True,
     )
-    sub.add_argument("params", type=Path, metavar="PARAMS.npz", help="its tensors under their own names")
-    sub.add_argument("--out", type=Path, required=True, metavar="RUN_DIR", help="the run's directory")
+    sub.add_argument("params", type=_path, metavar="PARAMS.npz", help="its tensors under their own names")
+    sub.add_argument("--out", type=_path, required=True, metavar="RUN_DIR", help="the run's directory")
     sub.add_argument("--seed", metavar="N", help=f"the run's one seed (default {Config.seed})")
     sub.add_argument("--env.task", metavar="TASK", dest="task", help=f"{FIELDS['env.task'].meaning}")
 
     sub = command("evaluate", commands.evaluate, "play a trained agent in fresh environments", compiles=True)
-    sub.add_argument("run_dir", type=Path)
+    sub.add_argument("run_dir", type=_path)
     sub.add_argument("--episodes", type=_positive, default=20, help="default 20")
     sub.add_argument(
         "--mode", choices=["sample", "mode"], help="sampled or greedy actions (default: the run's policy.evaluate)"
     )
-    sub.add_argument("--seed", type=int, help="of the environments; never those of training (default: the run's)")
-    sub.add_argument("--checkpoint", type=int, help="agent steps of the checkpoint (default: the newest)")
-    sub.add_argument("--video", type=Path, metavar="FILE.gif", help="film one more episode")
+    sub.add_argument("--seed", type=_natural, help="of the environments; never those of training (default: the run's)")
+    sub.add_argument("--checkpoint", type=_natural, help="agent steps of the checkpoint (default: the newest)")
+    sub.add_argument("--video", type=_path, metavar="FILE.gif", help="film one more episode")
     sub.add_argument("--json", action="store_true", help="print one JSON object")
 
     sub = command("plot", commands.plot, "draw return against frames, seeds grouped")
-    sub.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR")
-    sub.add_argument("--output", type=Path, default=Path("returns.png"), help="PNG file (default returns.png)")
+    sub.add_argument("run_dirs", nargs="+", type=_path, metavar="RUN_DIR")
+    sub.add_argument("--output", type=_path, default=Path("returns.png"), help="PNG file (default returns.png)")
     sub.add_argument("--minutes", type=_numbers, help="also mark these minutes of training, such as 2,5,15")
 
     sub = command("compare", commands.compare, "compare returns of runs with each other, or with published ones")
-    sub.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR")
+    sub.add_argument("run_dirs", nargs="+", type=_path, metavar="RUN_DIR")
     sub.add_argument("--to", metavar="METHOD", help="published method, such as dreamerv3 (default: each other)")
-    sub.add_argument("--output", type=Path, default=Path("compare.png"), help="picture (default compare.png)")
+    sub.add_argument("--output", type=_path, default=Path("compare.png"), help="picture (default compare.png)")
     sub.add_argument("--json", action="store_true", help="print one JSON object")
 
     sub = command(
@@ -142,21 +148,25 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--steps", type=_positive, default=1000, help="random steps (default 1000)")
 
     sub = command("export", commands.export, "write a run's stored episodes as npz files")
-    sub.add_argument("run_dir", type=Path)
-    sub.add_argument("--output", type=Path, help="folder (default RUN_DIR/episodes)")
+    sub.add_argument("run_dir", type=_path)
+    sub.add_argument("--output", type=_path, help="folder (default RUN_DIR/episodes)")
 
     sub = command(
         "dream", commands.dream, "draw what a run's world model predicts from a few recorded steps", compiles=True
     )
-    sub.add_argument("run_dir", type=Path)
+    sub.add_argument("run_dir", type=_path)
     sub.add_argument(
-        "--actions", default="recorded", metavar="WHAT", help="recorded (default), policy, or FILE.npz with your own"
+        "--actions",
+        type=_path_or("recorded", "policy"),
+        default="recorded",
+        metavar="WHAT",
+        help="recorded (default), policy, or FILE.npz with your own",
     )
     sub.add_argument("--context", type=_positive, default=5, help="records that it sees first (default 5)")
     sub.add_argument("--length", type=_positive, default=45, help="records that it imagines then (default 45)")
-    sub.add_argument("--output", type=Path, help="folder of the pictures (default RUN_DIR/dreams)")
-    sub.add_argument("--seed", type=int, default=0, help="which windows (default 0)")
-    sub.add_argument("--checkpoint", type=int, help="agent steps of the checkpoint (default: the newest)")
+    sub.add_argument("--output", type=_path, help="folder of the pictures (default RUN_DIR/dreams)")
+    sub.add_argument("--seed", type=_natural, default=0, help="which windows (default 0)")
+    sub.add_argument("--checkpoint", type=_natural, help="agent steps of the checkpoint (default: the newest)")
     sub.add_argument("--json", action="store_true", help="print one JSON object")
 
     sub = command("bench", commands.bench, "measure how fast updates and decisions are on this machine", compiles=True)
@@ -173,6 +183,8 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="print a JSON object for each measurement")
 
     command("config", commands.config, "print all settings, as preset, files and flags make them", settings=True)
+    for sub in subparsers.choices.values():
+        sub.set_defaults(flags=tuple(name for name in sub._option_string_actions if name.startswith("--")))
     return parser
 
 
@@ -183,20 +195,38 @@ def _presets() -> str:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"got {text}, must be at least 1")
+    return _whole(text, least=1)
+
+
+def _natural(text: str) -> int:
+    return _whole(text, least=0)
+
+
+def _whole(text: str, least: int) -> int:
+    number = parse(text, int)
+    if not isinstance(number, int) or not least <= number <= MOST:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from {least} to {MOST}")
     return number
 
 
 def _numbers(text: str) -> list[float]:
+    numbers = [parse(part, float) for part in text.split(",")]
+    positive = [number for number in numbers if isinstance(number, float) and number > 0]
+    if len(positive) < len(numbers):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected numbers above 0 with commas, such as 2,5,15")
+    return positive
+
+
+def _path(text: str) -> Path:
     try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        numbers = [math.nan]
-    if not all(number > 0 for number in numbers):
-        raise argparse.ArgumentTypeError(f"got {text}, expected numbers above 0 with commas, such as 2,5,15")
-    return numbers
+        return path_of(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _path_or(*words: str) -> Callable[[str], str]:
+    """One of these words, or a path."""
+    return lambda text: text if text in words else str(_path(text))
 
 
 def _version() -> str:

@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
+
+from dreamer_jax.cli.output import say
+
+
+def start_computing(options: argparse.Namespace) -> None:
+    """``start_quickly``, and from here to its end the command computes with fixed numerics."""
+    from dreamer_jax.numerics import fixed_numerics, left_aside
+
+    start_quickly(options)
+    options.scope.enter_context(fixed_numerics())
+    if aside := left_aside():
+        say(aside)
 
 
 def start_quickly(options: argparse.Namespace) -> None:
@@ -14,6 +25,6 @@ def start_quickly(options: argparse.Namespace) -> None:
     collect_rarely()
     if options.cache == "none":
         return
-    problem = keep_programs(Path(options.cache) if options.cache else default_folder())
+    problem = keep_programs(Path(options.cache).absolute() if options.cache else default_folder())
     if problem:
-        print(f"dreamer-jax: {problem}", file=sys.stderr)
+        say(problem)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dreamer_jax.cli.errors import explain
+from dreamer_jax.cli.errors import FAILED, explain
+from dreamer_jax.cli.output import say
 from dreamer_jax.cli.quick_start import start_quickly
 from dreamer_jax.cli.settings import named
 from dreamer_jax.config.schema import Config, ConfigError
@@ -36,8 +36,11 @@ def train(options: argparse.Namespace, flags: Sequence[tuple[str, str]]) -> int:
         print("\n".join(_command(options, flags, run) for run in runs))
         return 0
     from dreamer_jax.training.interrupt import Stopped
+    from dreamer_jax.training.learner import NoUpdates
     from dreamer_jax.training.train import train
 
+    # An environment of the first run may change the working directory.
+    runs = [run._replace(run_dir=run.run_dir.absolute()) for run in runs]
     start_quickly(options)
     _join(options, runs)
     loggers = [name for name in options.logger or ["tensorboard"] if name != "none"]
@@ -59,6 +62,9 @@ def train(options: argparse.Namespace, flags: Sequence[tuple[str, str]]) -> int:
                 train(*members[0], loggers=loggers, profile=options.profile)
         except Stopped:
             raise  # whoever stops a run means all
+        except NoUpdates as error:  # all have come to their ends
+            say(str(error))
+            failed |= dict.fromkeys(error.run_dirs, FAILED)
         except Exception as error:
             who = group[0].run_dir
             if isinstance(error, MemberFailed) and isinstance(error.__cause__, Exception):
@@ -67,10 +73,10 @@ def train(options: argparse.Namespace, flags: Sequence[tuple[str, str]]) -> int:
             if message is None:
                 traceback.print_exception(error)
             ended = f" ({len(group) - 1} together with it ended, too; --together 1 keeps runs apart)"
-            _say(f"{who} failed: {message or repr(error)}{ended if len(group) > 1 else ''}")
+            say(f"{who} failed: {message or repr(error)}{ended if len(group) > 1 else ''}")
             failed |= dict.fromkeys((run.run_dir for run in group), status)
     if failed:
-        _say(f"{len(failed)} of {len(runs)} runs failed, the others are complete: {', '.join(map(str, failed))}")
+        say(f"{len(failed)} of {len(runs)} runs failed, the others are complete: {', '.join(map(str, failed))}")
     return next(iter(failed.values()), 0)
 
 
@@ -90,10 +96,10 @@ def _groups(runs: Sequence[_Run], most: int) -> list[list[_Run]]:
 def _announce(runs: Sequence[_Run], group: Sequence[_Run]) -> None:
     numbers = [str(runs.index(run) + 1) for run in group]
     if len(group) == 1:
-        _say(f"run {numbers[0]} of {len(runs)}: {group[0].run_dir}")
+        say(f"run {numbers[0]} of {len(runs)}: {group[0].run_dir}")
         return
     names = ", ".join(run.run_dir.name for run in group)
-    _say(f"runs {', '.join(numbers)} of {len(runs)} together, in {group[0].run_dir.parent}: {names}")
+    say(f"runs {', '.join(numbers)} of {len(runs)} together, in {group[0].run_dir.parent}: {names}")
 
 
 def _join(options: argparse.Namespace, runs: Sequence[_Run]) -> None:
@@ -149,7 +155,3 @@ def _refuse_early(runs: Sequence[_Run]) -> None:
     check_devices(max(run.config.train.devices for run in runs))
     for run in runs:
         check_run(run.run_dir, run.config)
-
-
-def _say(text: str) -> None:
-    print(f"dreamer-jax: {text}", file=sys.stderr, flush=True)

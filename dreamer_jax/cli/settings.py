@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import difflib
+from collections.abc import Collection, Sequence
+from typing import NoReturn
 
 from dreamer_jax.config.loading import load
 from dreamer_jax.config.schema import FIELDS, Config, ConfigError
+
+OF_OTHERS = {
+    **dict.fromkeys(("logdir", "log_dir", "outdir", "out_dir", "output_dir", "workdir", "root_dir"), "--run-dir"),
+    **dict.fromkeys(("steps", "total_steps", "num_steps", "env_steps", "total_timesteps"), "--train.frames"),
+    **dict.fromkeys(("env", "env_id", "env_name"), "--env.task"),
+    "configs": "--config",
+    "envs": "--env.num_envs",
+}
+"""What other programs call something, and what it is called here."""
 
 
 def named(options: argparse.Namespace, flags: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -21,8 +32,11 @@ def settings(options: argparse.Namespace, flags: Sequence[tuple[str, str]]) -> C
     return load(files=options.config, overrides=named(options, flags))
 
 
-def pairs(rest: Sequence[str]) -> list[tuple[str, str]]:
+def pairs(rest: Sequence[str], flags: Collection[str] = ()) -> list[tuple[str, str]]:
     """``--name value`` and ``--name=value`` as pairs.
+
+    Args:
+      flags: those of the command that are no settings.
 
     Raises:
       ConfigError: something else is there, or a flag has no value.
@@ -30,13 +44,33 @@ def pairs(rest: Sequence[str]) -> list[tuple[str, str]]:
     found, words = [], list(rest)
     while words:
         word = words.pop(0)
-        if not word.startswith("--"):
-            raise ConfigError(f"{word}: expected a flag, such as --env.task dmc/walker_walk")
-        name, equals, value = word[2:].partition("=")
+        name, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or name not in FIELDS:
+            refuse(word, flags)
         if not equals:
             if not words or words[0].startswith("--"):
-                load(overrides=[(name, "")]) if name not in FIELDS else None  # says what name was meant
                 raise ConfigError(f"{word}: expected a value")
             value = words.pop(0)
         found.append((name, value))
     return found
+
+
+def refuse(word: str, flags: Collection[str]) -> NoReturn:
+    """Say what may be meant by a word that is neither one of a command's ``flags`` nor a setting.
+
+    Raises:
+      ConfigError: always.
+    """
+    if not word.startswith("--"):
+        raise ConfigError(f"{word}: expected a flag, such as --env.task dmc/walker_walk")
+    flag, settings = word.partition("=")[0], "--config" in flags
+    leaf = flag.rpartition(".")[2].lstrip("-").replace("-", "_")
+    known = [*flags, *(f"--{name}" for name in FIELDS if settings)]
+    meant = [OF_OTHERS.get(leaf), *(name for name in known if name.rpartition(".")[2] == leaf)]
+    meant += difflib.get_close_matches(flag[:99], known, 1, 0.75)
+    for name in meant:
+        if name in known:
+            raise ConfigError(f"{flag}: unknown flag; did you mean {name}?")
+    if settings:
+        load(overrides=[(flag.removeprefix("--"), "")])  # says which sections there are
+    raise ConfigError(f"{flag}: unknown flag; there are {', '.join(sorted(flags))}")

@@ -1,8 +1,8 @@
 """Settings under which published scores came about, by benchmark: the environment, how often to update, how large.
 
-``paper`` is the DreamerV3 paper (arXiv 2301.04104v2, tables of its appendix), ``2024`` the code of that time, and a
-bare name danijar/dreamerv3 at commit e3f0224 (``dreamerv3/configs.yaml``, ``embodied/envs``). Frames are
-environment frames; the code counts agent steps.
+``paper`` is the DreamerV3 paper (arXiv 2301.04104v2, tables of its appendix), a year the code of that time under which
+the published curves came about, and a bare name danijar/dreamerv3 at commit e3f0224 (``dreamerv3/configs.yaml``,
+``embodied/envs``). Frames are environment frames; the code counts agent steps.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 HEAD = "danijar/dreamerv3 at e3f0224"
 PAPER = "arXiv 2301.04104v2"
+V3_2024 = "danijar/dreamerv3 at 251910d"
+V3_2023 = "danijar/dreamerv3 at 8fa35f8"
 V2 = "danijar/dreamerv2 at 07d906e"
 V1 = "danijar/dreamer at 56d4d44"
 
@@ -52,6 +54,16 @@ BENCHMARKS = {
             "train.train_ratio": 512.0,
             "train.frames": 500_000,
         },
+    ),
+    "dmc_proprio_2023": Benchmark(
+        "the same, for DreamerV3 of 2023, which the published curves are of",
+        V3_2023,
+        "small",
+        {
+            **{"env.action_repeat": 2, "env.num_envs": 8, "train.train_ratio": 512.0, "train.frames": 500_000},
+            # Random actions in hundreds, a step of all environments at a time, until there are 16 x 64 windows.
+            "train.prefill": 1560,
+        },
         published="dmc_proprio",
     ),
     "dmc_vision": Benchmark(
@@ -78,6 +90,15 @@ BENCHMARKS = {
             "train.train_ratio": 512.0,
             "train.frames": 1_000_000,
         },
+    ),
+    "dmc_vision_2024": Benchmark(
+        "the same, for DreamerV3 of 2024, which the published curves are of",
+        V3_2024,
+        "12m",
+        {
+            **{"env.observation": "image", "env.action_repeat": 2, "env.num_envs": 8, "policy.unimix": 0.01},
+            **{"train.start_windows": 16, "train.train_ratio": 512.0, "train.frames": 1_000_000},
+        },
         published="dmc_vision",
     ),
     "atari100k": Benchmark(
@@ -94,8 +115,8 @@ BENCHMARKS = {
         },
     ),
     "atari100k_2024": Benchmark(
-        "the same, as the code of 2024 had it",
-        "danijar/dreamerv3 in 2024",
+        "the same, for DreamerV3 of 2024, which the published curves are of",
+        V3_2024,
         "200m",
         _ATARI100K
         | {
@@ -103,9 +124,11 @@ BENCHMARKS = {
             "env.noops": 0,
             "env.timeouts_terminate": True,
             "policy.unimix": 0.01,
+            "train.start_windows": 16,
             "train.train_ratio": 256.0,
             "train.frames": 440_000,
         },
+        published="atari100k",
     ),
     "atari100k_paper": Benchmark(
         "the same, as in the paper",
@@ -119,7 +142,6 @@ BENCHMARKS = {
             "train.train_ratio": 128.0,
             "train.frames": 400_000,
         },
-        published="atari100k",
     ),
     "atari200m": Benchmark(
         "57 Atari games within 200M frames",

@@ -6,6 +6,25 @@ from typing import Any, Literal, get_args, get_origin
 
 from dreamer_jax.config.schema import FIELDS, Config, ConfigError, flatten
 
+ATARI = ("atari", "atari100k")
+"""The same games under two names: scores are published for two protocols, which presets choose."""
+
+USED_BY: dict[str, tuple[str, ...]] = {
+    "observation": ("dmc", *ATARI, "crafter"),
+    "image_size": ("dmc", *ATARI, "crafter"),
+    "grey": ATARI,
+    "actions": ATARI,
+    "sticky": ATARI,
+    "noops": ATARI,
+}
+"""Settings of ``env`` that mean nothing to other suites; those refuse any value but the default."""
+
+
+def unused(task: str) -> set[str]:
+    """Settings that mean nothing to the suite of ``task``, by dotted name."""
+    suite = task.partition("/")[0]
+    return {f"env.{name}" for name, suites in USED_BY.items() if suite not in suites}
+
 
 def check(config: Config) -> Config:
     """Return ``config`` if every value is within its limits and the relations between fields hold.
@@ -57,6 +76,7 @@ def _senseless(config: Config) -> dict[str, bool]:
     behavior, replay, nets = config.behavior, config.replay, config.nets
     learns, departs = behavior.method == "actor_critic", behavior.returns == "departure"
     return {
+        "env.task: got '', expected a name": not config.env.task,
         "behavior.entropy: a tanh_normal policy has no entropy in closed form; set it to 0 or choose another "
         "policy.dist": learns and config.policy.dist == "tanh_normal" and behavior.entropy > 0,
         "policy.init_std: got 0, a tanh_normal policy needs more": learns
@@ -68,6 +88,11 @@ def _senseless(config: Config) -> dict[str, bool]:
         "behavior.imagination_length: got 1, behavior.returns departure needs at least 2": learns
         and departs
         and behavior.imagination_length < 2,
+        "behavior.replay_value_grad: with optimizer.order model_first the world model has taken its step when replayed "
+        "values are learnt; set it to false": learns
+        and config.optimizer.order == "model_first"
+        and config.loss.replay_value > 0
+        and behavior.replay_value_grad,
         "behavior.starts: replayed values bootstrap from every record; set loss.replay_value to 0": learns
         and behavior.starts == "but_last"
         and config.loss.replay_value > 0,

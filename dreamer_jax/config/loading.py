@@ -19,9 +19,10 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 import yaml
 
 from dreamer_jax.config.benchmarks import BENCHMARKS
-from dreamer_jax.config.checks import check
+from dreamer_jax.config.checks import check, unused
+from dreamer_jax.config.paths import path_of
 from dreamer_jax.config.presets import PRESETS, SIZES, size_settings
-from dreamer_jax.config.schema import FIELDS, Config, ConfigError, flatten
+from dreamer_jax.config.schema import FIELDS, Config, ConfigError, EnvConfig, flatten
 
 RESUMABLE = frozenset(
     {
@@ -39,6 +40,11 @@ RESUMABLE = frozenset(
     }
 )
 """Fields that do not change the algorithm; a run may be resumed with other values of them."""
+
+_YAML = "tag:yaml.org,2002:"
+_MAP, _LIST, _NULL = (_YAML + kind for kind in ("map", "seq", "null"))
+_TEXT = {_NULL, *(_YAML + kind for kind in "str int float bool timestamp value merge".split())}
+"""What YAML takes text for; what a field makes of the text counts. Any other tag was written by hand."""
 
 _NAMED: dict[str, Collection[str]] = {"preset": PRESETS, "benchmark": BENCHMARKS, "size": SIZES}
 _SECTIONS = {name.partition(".")[0] for name in FIELDS if "." in name}
@@ -71,7 +77,7 @@ def load(
     Raises:
       ConfigError: one line that names the place, the field and a fix.
     """
-    given = [setting for file in files for setting in _read_file(Path(file))]
+    given = [setting for file in files for setting in _read_file(path_of(file))]
     given += [_read("preset", preset, "preset")] if preset is not None else []
     given += [_read("size", size, "size")] if size is not None else []
     given += [_read(name, text, (labels or {}).get(name, f"--{name}")) for name, text in overrides]
@@ -81,7 +87,10 @@ def load(
     benchmark = last["benchmark"].value if "benchmark" in last else Config.benchmark
     size = last["size"].value if "size" in last else BENCHMARKS[benchmark].size or PRESETS[preset].size
     values = {"preset": preset, "revision": PRESETS[preset].meaning, "benchmark": benchmark, "size": size}
-    values |= {**PRESETS[preset].settings, **BENCHMARKS[benchmark].settings, **size_settings(size)}
+    task = last["env.task"].value if "env.task" in last else EnvConfig.task
+    # A preset for pictures of one suite goes with a task of another, and then leaves those settings alone.
+    values |= {name: value for name, value in PRESETS[preset].settings.items() if name not in unused(task)}
+    values |= {**BENCHMARKS[benchmark].settings, **size_settings(size)}
     config = replace(Config(), values | {name: setting.value for name, setting in last.items()})
     try:
         return check(config)
@@ -133,9 +142,13 @@ def _read_file(path: Path) -> list[_Given]:
         mark = getattr(error, "problem_mark", None)
         reason = getattr(error, "problem", None) or getattr(error, "reason", None) or "unreadable"
         raise ConfigError(f"{path}:{mark.line + 1 if mark else 1}: not valid YAML: {reason}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: not settings: nested far too deeply") from None
+    except (ValueError, OverflowError) as error:  # of characters and versions that can't be
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
     if root is None:
         return []
-    if not isinstance(root, yaml.MappingNode):
+    if not isinstance(root, yaml.MappingNode) or root.tag != _MAP:
         raise ConfigError(f"{path}:{root.start_mark.line + 1}: expected settings such as 'seed: 1', got {_shape(root)}")
     return list(_walk(root, "", path, set()))
 
@@ -148,15 +161,16 @@ def _walk(node: yaml.MappingNode, prefix: str, path: Path, seen: set[str]) -> It
             raise ConfigError(f"{label}: set twice in this file")
         seen.add(name)
         if name in _SECTIONS:
-            if isinstance(value, yaml.MappingNode):
+            if isinstance(value, yaml.MappingNode) and value.tag == _MAP:
                 yield from _walk(value, f"{name}.", path, seen)
-            elif value.tag != "tag:yaml.org,2002:null":  # a section with every line commented out
+            elif isinstance(value, yaml.MappingNode):
+                raise ConfigError(f"{label}: got {_shape(value)}, expected a section")
+            elif value.tag != _NULL:  # a section with every line commented out
                 raise ConfigError(_section_problem(name, label))
-        elif name in FIELDS and isinstance(value, yaml.CollectionNode):
+        elif name in FIELDS and not (isinstance(value, yaml.ScalarNode) and value.tag in _TEXT):
             raise ConfigError(f"{label}: got {_shape(value)}, expected {_expected(FIELDS[name].kind)}")
         else:
-            empty = isinstance(value, yaml.ScalarNode) and not value.value and value.style is None
-            yield _read(name, None if empty else value.value, label)
+            yield _read(name, None if value.tag == _NULL else value.value, label)
 
 
 def _read(name: str, text: Any, label: str) -> _Given:
@@ -181,9 +195,9 @@ def parse(text: str, kind: Any) -> str | int | float | bool | None:
         return text if text in get_args(kind) else None
     if kind is bool:
         return {"true": True, "false": False}.get(text)
-    if kind is str:
-        return text
     try:
+        if kind is str:
+            return text.encode().decode()  # not for halves of characters, which no file can hold
         if kind is float:
             return number if math.isfinite(number := float(text)) else None
         exact = Decimal(text)  # a float would round a long seed
@@ -200,6 +214,8 @@ def _expected(kind: Any) -> str:
 
 
 def _shape(node: yaml.Node) -> str:
+    if node.tag not in {_MAP, _LIST, *_TEXT}:
+        return f"something tagged {node.tag.replace(_YAML, '!!')}"
     if isinstance(node, yaml.MappingNode):
         return "a section"
     return "a list" if isinstance(node, yaml.SequenceNode) else "text"
@@ -211,6 +227,7 @@ def _section_problem(name: str, label: str) -> str:
 
 
 def _suggest(name: str) -> str:
+    name = name[:99].replace("-", "_")
     leaf = name.rpartition(".")[2]
     elsewhere = [field for field in FIELDS if field.rpartition(".")[2] == leaf]
     names = elsewhere or difflib.get_close_matches(name, [*FIELDS, *_SECTIONS], n=1)

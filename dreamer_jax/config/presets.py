@@ -44,7 +44,8 @@ _V2 = {
     **{"rssm.cell": "norm_gru", "rssm.deter": 1024, "rssm.hidden": 1024, "rssm.std": "sigmoid2"},
     **{f"{head}.{name}": width for head in _HEADS for name, width in (("layers", 4), ("units", 400))},
     **{"reward.squash": "tanh", "cont.label": "soft", "cont.start": "recorded", "policy.dist": "trunc_normal"},
-    **{"value.target": "slow", "value.slow_rate": 1.0, "value.slow_every": 100, "kl.dyn": 0.8, "kl.rep": 0.2},
+    **{"value.target": "slow", "value.slow_rate": 1.0, "value.slow_every": 100, "value.slow_first": "copy"},
+    **{"kl.dyn": 0.8, "kl.rep": 0.2, "optimizer.order": "model_first"},
     **{"kl.free_nats": 0.0, "kl.free_average": True, "behavior.gradient": "auto", "behavior.entropy": 2e-3},
     **{"optimizer.learning_rate": 1e-4, "optimizer.actor_learning_rate": 8e-5, "optimizer.clip": 100.0},
     **{"optimizer.critic_learning_rate": 2e-4, "optimizer.eps": 1e-5, "optimizer.weight_decay": 1e-6},
@@ -73,14 +74,15 @@ _PLANET = {
 }
 _V3_2024 = {
     **{"encoder.cnn": "stride", "decoder.cnn": "transpose", "cont.start": "recorded", "policy.unimix": 0.01},
-    **{"env.action_repeat": 2, "train.train_ratio": 512.0, "train.start_windows": 16},
+    **{"value.slow_first": "copy", "env.action_repeat": 2, "train.train_ratio": 512.0, "train.start_windows": 16},
 }
 _V3_2023 = {
     **{"nets.norm": "layer", "nets.bias": False, "nets.init": "fan_avg", "encoder.cnn": "same", "decoder.cnn": "same"},
     **{"decoder.images": "linear", "rssm.cell": "norm_gru", "rssm.initial": "learned", "rssm.prior_layers": 1},
     **{"reward.dist": "symlog_twohot", "value.dist": "symlog_twohot", "cont.label": "hard", "cont.start": "recorded"},
     **{"policy.unimix": 0.01, "policy.init_scale": 1.0, "kl.dyn": 0.5, "loss.replay_value": 0.0},
-    **{"behavior.gradient": "auto", "optimizer.kind": "adam", "optimizer.agc": 0.0, "optimizer.warmup": 0},
+    **{"value.slow_first": "copy", "behavior.gradient": "auto", "optimizer.order": "model_first"},
+    **{"optimizer.kind": "adam", "optimizer.agc": 0.0, "optimizer.warmup": 0},
     **{"optimizer.learning_rate": 1e-4, "optimizer.actor_learning_rate": 3e-5, "optimizer.eps": 1e-8},
     **{"optimizer.critic_learning_rate": 3e-5, "optimizer.clip": 1000.0, "optimizer.actor_critic_clip": 100.0},
     **{"optimizer.actor_critic_eps": 1e-5, "replay.capacity": 1_000_000, "replay.online": False},
@@ -108,7 +110,7 @@ PRESETS = {
 # Width of the recurrent state. The names are the reference's and count an agent that sees images:
 # one for vectors is smaller, 0.64 M parameters at 1m and 9.7 M at 12m on walker.
 _WIDTHS = {"1m": 512, "12m": 2048, "25m": 3072, "50m": 4096, "100m": 6144, "200m": 8192, "400m": 12288}
-# Of 2023: width of the recurrent state, of everything else, layers, channels.
+# Of 2023 (xsmall of the paper alone): width of the recurrent state, of everything else, layers, channels.
 _OF_2023 = {
     "xsmall": (256, 256, 1, 24),
     "small": (512, 512, 2, 32),
@@ -116,6 +118,8 @@ _OF_2023 = {
     "large": (2048, 768, 4, 64),
     "xlarge": (4096, 1024, 5, 96),
 }
+# What that code sets by size misses its settings encoder.mlp_layers and the like, which so stay as large as they are.
+_VECTORS_2023 = {"encoder.layers": 5, "encoder.units": 1024, "decoder.layers": 5, "decoder.units": 1024}
 SIZES = ("own", *_WIDTHS, *_OF_2023)
 """``own``: the widths that the preset itself has."""
 
@@ -129,7 +133,7 @@ def size_settings(size: str) -> dict[str, int]:
         layers: dict[str, int] = {}
     else:
         deter, units, count, depth = _OF_2023[size]
-        classes, layers = 32, {name: count for name in FIELDS if name.endswith(".layers")}
+        classes, layers = 32, {name: count for name in FIELDS if name.endswith(".layers")} | _VECTORS_2023
     widths = {name: units for name in FIELDS if name.endswith(".units")}
     depths = {name: depth for name in FIELDS if name.endswith(".depth")}
     return {"rssm.deter": deter, "rssm.hidden": units, "rssm.classes": classes, **widths, **depths, **layers}

@@ -10,9 +10,13 @@ import operator
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_type_hints
 
+WIDEST, INT32, MANY = 65_536, 2**31 - 1, 10**15
+"""Of an array's axis, of what devices count with, and of what Python counts with alone."""
+FLOAT32 = 3.4028234663852886e38
+
 
 def option(default: Any, meaning: str, *, low: float | None = None, high: float | None = None) -> Any:
-    """A field with its one-line meaning and, for numbers, its inclusive limits."""
+    """A field with its one-line meaning and, for numbers, its inclusive limits; ``FLOAT32`` is one of every float."""
     metadata = {"meaning": meaning, "low": low, "high": high}
     return field(default=default, metadata=metadata)
 
@@ -20,16 +24,16 @@ def option(default: Any, meaning: str, *, low: float | None = None, high: float 
 @dataclass(frozen=True)
 class EnvConfig:
     task: str = option("dmc/walker_walk", "suite/name, or package.module:make")
-    num_envs: int = option(16, "environments stepped together (E)", low=1)
-    action_repeat: int = option(1, "frames per action; rewards are summed", low=1)
-    time_limit: int = option(0, "end episodes after this many actions; 0: the task's own limit", low=0)
+    num_envs: int = option(16, "environments stepped together (E)", low=1, high=65_536)
+    action_repeat: int = option(1, "frames per action; rewards are summed", low=1, high=1_000_000)
+    time_limit: int = option(0, "end episodes after this many actions; 0: the task's own limit", low=0, high=MANY)
     timeouts_terminate: bool = option(False, "report time limits as terminations, as HEAD does in Atari")
     observation: Literal["state", "image"] = option("state", "what DeepMind Control shows: joint states or a picture")
-    image_size: int = option(64, "height and width of the pictures of dmc, atari and crafter", low=16)
+    image_size: int = option(64, "height and width of the pictures of dmc, atari and crafter", low=16, high=4096)
     grey: bool = option(False, "Atari: grey pictures instead of colour")
     actions: Literal["minimal", "all"] = option("minimal", "Atari: the actions that a game uses, or all 18")
     sticky: float = option(0.0, "Atari: chance that a frame repeats the action before", low=0, high=1)
-    noops: int = option(30, "Atari: up to this many frames without action begin an episode", low=0)
+    noops: int = option(30, "Atari: up to this many frames without action begin an episode", low=0, high=1_000_000)
     vectorization: Literal["auto", "sync", "async"] = option(
         "auto", "one process, a process each, or whichever is faster"
     )
@@ -37,8 +41,8 @@ class EnvConfig:
 
 @dataclass(frozen=True)
 class ReplayConfig:
-    capacity: int = option(5_000_000, "records kept over all environments, oldest dropped", low=1)
-    capacity_gb: float = option(0.0, "also at most this many GB on disk; 0: no such limit", low=0)
+    capacity: int = option(5_000_000, "records kept over all environments, oldest dropped", low=1, high=MANY)
+    capacity_gb: float = option(0.0, "also at most this many GB on disk; 0: no such limit", low=0, high=1e9)
     context_dtype: Literal["bfloat16", "float32"] = option(
         "bfloat16", "stored latents: bfloat16 deter and class indices, or everything in float32"
     )
@@ -72,10 +76,12 @@ class NetsConfig:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    layers: int = option(3, "hidden layers for vectors", low=1)
-    units: int = option(64, "their width", low=1)
+    layers: int = option(3, "hidden layers for vectors", low=1, high=64)
+    units: int = option(64, "their width", low=1, high=WIDEST)
     symlog: bool = option(True, "squash vectors with symlog")
-    depth: int = option(4, "channels of the CNN for images, in units of which its layers have 2, 3, 4, 4", low=1)
+    depth: int = option(
+        4, "channels of the CNN for images, in units of which its layers have 2, 3, 4, 4", low=1, high=4096
+    )
     cnn: Literal["pool", "stride", "same", "valid"] = option(
         "pool",
         "halve images by pooling as HEAD does; by strides as in 2024 (layers 1, 2, 3, 4, 4); by kernels of 4 and "
@@ -86,16 +92,19 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    layers: int = option(3, "hidden layers for vectors", low=1)
-    units: int = option(64, "their width", low=1)
-    depth: int = option(4, "channels of the CNN for images, as in the encoder", low=1)
+    layers: int = option(3, "hidden layers for vectors", low=1, high=64)
+    units: int = option(64, "their width", low=1, high=WIDEST)
+    depth: int = option(4, "channels of the CNN for images, as in the encoder", low=1, high=4096)
     cnn: Literal["repeat", "transpose", "same", "valid"] = option(
         "repeat",
         "double images by repeating pixels as HEAD does; by transposed convolutions as in 2024; or the reverse of the "
         "encoder's same and valid",
     )
     blocks: int = option(
-        8, "repeat, transpose: blocks of the layer from deter to the CNN; must divide deter and 4 x depth", low=1
+        8,
+        "repeat, transpose: blocks of the layer from deter to the CNN; must divide deter and 4 x depth",
+        low=1,
+        high=WIDEST,
     )
     images: Literal["sigmoid", "linear"] = option("sigmoid", "how images come out")
     loss: Literal["squared", "normal"] = option(
@@ -111,28 +120,28 @@ class RSSMConfig:
         "block_gru",
         "the recurrent state's: block-diagonal; with layer norm; plain, with the reset after the product, or before it",
     )
-    deter: int = option(512, "width of the recurrent state (D)", low=1)
-    hidden: int = option(64, "width of its hidden layers", low=1)
-    stoch: int = option(32, "latent variables (S)", low=1)
-    classes: int = option(4, "categorical: classes of each latent variable (K)", low=2)
+    deter: int = option(512, "width of the recurrent state (D)", low=1, high=1_048_576)
+    hidden: int = option(64, "width of its hidden layers", low=1, high=WIDEST)
+    stoch: int = option(32, "latent variables (S)", low=1, high=4096)
+    classes: int = option(4, "categorical: classes of each latent variable (K)", low=2, high=4096)
     std: Literal["softplus", "sigmoid", "sigmoid2"] = option(
         "softplus", "gaussian: how a deviation comes about; sigmoid2 is 2 sigmoid(x / 2)"
     )
     min_std: float = option(0.1, "gaussian: what is added to it", low=0)
     initial: Literal["zeros", "learned"] = option("zeros", "state before an episode")
     clip_action: bool = option(True, "actions are clipped to [-1, 1] in value, not in gradient")
-    blocks: int = option(8, "blocks of the block-diagonal GRU; must divide deter", low=1)
-    dynamics_layers: int = option(1, "block layers before its gates", low=1)
-    prior_layers: int = option(2, "hidden layers of the prior", low=0)
-    posterior_layers: int = option(1, "hidden layers of the posterior", low=1)
+    blocks: int = option(8, "blocks of the block-diagonal GRU; must divide deter", low=1, high=WIDEST)
+    dynamics_layers: int = option(1, "block layers before its gates", low=1, high=64)
+    prior_layers: int = option(2, "hidden layers of the prior", low=0, high=64)
+    posterior_layers: int = option(1, "hidden layers of the posterior", low=1, high=64)
     unimix: float = option(0.01, "share of the uniform distribution in every latent", low=0, high=1)
 
 
 @dataclass(frozen=True)
 class RewardConfig:
-    layers: int = option(1, "hidden layers", low=0)
-    units: int = option(64, "their width", low=1)
-    bins: int = option(255, "bins of the two-hot distribution", low=3)
+    layers: int = option(1, "hidden layers", low=0, high=64)
+    units: int = option(64, "their width", low=1, high=WIDEST)
+    bins: int = option(255, "bins of the two-hot distribution", low=3, high=65_535)
     dist: Literal["symexp_twohot", "symlog_twohot", "normal"] = option(
         "symexp_twohot", "two-hot over bins in raw space, or over even bins in symlog space; or normal of deviation 1"
     )
@@ -142,8 +151,8 @@ class RewardConfig:
 
 @dataclass(frozen=True)
 class ContinueConfig:
-    layers: int = option(1, "hidden layers", low=0)
-    units: int = option(64, "their width", low=1)
+    layers: int = option(1, "hidden layers", low=0, high=64)
+    units: int = option(64, "their width", low=1, high=WIDEST)
     label: Literal["soft", "hard", "none"] = option(
         "soft", "what it learns: the discount itself; yes or no, and is rounded; or nothing, the discount is constant"
     )
@@ -152,8 +161,8 @@ class ContinueConfig:
 
 @dataclass(frozen=True)
 class PolicyConfig:
-    layers: int = option(3, "hidden layers", low=0)
-    units: int = option(64, "their width", low=1)
+    layers: int = option(3, "hidden layers", low=0, high=64)
+    units: int = option(64, "their width", low=1, high=WIDEST)
     dist: Literal["normal", "tanh_normal", "trunc_normal"] = option(
         "normal", "of a continuous action: normal with bounded mean, squashed by tanh, or cut off at -1 and 1"
     )
@@ -172,14 +181,15 @@ class PolicyConfig:
 
 @dataclass(frozen=True)
 class ValueConfig:
-    layers: int = option(3, "hidden layers", low=0)
-    units: int = option(64, "their width", low=1)
-    bins: int = option(255, "bins of the two-hot distribution", low=3)
+    layers: int = option(3, "hidden layers", low=0, high=64)
+    units: int = option(64, "their width", low=1, high=WIDEST)
+    bins: int = option(255, "bins of the two-hot distribution", low=3, high=65_535)
     dist: Literal["symexp_twohot", "symlog_twohot", "normal"] = option("symexp_twohot", "as for the reward")
     init_scale: float = option(0.0, "scale of the initial output layer", low=0)
     target: Literal["online", "slow"] = option("online", "the critic in returns and advantages")
     slow_rate: float = option(0.02, "share of the online critic mixed into the slow one", low=0, high=1)
-    slow_every: int = option(1, "updates between those mixes", low=1)
+    slow_every: int = option(1, "updates between those mixes", low=1, high=INT32)
+    slow_first: Literal["mix", "copy"] = option("mix", "the first of them: as all others, or the whole online critic")
     slow_regularizer: float = option(1.0, "weight of the loss towards the slow critic", low=0)
 
 
@@ -189,7 +199,7 @@ class KLConfig:
     rep: float = option(0.1, "scale of KL(posterior || sg(prior)), which trains the posterior", low=0)
     free_nats: float = option(1.0, "below this the KL of a time step has no gradient", low=0)
     free_average: bool = option(False, "free_nats are for the batch's mean instead of each time step")
-    overshooting: int = option(0, "also KL of predictions up to so many steps ahead; 0: off", low=0)
+    overshooting: int = option(0, "also KL of predictions up to so many steps ahead; 0: off", low=0, high=1000)
     overshooting_scale: float = option(1.0, "its weight", low=0)
 
 
@@ -218,8 +228,8 @@ class BehaviorConfig:
     )
     starts: Literal["all", "but_last"] = option("all", "records of a window from which imagination starts")
     normalize: Literal["range", "none"] = option("range", "divide advantages by the returns' range")
-    imagination_length: int = option(15, "imagined steps (H)", low=1)
-    discount_horizon: int = option(333, "discount is 1 - 1/this", low=2)
+    imagination_length: int = option(15, "imagined steps (H)", low=1, high=10_000)
+    discount_horizon: int = option(333, "discount is 1 - 1/this", low=2, high=INT32)
     lambda_: float = option(0.95, "lambda of the returns", low=0, high=1)
     entropy: float = option(3e-4, "weight of the policy's entropy", low=0)
     replay_value_grad: bool = option(True, "let the replay value loss train the world model")
@@ -231,15 +241,16 @@ class BehaviorConfig:
         -1,
         "imagined states that heads see at a time (memory); 0: all; -1: on CPU few if heads are small or see images",
         low=-1,
+        high=INT32,
     )
 
 
 @dataclass(frozen=True)
 class PlannerConfig:
-    horizon: int = option(12, "steps that are planned", low=1)
-    candidates: int = option(1000, "plans tried in an iteration", low=2)
-    iterations: int = option(10, "of the cross-entropy method; 0: act at random", low=0)
-    elites: int = option(100, "best candidates, to which the next ones are fitted", low=1)
+    horizon: int = option(12, "steps that are planned", low=1, high=10_000)
+    candidates: int = option(1000, "plans tried in an iteration", low=2, high=1_000_000)
+    iterations: int = option(10, "of the cross-entropy method; 0: act at random", low=0, high=10_000)
+    elites: int = option(100, "best candidates, to which the next ones are fitted", low=1, high=1_000_000)
 
 
 @dataclass(frozen=True)
@@ -247,21 +258,27 @@ class ExploreConfig:
     noise: float = option(0.0, "deviation of the noise on continuous actions in training", low=0)
     epsilon: float = option(0.0, "chance of a random discrete action in training, at first", low=0, high=1)
     epsilon_final: float = option(0.0, "and at last", low=0, high=1)
-    epsilon_steps: int = option(0, "agent steps between the two, linearly; 0: it stays", low=0)
+    epsilon_steps: int = option(0, "agent steps between the two, linearly; 0: it stays", low=0, high=INT32)
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
+    order: Literal["joint", "model_first"] = option(
+        "joint",
+        "one gradient of everything; or the world model takes its step first, and actor and critic learn from what it "
+        "then imagines",
+    )
     kind: Literal["laprop", "adam", "adam_eps_hat"] = option(
         "laprop", "LaProp; Adam with eps beside the corrected root, or beside the root before its correction"
     )
     learning_rate: float = option(4e-5, "step size", low=0)
     actor_learning_rate: float = option(0.0, "the actor's; 0: the same", low=0)
     critic_learning_rate: float = option(0.0, "the critic's; 0: the same", low=0)
-    warmup: int = option(1000, "updates of linear warm-up; the first has step size 0", low=0)
+    warmup: int = option(1000, "updates of linear warm-up; the first has step size 0", low=0, high=INT32)
     agc: float = option(0.3, "adaptive gradient clipping, relative to each tensor's norm; 0: off", low=0)
     clip: float = option(0.0, "largest norm of the gradient of model, actor or critic; 0: off", low=0)
     actor_critic_clip: float = option(0.0, "the actor's and the critic's; 0: the same", low=0)
+    critic_clip: float = option(0.0, "the critic's alone; 0: the same as the actor's", low=0)
     beta1: float = option(0.9, "momentum", low=0, high=1)
     beta2: float = option(0.999, "decay of the squared gradient", low=0, high=1)
     eps: float = option(1e-20, "added to the root of the squared gradient", low=0)
@@ -271,26 +288,31 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    frames: int = option(500_000, "environment frames (records x action repeat) to collect", low=1)
+    frames: int = option(500_000, "environment frames (records x action repeat) to collect", low=1, high=MANY)
     train_ratio: float = option(1024.0, "replayed records per agent step", low=0)
-    batch_size: int = option(16, "windows per batch (B)", low=1)
-    batch_length: int = option(64, "records per window (T)", low=2)
-    start_windows: int = option(0, "windows in replay before the first update; 0: B x T as at HEAD", low=0)
-    prefill: int = option(0, "agent steps of random actions before the policy's", low=0)
-    pretrain: int = option(1, "updates at once when updates begin", low=1)
-    update_every: int = option(0, "agent steps from one burst of updates to the next; 0: no bursts", low=0)
+    batch_size: int = option(16, "windows per batch (B)", low=1, high=WIDEST)
+    batch_length: int = option(64, "records per window (T)", low=2, high=WIDEST)
+    start_windows: int = option(0, "windows in replay before the first update; 0: B x T as at HEAD", low=0, high=MANY)
+    prefill: int = option(0, "agent steps of random actions before the policy's", low=0, high=MANY)
+    pretrain: int = option(1, "updates at once when updates begin", low=1, high=INT32)
+    update_every: int = option(0, "agent steps from one burst of updates to the next; 0: no bursts", low=0, high=MANY)
     updates_per_dispatch: int = option(
-        0, "updates in one device call; 0: as many as the ratio allows, up to 8; on CPU 1", low=0
+        0, "updates in one device call; 0: as many as the ratio allows, up to 8; on CPU 1", low=0, high=1024
     )
     log_seconds: float = option(10.0, "seconds between metric lines", low=0)
     save_minutes: float = option(10.0, "minutes between checkpoints; 0: never by time", low=0)
-    save_frames: int = option(0, "also a checkpoint every so many frames; 0: off", low=0)
-    keep_checkpoints: int = option(2, "newest checkpoints kept", low=1)
-    eval_frames: int = option(0, "frames between evaluations in fresh environments; 0: off", low=0)
-    eval_episodes: int = option(10, "episodes of each", low=1)
-    report_frames: int = option(50_000, "frames between looks at the world model's predictions; 0: off", low=0)
+    save_frames: int = option(0, "also a checkpoint every so many frames; 0: off", low=0, high=MANY)
+    keep_checkpoints: int = option(2, "newest checkpoints kept", low=1, high=INT32)
+    eval_frames: int = option(0, "frames between evaluations in fresh environments; 0: off", low=0, high=MANY)
+    eval_episodes: int = option(10, "episodes of each", low=1, high=INT32)
+    report_frames: int = option(
+        50_000, "frames between looks at the world model's predictions; 0: off", low=0, high=MANY
+    )
     devices: int = option(
-        0, "accelerators, or parts of the CPU, of each process that share a batch; 0: all that there are", low=0
+        0,
+        "accelerators, or parts of the CPU, of each process that share a batch; 0: all that there are",
+        low=0,
+        high=WIDEST,
     )
 
 
@@ -300,7 +322,7 @@ class Config:
     benchmark: str = option("none", "named settings of a benchmark, on top of the preset's")
     size: str = option("1m", "named model size")
     revision: str = option("", "which published revision of the algorithm this is")
-    seed: int = option(0, "the run's one seed", low=0)
+    seed: int = option(0, "the run's one seed", low=0, high=2**63 - 1)
     dtype: Literal["auto", "float32", "bfloat16"] = option(
         "auto", "of activations; auto: bfloat16 on accelerators, float32 on CPU"
     )
@@ -347,7 +369,9 @@ def _fields(cls: Any, prefix: str = "") -> dict[str, Field]:
         if dataclasses.is_dataclass(kind):
             found |= _fields(kind, f"{prefix}{part.name}.")
         else:
-            found[prefix + part.name] = Field(kind, **part.metadata)
+            field = Field(kind, **part.metadata)
+            limited = kind is float and field.high is None
+            found[prefix + part.name] = field._replace(high=FLOAT32) if limited else field
     return found
 
 

@@ -15,8 +15,7 @@ from dreamer_jax.config.schema import Config, ConfigError
 from dreamer_jax.envs.actions import ActionLeaf, reach
 from dreamer_jax.envs.observations import ObservationLeaf, part_of
 from dreamer_jax.envs.spaces import bounds, empty_parts
-from dreamer_jax.envs.suites import make_env
-from dreamer_jax.envs.wrappers import EnvironmentFailed, Stream
+from dreamer_jax.envs.wrappers import EnvironmentFailed, Stream, open_env
 from dreamer_jax.specs import ArraySpec
 
 Record = dict[str, np.ndarray]
@@ -65,7 +64,7 @@ class Watch(gymnasium.Wrapper):
 
 def _look(config: Config, steps: int) -> tuple[Stream, list[Record], float, list[str]]:
     """The stream, now closed, its records, the seconds they took, and notes on them."""
-    watch = Watch(make_env(config.env))
+    watch = Watch(open_env(config.env))
     stream = Stream(watch, config.env, seed=config.seed, purpose=0, index=0)
     try:
         make_agent(config, stream.env_spec)  # nothing is compiled, but whatever networks can't take is refused
@@ -117,7 +116,7 @@ def _repeatability(config: Config, steps: int) -> list[str]:
     """Play the same seeds and actions in two environments, of which one has seen an episode before."""
     played: list[list[Record]] = []
     for detour in (False, True):
-        env = make_env(config.env)
+        env = open_env(config.env)
         stream = Stream(env, config.env, seed=config.seed, purpose=1, index=0)
         try:
             if detour:

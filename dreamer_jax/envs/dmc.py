@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 import gymnasium
@@ -69,6 +70,11 @@ class ControlSuite(gymnasium.Env):
         action = env.action_spec()
         low, high = (np.broadcast_to(bound, action.shape) for bound in (action.minimum, action.maximum))
         self.action_space = spaces.Box(low.astype(np.float64), high.astype(np.float64), dtype=np.float64)
+
+    @property
+    def most_frames(self) -> float:
+        """Of an episode."""
+        return getattr(self._env, "_step_limit", math.inf)  # dm_control tells nobody
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict[str, np.ndarray], dict]:
         del options

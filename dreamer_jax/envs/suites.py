@@ -8,6 +8,7 @@ from typing import Any
 
 import gymnasium
 
+from dreamer_jax.config.checks import ATARI, USED_BY
 from dreamer_jax.config.schema import ConfigError, EnvConfig
 from dreamer_jax.envs.results import step_result
 
@@ -20,18 +21,6 @@ FORMS = {
     "probe": "probe/<name>",
 }
 ALLOWED = f"{', '.join(FORMS.values())} or package.module:callable"
-ATARI = ("atari", "atari100k")
-"""The same games under two names: scores are published for two protocols, which presets choose."""
-
-USED_BY: dict[str, tuple[str, ...]] = {
-    "observation": ("dmc", *ATARI, "crafter"),
-    "image_size": ("dmc", *ATARI, "crafter"),
-    "grey": ATARI,
-    "actions": ATARI,
-    "sticky": ATARI,
-    "noops": ATARI,
-}
-"""Settings that mean nothing to other suites; those refuse any value but the default."""
 
 
 class ActionRepeat(gymnasium.Wrapper):

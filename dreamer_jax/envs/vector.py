@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import os
-import time
-from collections.abc import Iterator
+import signal
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing.util import Finalize
 from typing import Any
 
 import gymnasium
@@ -16,16 +15,21 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from dreamer_jax.config.schema import ConfigError, EnvConfig
-from dreamer_jax.envs.wrappers import SIGNALS, EnvironmentFailed, EpisodeStart, Stream, open_stream
-from dreamer_jax.specs import EnvSpec
+from dreamer_jax.envs.history import History, unpack
+from dreamer_jax.envs.preview import Preview, preview, vectorization
+from dreamer_jax.envs.signals import hold
+from dreamer_jax.envs.worker import Elsewhere, end_workers, only_here, starting_workers, work
+from dreamer_jax.envs.wrappers import SIGNALS, EnvironmentFailed, EpisodeStart, Stream, in_words, open_stream, pass_on
+from dreamer_jax.numerics import process_numerics
 from dreamer_jax.types import ArrayDict, TimeStep
 
 log = logging.getLogger(__name__)
 
-MESSAGE_SECONDS = 150e-6
-"""What one process costs the main one per step: an action sent, an answer awaited. About 0.2 ms on two busy cores."""
+OPTIONS: dict[str, Any] = {"autoreset_mode": AutoresetMode.DISABLED, "copy": False}
+"""Streams reset themselves, and records are copied here, once."""
 
 
+@process_numerics()
 def make_envs(
     config: EnvConfig,
     *,
@@ -35,121 +39,117 @@ def make_envs(
     first: int = 0,
     state: dict[str, np.ndarray] | None = None,
     render: bool = False,
+    found: Preview | None = None,
 ) -> VectorEnvs:
     """Open ``num_envs`` (else ``config.num_envs``) environments of one task, number ``first`` and those that follow.
 
     ``purpose`` separates the episodes of, say, training and evaluation under one ``seed``;
     ``state`` is what ``VectorEnvs.state`` gave; ``render`` makes ``VectorEnvs.render`` possible where the
-    environment must know beforehand.
+    environment must know beforehand; without ``found``, its preview, one more is opened and closed before.
 
     Raises:
       ConfigError: the task can't be opened or used, or ``state`` belongs to other environments.
+      EnvironmentFailed: one of them failed in its first steps.
     """
     count = config.num_envs if num_envs is None else num_envs
-    sample = open_stream(config, seed=seed, purpose=purpose, index=0)
-    try:
-        spec, log_names = sample.env_spec, sample.log_names
-        kind = config.vectorization
-        if kind == "auto":
-            faster = count > 1 and processes_are_faster(_seconds_per_step(sample), count, _cores())
-            kind = "async" if faster else "sync"
-    finally:
-        sample.close()
+    found = found or preview(config, seed=seed, purpose=purpose, most=count)
+    kind = vectorization(config, found, count)
+    starts = [None] * count if state is None else unpack(state, found.spec, count)
     numbers = range(first, first + count)
-    return VectorEnvs(
-        config, spec, kind, log_names, seed=seed, purpose=purpose, numbers=numbers, state=state, render=render
-    )
+    options: dict[str, Any] = dict(seed=seed, purpose=purpose, numbers=numbers, starts=starts, render=render)
+    try:
+        return VectorEnvs(config, found, kind, **options)
+    except (ConfigError, EnvironmentFailed) as error:
+        if kind == "sync":
+            raise
+        problem = f"an environment does not open in a process of its own: {error}"
+        if config.vectorization == kind:
+            raise ConfigError(f"env.vectorization: {problem}; sync needs no other processes") from error
+        log.warning("env.vectorization: all environments share one process, %s", problem)
+        return VectorEnvs(config, found, "sync", **options)
 
 
 class VectorEnvs:
     """``E`` streams in lockstep. Actions are raw policy outputs, named as in ``spec.action``.
 
     Every array handed out is the caller's own. ``log`` holds the numbers [E] that environments gave for the
-    log with the last records, by name; most give none.
+    log with the last records, by name; most give none. Environments are closed by ``close``, when an error is raised,
+    and when nobody has them any more.
     """
 
     def __init__(
         self,
         config: EnvConfig,
-        spec: EnvSpec,
+        found: Preview,
         vectorization: str,
-        log_names: tuple[str, ...] = (),
         *,
         seed: int,
         purpose: int,
         numbers: range,
-        state: dict[str, np.ndarray] | None,
-        render: bool = False,
+        starts: Sequence[EpisodeStart | None],
+        render: bool,
     ) -> None:
-        self.spec = spec
-        self.num_envs = num_envs = len(numbers)
-        self._numbers = numbers
-        self.vectorization = vectorization
-        self.log_names = log_names
+        self.spec, self.log_names, self.vectorization = found.spec, found.log_names, vectorization
+        self.num_envs = len(numbers)
         self.log: dict[str, np.ndarray] = {}
-        self._saved = None if state is None else _saved_step(state)
-        starts = [None] * num_envs if state is None else _unpack_starts(state, spec, num_envs)
-        # The log from which an episode can be simulated again: its number and its actions so far.
-        self._episode = np.array([start.episode - 1 if start else -1 for start in starts], np.int64)
-        self._actions: list[list[dict[str, np.ndarray]]] = [[] for _ in range(num_envs)]
+        self._numbers, self._task, self._starts = numbers, config.task, starts
+        self._history = History(self.spec, self.num_envs)
         self._last: TimeStep | None = None
-        self._busy = False
-        makers = [
-            partial(
-                open_stream,
-                config,
-                seed=seed,
-                purpose=purpose,
-                index=index,
-                start=start,
-                main_process=os.getpid(),
-                render=render,
-            )
+        options: list[dict[str, Any]] = [
+            dict(seed=seed, purpose=purpose, index=index, start=start, render=render)
             for index, start in zip(numbers, starts, strict=True)
         ]
-        self._task = config.task
         self._envs: SyncVectorEnv | AsyncVectorEnv
         with self._failing_in_one_line():
-            # Records are copied here, once.
-            options: dict[str, Any] = {"autoreset_mode": AutoresetMode.DISABLED, "copy": False}
             if vectorization == "sync":
-                self._envs = SyncVectorEnv(makers, **options)
+                self._envs = _in_turn([partial(open_stream, config, alike=self.spec, **each) for each in options])
             else:
-                self._envs = AsyncVectorEnv(makers, context=_start_method(), **options)
-        self._starts = starts
+                known = only_here(config.task)
+                self._envs = _side_by_side([partial(Elsewhere, config, found, known, **each) for each in options])
+                self._end = Finalize(self, end_workers, (self._envs.parent_pipes, self._envs.processes), exitpriority=1)
+            self._envs.call("env_spec")  # once all are open
 
-    def reset(self) -> TimeStep:
-        """First records; once, in environments made from a saved state, its last records instead."""
+    @process_numerics()
+    def reset(self, *, episode: int | None = None) -> TimeStep:
+        """First records of the next episodes, or of those of number ``episode``.
+
+        Once, in environments made from a saved state, its last records instead, or those that its last actions would
+        have led to had they not failed.
+        """
         record: dict[str, np.ndarray]
         with self._failing_in_one_line():
-            record, _ = self._envs.reset()
-        self._episode += 1
+            record, infos = self._envs.reset(options=None if episode is None else {"episode": episode})
+        self._history.reset(episode)
+        changed = np.array(infos.get("changed", [False] * self.num_envs))
         for index, start in enumerate(self._starts):
-            self._actions[index] = _rows(start.actions) if start else []
-        if self._saved is not None:
-            record = self._replace_changed(record, self._saved)
-        self._saved = None
+            if start is not None:
+                self._history.went_on(index, start, bool(changed[index]))
         self._starts = [None] * self.num_envs
+        if changed.any():
+            which = ", ".join(str(self._numbers[index]) for index in np.flatnonzero(changed))
+            log.warning("environments %s did not repeat their saved episode and begin a new one", which)
         return self._emit(record)
 
+    @process_numerics()
     def step(self, action: dict[str, np.ndarray]) -> TimeStep:
-        """Next records. After ``is_last`` an action is ignored and the record is ``is_first``."""
+        """Next records. After ``is_last`` an action is ignored and the record is ``is_first``.
+
+        Raises:
+          EnvironmentFailed: one of them did; ``state`` is then that of before with the actions that failed.
+        """
         action = {
-            name: np.asarray(action[name], spec.dtype).reshape(self.num_envs, *spec.shape)
+            name: np.array(action[name], spec.dtype).reshape(self.num_envs, *spec.shape)
             for name, spec in self.spec.action.items()
         }
         record: dict[str, np.ndarray]
+        self._history.take(action)
         with self._failing_in_one_line():
             record, *_ = self._envs.step(action)
         last = self._emit(record)
-        for index, first in enumerate(last.is_first):
-            if first:
-                self._episode[index] += 1
-                self._actions[index] = []
-            else:
-                self._actions[index].append({name: array[index].copy() for name, array in action.items()})
+        self._history.took(last.is_first)
         return last
 
+    @process_numerics()
     def render(self) -> np.ndarray:
         """A picture of environment 0 as it is now, [height, width, 3] uint8.
 
@@ -158,173 +158,88 @@ class VectorEnvs:
         """
         try:
             picture = (self._envs.render() or (None,))[0]
-        except ConfigError:
-            raise
-        except Exception as error:  # whatever a simulator does without a display
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
+        except BaseException as error:  # whatever a simulator does without a display
+            pass_on(error)
+            reason = in_words(error)
             raise ConfigError(f"--video: {self._task!r} can't be drawn, render() failed with {reason}") from error
+        finally:
+            hold()
         if not isinstance(picture, np.ndarray) or picture.ndim != 3:
             raise ConfigError(f"--video: {self._task!r} draws no pictures")
         return picture
 
     def state(self) -> dict[str, np.ndarray]:
-        """Arrays that bring back the last records: episode numbers, actions since, and the records.
-
-        Actions of all environments lie one after the other; ``length`` [E] says how many are whose.
-        """
+        """Arrays that bring back the last records; see ``History.arrays``."""
         if self._last is None:
             raise RuntimeError("reset the environments before asking for their state")
-        rows = [row for actions in self._actions for row in actions]
-        packed = {
-            f"action/{name}": np.stack([row[name] for row in rows]) if rows else np.zeros((0, *spec.shape), spec.dtype)
-            for name, spec in self.spec.action.items()
-        }
-        signals = {f"record/{name}": getattr(self._last, name).copy() for name in SIGNALS}
-        observation = {f"record/observation/{k}": v.copy() for k, v in self._last.observation.items()}
-        length = np.array([len(actions) for actions in self._actions], np.int64)
-        return {"episode": self._episode.copy(), "length": length} | packed | signals | observation
+        return self._history.arrays(self._last)
 
+    @process_numerics()
     def close(self) -> None:
         """Stop everything; safe to call twice, and after a failure or an interrupt."""
         envs = getattr(self, "_envs", None)
         if envs is None or envs.closed:
             return
-        if self._busy and isinstance(envs, AsyncVectorEnv):
-            # An answer may be half read, so that an orderly goodbye would wait for ever.
-            for process in envs.processes:
-                process.terminate()
-            for process in envs.processes:
-                process.join()
-            envs.closed = True
-        else:
+        if isinstance(envs, SyncVectorEnv):
             envs.close()
+        else:
+            self._end()
+            envs.closed = True
+        hold()
 
     def _emit(self, record: dict[str, np.ndarray]) -> TimeStep:
         self.log = {name: np.array(record["log"][:, column]) for column, name in enumerate(self.log_names)}
-        self._last = _time_step(record)
+        observation: ArrayDict = {
+            name: np.array(array) for name, array in record.items() if name not in SIGNALS and name != "log"
+        }
+        self._last = TimeStep(observation, **{name: np.array(record[name]) for name in SIGNALS})
         return self._last
-
-    def _replace_changed(self, record: dict[str, np.ndarray], saved: TimeStep) -> dict[str, np.ndarray]:
-        """Begin a new episode wherever simulating the old one again gave something else."""
-        before = {name: getattr(saved, name) for name in SIGNALS} | saved.observation
-        changed = np.array(
-            [
-                any(record[name][index].tobytes() != before[name][index].tobytes() for name in before)
-                for index in range(self.num_envs)
-            ]
-        )
-        if not changed.any():
-            return record
-        which = ", ".join(str(self._numbers[index]) for index in np.flatnonzero(changed))
-        log.warning("environments %s did not repeat their saved episode and begin a new one", which)
-        with self._failing_in_one_line():
-            record, _ = self._envs.reset(options={"reset_mask": changed})
-        for index in np.flatnonzero(changed):
-            self._episode[index] += 1
-            self._actions[index] = []
-        return record
 
     @contextmanager
     def _failing_in_one_line(self) -> Iterator[None]:
-        self._busy = True
-        # Gymnasium prints a worker's traceback through `%`, which fails on a percent sign in it.
+        # Gymnasium logs what failed in a process, without the environment's number.
         level, gymnasium.logger.min_level = gymnasium.logger.min_level, gymnasium.logger.ERROR + 1
         try:
             yield
-        except EnvironmentFailed as error:
+        except (EnvironmentFailed, ConfigError) as error:
             self.close()
             # From a process it comes wrapped once more.
-            raise error.args[0] if isinstance(error.args[0], EnvironmentFailed) else error from None
+            raise error.args[0] if isinstance(error.args[0], Exception) else error from None
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
             dead = self._dead()
             self.close()
-            raise EnvironmentFailed(f"{dead} without a word (out of memory, or killed?)") from error
+            raise EnvironmentFailed(dead) from error
         finally:
             gymnasium.logger.min_level = level
-        self._busy = False
+            hold()
 
     def _dead(self) -> str:
         for index, process in enumerate(getattr(getattr(self, "_envs", None), "processes", [])):
             process.join(timeout=0.2)
             if process.exitcode is not None:
-                return f"environment {self._numbers[index]}: its process ended with code {process.exitcode}"
-        return "an environment's process ended"
+                code = process.exitcode
+                how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+                return f"environment {self._numbers[index]}: its process {how} without a word (out of memory?)"
+        return "an environment's process ended without a word (out of memory, or killed?)"
 
 
-def processes_are_faster(step_seconds: float, num_envs: int, cores: int) -> bool:
-    """Whether a process per environment beats stepping them in turn.
-
-    In turn costs ``num_envs`` steps. Processes share the steps among the cores, less the one on
-    which the agent runs, and cost a message each. They also take seconds to start and memory, so
-    they have to halve the time.
-    """
-    in_turn = num_envs * step_seconds
-    shared = in_turn / min(num_envs, max(1, cores - 1)) + num_envs * MESSAGE_SECONDS
-    return shared < in_turn / 2
-
-
-def _seconds_per_step(stream: Stream, budget: float = 0.2) -> float:
-    """Mean time of a random step, resets included, over at most 64 steps or ``budget`` seconds."""
-    stream.action_space.seed(0)
-    stream.reset()
-    stream.step(stream.action_space.sample())  # the first one warms caches up
-    steps, begin = 0, time.perf_counter()
-    while steps < 64 and time.perf_counter() - begin < budget:
-        stream.step(stream.action_space.sample())
-        steps += 1
-    return (time.perf_counter() - begin) / steps
+def _in_turn(makers: Sequence[partial[Stream]]) -> SyncVectorEnv:
+    streams: list[Stream] = []
+    try:
+        for make in makers:
+            streams.append(make())
+    except BaseException:
+        for stream in streams:
+            stream.close()
+        raise
+    return SyncVectorEnv([partial(_same, stream) for stream in streams], **OPTIONS)
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _same(stream: Stream) -> Stream:
+    return stream
 
 
-def _start_method() -> str:
-    # JAX's threads make a plain fork unsafe: a child would inherit locks that nobody holds.
-    return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-
-
-def _time_step(record: dict[str, np.ndarray]) -> TimeStep:
-    observation: ArrayDict = {
-        name: np.array(array) for name, array in record.items() if name not in SIGNALS and name != "log"
-    }
-    return TimeStep(observation, **{name: np.array(record[name]) for name in SIGNALS})
-
-
-def _saved_step(state: dict[str, np.ndarray]) -> TimeStep:
-    """The last records of a saved state. Only there names have prefixes, as an observation may be called anything."""
-    return TimeStep(_part(state, "record/observation"), **{name: state[f"record/{name}"] for name in SIGNALS})
-
-
-def _part(state: dict[str, np.ndarray], part: str) -> dict[str, np.ndarray]:
-    return {name.removeprefix(f"{part}/"): array for name, array in state.items() if name.startswith(f"{part}/")}
-
-
-def _rows(actions: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """One dict per action from arrays of all actions."""
-    count = len(next(iter(actions.values())))
-    return [{name: array[index] for name, array in actions.items()} for index in range(count)]
-
-
-def _unpack_starts(state: dict[str, np.ndarray], spec: EnvSpec, num_envs: int) -> list[EpisodeStart]:
-    """Cut the packed actions of a saved state apart.
-
-    Raises:
-      ConfigError: the state has another number of environments, observations or actions.
-    """
-    saved = len(state["episode"])
-    if saved != num_envs:
-        raise ConfigError(f"env.num_envs: got {num_envs}, but the saved environments are {saved}")
-    actions = _part(state, "action")
-    shapes = {f"action {name}": array.shape[1:] for name, array in actions.items()}
-    shapes |= {f"observation {name}": array.shape[1:] for name, array in _part(state, "record/observation").items()}
-    wanted = {f"action {name}": part.shape for name, part in spec.action.items()}
-    wanted |= {f"observation {name}": part.shape for name, part in spec.observation.items()}
-    if shapes != wanted:
-        name = sorted(name for name in shapes.keys() | wanted.keys() if shapes.get(name) != wanted.get(name))[0]
-        raise ConfigError(f"env.task: its {name} is {wanted.get(name)}, the saved one was {shapes.get(name)}")
-    ends = np.cumsum(state["length"])
-    return [
-        EpisodeStart(int(episode), {name: np.array(array[end - length : end]) for name, array in actions.items()})
-        for episode, length, end in zip(state["episode"], state["length"], ends, strict=True)
-    ]
+def _side_by_side(makers: Sequence[partial[Elsewhere]]) -> AsyncVectorEnv:
+    with starting_workers() as method:
+        # Not daemons, because those may start no processes, which simulators do.
+        return AsyncVectorEnv(makers, context=method, worker=work, daemon=False, **OPTIONS)

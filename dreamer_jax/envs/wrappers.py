@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
+import logging
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,11 @@ from dreamer_jax.config.schema import ConfigError, EnvConfig
 from dreamer_jax.envs.actions import plan_actions
 from dreamer_jax.envs.observations import plan_observations
 from dreamer_jax.envs.results import reset_result, step_result
+from dreamer_jax.envs.signals import by_a_person, hold
 from dreamer_jax.envs.suites import make_env
 from dreamer_jax.specs import ArraySpec, EnvSpec
+
+log = logging.getLogger(__name__)
 
 SIGNALS = {
     "reward": ArraySpec((), "float32"),
@@ -33,10 +36,16 @@ class EnvironmentFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class EpisodeStart:
-    """Where a stream begins: in episode number ``episode``, after ``actions`` of shapes [n, ...]."""
+    """Where a stream begins: in episode number ``episode``, after ``actions`` of shapes [n, ...].
+
+    ``record`` is what they led to, without what was said for the log, and ``pending`` an action that was taken then
+    and failed.
+    """
 
     episode: int
     actions: dict[str, np.ndarray]
+    record: dict[str, np.ndarray]
+    pending: dict[str, np.ndarray] | None = None
 
 
 def episode_seed(seed: int, purpose: int, index: int, episode: int) -> int:
@@ -67,17 +76,19 @@ class Stream(gymnasium.Env):
         index: int,
         start: EpisodeStart | None = None,
     ) -> None:
-        try:
-            self.observations = plan_observations(getattr(env, "observation_space", None))
-            self.actions = plan_actions(getattr(env, "action_space", None))
-        except ConfigError as error:
-            env.close()
-            raise ConfigError(f"env.task: {config.task!r}: {error}") from None
         self._env = env
         self._config = config
         self._seed = (seed, purpose, index)
         self._label = f"environment {index} ({config.task})"
-        self.log_names = tuple(env.get_wrapper_attr("log_names")) if env.has_wrapper_attr("log_names") else ()
+        try:
+            self.observations = plan_observations(getattr(env, "observation_space", None))
+            self.actions = plan_actions(getattr(env, "action_space", None))
+            self.log_names = tuple(env.get_wrapper_attr("log_names")) if env.has_wrapper_attr("log_names") else ()
+        except BaseException as error:
+            self.close()
+            pass_on(error)
+            reason = str(error) if isinstance(error, ConfigError) else f"its spaces can't be read, {in_words(error)}"
+            raise ConfigError(f"env.task: {config.task!r}: {reason}") from None
         self._start = start
         self._episode = start.episode - 1 if start else -1
         self._count = 0  # actions since the reset
@@ -86,35 +97,49 @@ class Stream(gymnasium.Env):
             {leaf.name: leaf.spec for leaf in self.observations.leaves},
             {leaf.name: leaf.spec for leaf in self.actions.leaves},
         )
-        log = {"log": ArraySpec((len(self.log_names),), "float32")} if self.log_names else {}
-        arrays = self.env_spec.observation | SIGNALS | log
-        self.observation_space = spaces.Dict({name: _box(spec) for name, spec in arrays.items()})
-        self.action_space = spaces.Dict({k: _box(v) for k, v in self.env_spec.action.items()})
+        self.observation_space, self.action_space = stream_spaces(self.env_spec, self.log_names)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict[str, np.ndarray], dict]:
-        """Start the next episode; the first call goes on from the given start instead.
+        """Start the next episode, or that of number ``options["episode"]``; the first call goes on from the start.
 
-        ``seed`` is ignored: episodes are seeded by their number.
+        Where the start is not repeated a new episode begins, and the info says ``changed``. ``seed`` is ignored:
+        episodes are seeded by their number.
         """
-        del seed, options
+        del seed
+        if options is not None:
+            self._episode = options["episode"] - 1
         record = self._begin()
-        if self._start is not None:
-            actions, self._start = self._start.actions, None
-            for step in range(len(next(iter(actions.values())))):
-                if self._ended:  # the simulator has changed; whoever compares the records will notice
-                    break
-                record = self._advance({name: rows[step] for name, rows in actions.items()})
-        return record, {}
+        start, self._start = self._start, None
+        if start is None:
+            return record, {}
+        for step in range(len(next(iter(start.actions.values())))):
+            if self._ended:  # the simulator has changed
+                break
+            record = self._advance({name: rows[step] for name, rows in start.actions.items()})
+        if any(record[name].tobytes() != before.tobytes() for name, before in start.record.items()):
+            return self._begin(), {"changed": True}
+        return record if start.pending is None else self.step(start.pending)[0], {}
 
     def step(self, action: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
         record = self._begin() if self._ended else self._advance(action)
         return record, 0.0, False, False, {}
 
+    @property
+    def time_limit(self) -> int:
+        """Actions of an episode at most, as settings and the environment say; 0 where neither does."""
+        try:
+            known, said = self._env.has_wrapper_attr("most_frames"), self._env.spec
+            frames: Any = self._env.get_wrapper_attr("most_frames") if known else said and said.max_episode_steps
+            actions = -(-int(frames) // self._config.action_repeat)
+        except Exception:  # it says nothing, or nothing that can be read
+            actions = 0
+        return min((limit for limit in (self._config.time_limit, actions) if limit > 0), default=0)
+
     def render(self) -> Any:
         return self._env.render()
 
     def close(self) -> None:
-        self._env.close()
+        close_env(self._env, self._label)
 
     def _begin(self) -> dict[str, np.ndarray]:
         self._episode += 1
@@ -122,7 +147,7 @@ class Stream(gymnasium.Env):
         try:
             observation, info = reset_result(self._env.reset(seed=episode_seed(*self._seed, self._episode)))
             return self._record(observation, 0.0, info, first=True)
-        except Exception as error:
+        except BaseException as error:
             raise self._failure("reset", error) from None
 
     def _advance(self, action: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -132,7 +157,7 @@ class Stream(gymnasium.Env):
             self._count += 1
             truncated = truncated or self._count == self._config.time_limit
             return self._record(observation, reward, info, terminated=terminated, truncated=truncated)
-        except Exception as error:
+        except BaseException as error:
             raise self._failure("step", error) from None
 
     def _record(
@@ -156,9 +181,9 @@ class Stream(gymnasium.Env):
             record["log"] = np.array([info["log"][name] for name in self.log_names], np.float32)
         return record
 
-    def _failure(self, call: str, error: Exception) -> EnvironmentFailed:
-        message = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        failure = EnvironmentFailed(f"{self._label}: {call}() failed in episode {self._episode}: {message}")
+    def _failure(self, call: str, error: BaseException) -> EnvironmentFailed:
+        pass_on(error)
+        failure = EnvironmentFailed(f"{self._label}: {call}() failed in episode {self._episode}: {in_words(error)}")
         # As a note it crosses the border of a process, where a cause would be lost.
         failure.add_note("".join(traceback.format_exception(error)).rstrip())
         return failure
@@ -171,16 +196,63 @@ def open_stream(
     purpose: int,
     index: int,
     start: EpisodeStart | None = None,
-    main_process: int | None = None,
     render: bool = False,
+    alike: EnvSpec | None = None,
 ) -> Stream:
-    """Open environment ``index``; in a process of its own Ctrl-C is left to ``main_process``.
+    """Open environment ``index``; ``alike`` are the observations and actions of the others.
 
-    It lives here because each process imports its module, and this one does not import JAX.
+    Raises:
+      ConfigError: it can't be opened or used, or is not like the others.
     """
-    if main_process is not None and main_process != os.getpid():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return Stream(make_env(config, render=render), config, seed=seed, purpose=purpose, index=index, start=start)
+    stream = Stream(open_env(config, render=render), config, seed=seed, purpose=purpose, index=index, start=start)
+    if alike not in (None, stream.env_spec):
+        stream.close()
+        raise ConfigError(f"env.task: {config.task!r}: environment {index} shows or takes other things than others")
+    return stream
+
+
+def open_env(config: EnvConfig, *, render: bool = False) -> gymnasium.Env:
+    """``make_env`` that raises a ConfigError, whatever the environment raises."""
+    try:
+        return make_env(config, render=render)
+    except ConfigError:
+        raise
+    except BaseException as error:
+        pass_on(error)
+        raise ConfigError(f"env.task: {config.task!r}: opening it failed with {in_words(error)}") from error
+    finally:
+        hold()
+
+
+def close_env(env: gymnasium.Env, label: str) -> None:
+    """Close it; what it raises then is a warning, because whatever it was needed for is done."""
+    try:
+        env.close()
+    except BaseException as error:
+        pass_on(error)
+        log.warning("%s: close() failed with %s", label, in_words(error))
+
+
+def pass_on(error: BaseException) -> None:
+    """Raise ``error`` where it is no environment's: somebody wants the end of everything."""
+    if by_a_person(error):
+        raise error
+
+
+def in_words(error: BaseException) -> str:
+    """An error of others in one line."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception as another:
+        text = f"(no message: str() raised {type(another).__name__})"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def stream_spaces(spec: EnvSpec, log_names: Sequence[str]) -> tuple[spaces.Dict, spaces.Dict]:
+    """Of the records of a stream, and of its actions."""
+    log = {"log": ArraySpec((len(log_names),), "float32")} if log_names else {}
+    records = {name: _box(part) for name, part in (spec.observation | SIGNALS | log).items()}
+    return spaces.Dict(records), spaces.Dict({name: _box(part) for name, part in spec.action.items()})
 
 
 def _box(spec: ArraySpec) -> spaces.Space:

@@ -1,4 +1,4 @@
-"""Weight gradients of a scan, taken after its backward pass in one product for each weight.
+"""Weight gradients of a scan, taken after its backward pass in one product for each announced weight.
 
 A scan over time that adds up its weight gradients step by step multiplies few rows each time and reads and writes
 every sum; collected, the same rows are one product, and the backward loop has only the state to bring back.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ _use: ContextVar[Callable[[Operation, jax.Array, jax.Array], jax.Array] | None] 
 
 
 def use_weight(operation: Operation, x: jax.Array, weight: jax.Array) -> jax.Array:
-    """``operation(x, weight)``. In a step of ``scan_weights_apart`` every weight has to be used through this."""
+    """``operation(x, weight)``; in a step of ``scan_weights_apart`` the weight's gradient is taken after the scan."""
     use = _use.get()
     return operation(x, weight) if use is None else use(operation, x, weight)
 
@@ -28,10 +29,11 @@ def use_weight(operation: Operation, x: jax.Array, weight: jax.Array) -> jax.Arr
 def scan_weights_apart(
     step: Callable[[Any, Any, Any], tuple[Any, Any]], params: Any, carry: Any, inputs: Any
 ) -> tuple[Any, Any]:
-    """``lax.scan`` of ``step(params, carry, input) -> (carry, output)`` whose weight gradients are taken after it.
+    """``lax.scan`` of ``step(params, carry, input) -> (carry, output)``; gradients of announced weights come after it.
 
-    Each use of a weight gets a slot as input, which is nothing in value and whose gradient is that of what came of
-    the weight. ``params`` have a gradient only where ``use_weight`` is told of them.
+    A use of a weight is announced by ``use_weight``. It gets a slot as a further input of the scan: zeros, whose
+    gradient is that of the use's result. From these and the rows that met the weight, its gradient is one product.
+    Parameters used in any other way, by an ordinary Flax layer for example, are differentiated through the scan.
     """
 
     @jax.custom_vjp
@@ -59,7 +61,7 @@ def scan_weights_apart(
 
         weights, pull_weights = jax.vjp(weights_of, params)
 
-        def with_slots(carry: Any, now: tuple[Any, list[jax.Array]]) -> tuple[Any, Any]:
+        def with_slots(params: Any, carry: Any, now: tuple[Any, list[jax.Array]]) -> tuple[Any, Any]:
             inputs, slots = now
             rows: list[jax.Array] = []
 
@@ -72,11 +74,11 @@ def scan_weights_apart(
                 carry, output = step(params, carry, inputs)
             return carry, (output, rows)
 
-        def rows_apart(carry: Any, inputs: Any, slots: list[jax.Array]) -> tuple[Any, list[jax.Array]]:
-            carry, (outputs, rows) = jax.lax.scan(with_slots, carry, (inputs, slots))
+        def rows_apart(params: Any, carry: Any, inputs: Any, slots: list[jax.Array]) -> tuple[Any, list[jax.Array]]:
+            carry, (outputs, rows) = jax.lax.scan(partial(with_slots, params), carry, (inputs, slots))
             return (carry, outputs), rows
 
-        results, pull, rows = jax.vjp(rows_apart, carry, inputs, slots, has_aux=True)
+        results, pull, rows = jax.vjp(rows_apart, params, carry, inputs, slots, has_aux=True)
         pull_each = [
             jax.vjp(lambda weight, operation=operation, x=x: operation(x, weight), weight)[1]
             for operation, x, weight in zip(operations, rows, weights, strict=True)
@@ -85,9 +87,9 @@ def scan_weights_apart(
 
     def backward(pulls: Any, cotangents: Any) -> Any:
         pull, pull_each, pull_weights = pulls
-        *others, slots = pull(cotangents)
-        weights = [pull(slot)[0] for pull, slot in zip(pull_each, slots, strict=True)]
-        return *pull_weights(weights), *others
+        within, *others, slots = pull(cotangents)  # ``within`` is zero for parameters whose every use is announced
+        (after,) = pull_weights([pull(slot)[0] for pull, slot in zip(pull_each, slots, strict=True)])
+        return jax.tree.map(jnp.add, within, after), *others
 
     scan.defvjp(forward, backward)
     return scan(params, carry, inputs)

@@ -8,6 +8,8 @@ import numpy as np
 
 NEWEST = 4
 """Draws of ``recent`` are from so many episodes."""
+FEW = 0.1
+"""A share of the episodes that is said to be small."""
 FLAGS = {"is_first", "is_last", "held_out"}
 """What is read of a record, the last where episodes are held out."""
 _EPISODE = np.dtype([("env", "i8"), ("first", "i8"), ("length", "i8")])
@@ -33,6 +35,7 @@ class Episodes:
         self._held_out = np.zeros(num_envs, bool)  # whether that one is
         self._ended: dict[bool, np.ndarray] = {held_out: np.zeros(0, _EPISODE) for held_out in (False, True)}
         self._new: dict[bool, list[tuple[int, int, int]]] = {False: [], True: []}  # to be added to ``_ended``
+        self.ended = self.long = self.longest = 0  # episodes; those of ``length`` records or more; records of one
         self._oldest = 0  # row of the ring
         self._first = 0  # row of ``_ended``
 
@@ -49,7 +52,10 @@ class Episodes:
         """The episodes of these streams, if any go on, have ended before row ``stop``."""
         for env in np.flatnonzero(ended & (self._begun >= 0)).tolist():
             first = int(self._begun[env])
+            self.ended += 1
+            self.longest = max(self.longest, stop - first)
             if stop - first >= self._length:
+                self.long += 1
                 self._new[bool(self._held_out[env])].append((env, first, stop - first))
             self._begun[env] = -1
 
@@ -58,6 +64,7 @@ class Episodes:
         self._begun[:] = -1
         self._ended = {pool: ended[:0] for pool, ended in self._ended.items()}
         self._new = {False: [], True: []}
+        self.ended = self.long = self.longest = 0
         self._oldest = rows.start
         for index in np.flatnonzero((flags["is_first"] | flags["is_last"]).any(1)).tolist():  # others change nothing
             self.append(rows[index], {name: flag[index] for name, flag in flags.items()}, rows.start)
@@ -67,6 +74,23 @@ class Episodes:
         """Different windows that training can draw now."""
         spare = self._pool(False)["length"] - self._length
         return int((np.maximum(spare, 1) if self._ends == "skipped" else spare + 1).sum())
+
+    def missing(self) -> str:
+        """Why there is no window, for a person."""
+        if not self.ended:
+            return "no episode has ended yet"
+        if not self.long:
+            return f"none of {self.ended:,} ended episodes has {self._length} records, the longest has {self.longest}"
+        return f"no ended episode of {self._length} records is whole in replay"
+
+    def few(self) -> str:
+        """What is to be known where windows come from few of the episodes, for a person; else nothing."""
+        if not self.long or self.long > FEW * self.ended:
+            return ""
+        return (
+            f"replay.sampling episodes: all updates draw from {self.long:,} of {self.ended:,} ended episodes; the "
+            f"others have less than {self._length} records (train.batch_length)"
+        )
 
     def draw(self, rng: np.random.Generator, count: int, held_out: bool) -> np.ndarray:
         """Environment and row before the first record of so many windows, int64 [count, 2].

@@ -10,7 +10,7 @@ import numpy as np
 
 from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.replay.host import Replay
-from dreamer_jax.replay.storage import Layout, part_of
+from dreamer_jax.replay.storage import LAYOUT_FILE, WITHOUT, Layout, part_of
 from dreamer_jax.specs import EnvSpec
 
 _RECORD = ("reward", "is_first", "is_last", "is_terminal", "held_out")
@@ -24,7 +24,7 @@ def open_read_only(directory: Path | str, state: dict[str, np.ndarray], name: in
     """
     layout = Layout.read(Path(directory))
     if layout is None:
-        raise ConfigError(f"{directory}: no replay there")
+        raise ConfigError(f"{Path(directory) / LAYOUT_FILE}: missing; put back a copy of the replay ({WITHOUT})")
     observation, action, latents = (part_of(layout.fields, part) for part in ("observation", "action", "latents"))
     replay = Replay(
         directory,

@@ -16,7 +16,9 @@ from typing import Literal
 
 import numpy as np
 
+from dreamer_jax.config.paths import path_of
 from dreamer_jax.config.schema import ConfigError
+from dreamer_jax.replay.blocks import Blocks
 from dreamer_jax.replay.draws import Windows
 from dreamer_jax.replay.episodes import FLAGS, Episodes
 from dreamer_jax.replay.held_out import HeldOut
@@ -70,7 +72,7 @@ class Replay:
                 f"replay.capacity: {capacity} is {capacity // num_envs} records of each of {num_envs} environments, "
                 f"a window needs {batch_length + 1} (train.batch_length + 1)"
             )
-        directory = Path(directory)
+        directory = path_of(directory)
         fields = record_fields(spec, latent_spec, held_out=validation_fraction > 0)
         layout = Layout(capacity // num_envs, num_envs, fields)
         stored = Layout.read(directory)
@@ -83,9 +85,9 @@ class Replay:
         self._wanted_rows, self._length = layout.rows, batch_length
         self._seed, self._mark_first = seed, mark_first
         self._windows = Windows(num_envs, batch_length + 1, online=online)
-        self._episodes: Episodes | None = None
+        self.episodes: Episodes | None = None
         if sampling == "episodes":
-            self._episodes = Episodes(num_envs, batch_length, ends=ends, recent=recent)
+            self.episodes = Episodes(num_envs, batch_length, ends=ends, recent=recent)
         # In the files' order, not the caller's: entries of the undo log rely on it.
         self._latent_names = tuple(part_of(self.fields, "latents"))
         self._rows = 0  # appended so far to each stream
@@ -106,6 +108,7 @@ class Replay:
         latents = [f"latents/{name}" for name in self._latent_names]
         pairs = group(layout.rows * len(envs), latents, lambda slot: layout.cells(slot % len(envs), slot // len(envs)))
         self._journal = Journal(self._store.directory, [rows, pairs])
+        self._blocks = Blocks(self._store, latents)
 
     @property
     def num_envs(self) -> int:
@@ -124,7 +127,18 @@ class Replay:
     @property
     def windows(self) -> int:
         """Different windows that can be sampled now."""
-        return self._windows.count(self.rows) if self._episodes is None else self._episodes.windows
+        return self._windows.count(self.rows) if self.episodes is None else self.episodes.windows
+
+    @property
+    def may_run_dry(self) -> bool:
+        """Whether there may be no window where there has been one."""
+        return self.episodes is not None and self.rows.start > 0
+
+    def missing(self, windows: int) -> str:
+        """What it takes until there are so many, for a person."""
+        if self.episodes is not None and not self.windows:
+            return self.episodes.missing()
+        return f"{self.windows:,} of {windows:,} windows in replay (train.start_windows)"
 
     @property
     def queued(self) -> int:
@@ -137,6 +151,7 @@ class Replay:
         Raises:
           ValueError: an array is missing, or has the wrong shape or kind of type.
           OSError: the disk is full; the ring is as before.
+          ConfigError: what is about to be overwritten is damaged; likewise below, for what is read.
         """
         self._check_ready()
         first = np.asarray(timestep.is_first)
@@ -155,15 +170,16 @@ class Replay:
         self._store.reserve(slot)
         if self._rows >= layout.rows:
             self._store.expect_next_block(slot)
+        block, offset = divmod(slot, layout.block)
+        self._blocks.change(block)
         self._journal.preserve(_ROWS, np.array([slot]))
         self._journal.exempt(_LATENTS, np.arange(slot * self.num_envs, (slot + 1) * self.num_envs))
-        block, offset = divmod(slot, layout.block)
         for name, value in checked.items():
             self._store.arrays[name][block, :, offset] = value
         self._episode[:], self._episode_step[:] = episode, step
         self._rows += 1
-        if self._episodes is not None:
-            self._episodes.append(self._rows - 1, checked, self.rows.start)
+        if self.episodes is not None:
+            self.episodes.append(self._rows - 1, checked, self.rows.start)
 
     def sample(
         self, batch_size: int, counter: int, *, online: bool = True, held_out: bool = False
@@ -180,11 +196,11 @@ class Replay:
         """
         self._check_ready(writing=False)
         rng = np.random.default_rng([self._seed, counter])
-        if self._episodes is None:
+        if self.episodes is None:
             index = self._windows.draw(rng, batch_size, self.rows, self._wholly, held_out=held_out, online=online)
             cells = self._window_cells(index)
         else:
-            index = self._episodes.draw(rng, batch_size, held_out)
+            index = self.episodes.draw(rng, batch_size, held_out)
             cells = self._window_cells(index)
             # What lies before an episode may have been overwritten, or never written.
             cells[:, 0] = np.where(self._flat["is_first"][cells[:, 1]], cells[:, 1], cells[:, 0])
@@ -197,10 +213,20 @@ class Replay:
         """Which windows are wholly held out, or wholly not."""
         if "held_out" not in self._flat:
             return np.full(len(index), not held_out)
-        return (self._flat["held_out"][self._window_cells(index)] == held_out).all(1)
+        env, row = self._window_rows(index)
+        self._blocks.compare(self._block_of(row), ["held_out"])
+        return (self._flat["held_out"][self._store.layout.cells(env, row)] == held_out).all(1)
+
+    def _window_rows(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return index[:, :1], index[:, 1:] + np.arange(self._length + 1)
 
     def _window_cells(self, index: np.ndarray) -> np.ndarray:
-        return self._store.layout.cells(index[:, :1], index[:, 1:] + np.arange(self._length + 1))
+        env, row = self._window_rows(index)
+        self._blocks.compare(self._block_of(row))
+        return self._store.layout.cells(env, row)
+
+    def _block_of(self, row: np.ndarray) -> np.ndarray:
+        return row % self._store.layout.rows // self._store.layout.block
 
     def write_back(self, index: np.ndarray, latents: ArrayDict) -> None:
         """Replace the latents of rows 1..T of each window by ``{name: [B, T, ...]}``; evicted rows are skipped.
@@ -217,6 +243,7 @@ class Replay:
         layout = self._store.layout
         slots, cells = (row % layout.rows * self.num_envs + env)[some], layout.cells(env, row)[some]
         values = {f"latents/{name}": np.asarray(latents[name])[some] for name in self._latent_names}
+        self._blocks.change(self._block_of(row)[some].reshape(-1), latents_only=True)
         self._journal.preserve(_LATENTS, slots.reshape(-1))
         for name, value in values.items():
             self._flat[name][cells] = value
@@ -242,37 +269,48 @@ class Replay:
         if sync:
             self.flush()
         self._journal.begin(name, self._valid())
-        return self.state()
+        return self.state() | {"checksums": self._blocks.take(len(self.rows))}
 
     def committed(self, name: int) -> None:
         """The checkpoint ``name`` is complete; those before it can't be restored any more."""
         self._journal.committed(name)
 
-    def restore(self, state: dict[str, np.ndarray], name: int) -> None:
+    def restore(self, state: dict[str, np.ndarray], name: int, *, compared: bool = False) -> None:
         """Bring the ring to its content at ``snapshot(name)``, bit for bit. May be interrupted and repeated.
+
+        What has other checksums there is found when it is used, or by ``compare``; unless that was ``compared``.
 
         Raises:
           ConfigError: the undo log does not lead there.
         """
-        self._journal.undo(name)
+        cut_off = self._journal.undo(name)
         self._rows, self._windows.taken = int(state["rows"]), int(state["taken"])
         self._episode[:], self._episode_step[:] = state["episode"], state["episode_step"]
-        if self._episodes is not None:
+        if self._store.writable:
+            if self._held_out is not None:
+                self._held_out.restore(state)
+            self._journal.resume(name, self._valid())  # before growing: old entries name slots of the old ring
+            self._store.assume_reserved(len(self.rows))
+            if self._rows <= self._store.layout.rows < self._wanted_rows:
+                self._journal.close()
+                self._store.grow(self._wanted_rows)
+                self._attach()
+                self._journal.resume(name, self._valid())
+        hint = f" with checkpoint {name}" + (f", or {cut_off} is damaged" if cut_off else "")
+        self._blocks.expect(state.get("checksums"), len(self.rows), hint, waits=not compared)
+        if self.episodes is not None:
             envs = range(self.num_envs)
             columns = {name: [self.column(name, env, self.rows) for env in envs] for name in FLAGS & self.fields.keys()}
-            self._episodes.rebuild(self.rows, {name: np.stack(column, 1) for name, column in columns.items()})
+            self.episodes.rebuild(self.rows, {name: np.stack(column, 1) for name, column in columns.items()})
         self._ready = True
-        if not self._store.writable:
-            return
-        if self._held_out is not None:
-            self._held_out.restore(state)
-        self._journal.resume(name, self._valid())  # before growing: old entries name slots of the old ring
-        self._store.assume_reserved(len(self.rows))
-        if self._rows <= self._store.layout.rows < self._wanted_rows:
-            self._journal.close()
-            self._store.grow(self._wanted_rows)
-            self._attach()
-            self._journal.resume(name, self._valid())
+
+    def compare(self) -> bool:
+        """Read all that the ring holds and compare it with its checksums, unless that takes long; whether it did.
+
+        Raises:
+          ConfigError: a file is damaged.
+        """
+        return self._blocks.compare_all()
 
     def fill(self, state: dict[str, np.ndarray], name: int, column: Callable[[str, int, range], np.ndarray]) -> None:
         """Make an empty ring what another one was at its ``snapshot(name)``.
@@ -297,6 +335,7 @@ class Replay:
 
     def column(self, name: str, env: int, rows: range) -> np.ndarray:
         """A copy of one field, by its name in the layout, for consecutive rows of one stream."""
+        self._blocks.compare(self._block_of(np.asarray(rows, np.int64)), [name])
         cells = self._store.layout.cells(env, np.asarray(rows, np.int64))
         self._store.expect(cells, [name])
         return np.take(self._flat[name], cells, axis=0)

@@ -17,12 +17,14 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from dreamer_jax.config.schema import ConfigError
+from dreamer_jax.replay.storage import WITHOUT
 
 _HEADER = struct.Struct("<4sIQQI")  # magic, group, count, bytes of the body, crc32 of all else
 _MAGIC = b"undo"
@@ -93,33 +95,42 @@ class Journal:
         self._preserved[group].set(slots)
 
     def committed(self, name: int) -> None:
-        """Checkpoint ``name`` is complete: what leads to older ones is no longer needed."""
+        """Nobody goes back to checkpoints before ``name`` any more."""
         segments = self.segments()
-        if name not in segments:
+        if name > max(segments, default=-1):
             raise ValueError(f"checkpoint {name}: no such segment, only {segments}")
         for segment in segments:
             if segment < name:
-                self._path(segment).unlink()
+                with suppress(OSError):  # it takes room, but does no harm
+                    self._path(segment).unlink()
 
-    def undo(self, name: int) -> None:
+    def undo(self, name: int) -> Path | None:
         """Put the arrays back to their content at checkpoint ``name``; changes no segment.
 
-        May be repeated, also after it was interrupted: every entry is absolute.
+        May be repeated, also after it was interrupted: every entry is absolute. Returns a segment whose end is no
+        entry, if there is one: a kill cut that off, or it is damaged.
 
         Raises:
           ConfigError: a segment is missing or damaged.
         """
         chain = [segment for segment in self.segments() if segment >= name]
         if name not in chain:
-            raise ConfigError(f"{self._path(name)}: missing, replay can't go back to checkpoint {name}")
+            raise ConfigError(f"{self._path(name)}: missing, {_no_way_back(name)}")
+        cut_off = None
         for segment in reversed(chain):
-            with open(self._path(segment), "rb") as file:
-                entries, damaged = _scan(file)
-                if damaged and segment != chain[-1]:  # only the newest can have been cut off
-                    raise ConfigError(f"{self._path(segment)}: damaged, replay can't go back to checkpoint {name}")
-                for group, count, offset, length in reversed(entries):
-                    file.seek(offset)
-                    self._apply(group, count, file.read(length))
+            path = self._path(segment)
+            try:
+                with open(path, "rb") as file:
+                    entries, damaged = _scan(file)
+                    if damaged and segment != chain[-1]:  # only the newest can have been cut off
+                        raise ConfigError(f"{path}: damaged, {_no_way_back(name)}")
+                    cut_off = path if damaged else cut_off
+                    for group, count, offset, length in reversed(entries):
+                        file.seek(offset)
+                        self._apply(group, count, file.read(length))
+            except OSError as error:
+                raise ConfigError(f"{path}: can't be read ({error.strerror}), {_no_way_back(name)}") from error
+        return cut_off
 
     def resume(self, name: int, valid: Sequence[int]) -> None:
         """After ``undo(name)``: forget what came later, and preserve that state again."""
@@ -175,6 +186,10 @@ class Journal:
             size = int(np.prod(shape, dtype=np.int64))
             array[cells] = np.frombuffer(body, array.dtype, size, offset).reshape(shape)
             offset += size * array.dtype.itemsize
+
+
+def _no_way_back(name: int) -> str:
+    return f"replay can't go back to checkpoint {name}; put back a copy of the file ({WITHOUT})"
 
 
 def _after(parts: list[memoryview], count: int) -> list[memoryview]:

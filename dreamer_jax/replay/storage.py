@@ -7,7 +7,6 @@ a window is one piece of the file or two. Files grow by whole blocks; the last o
 from __future__ import annotations
 
 import errno
-import json
 import mmap
 import os
 import re
@@ -20,6 +19,7 @@ from urllib.parse import quote
 import ml_dtypes
 import numpy as np
 
+from dreamer_jax.checksums import seal, unseal
 from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.specs import ArraySpec, EnvSpec
 from dreamer_jax.types import ArrayDict
@@ -28,6 +28,8 @@ FORMAT = 2
 BLOCK = 256  # a window rarely lies in two, and the last block, which may be used in part, is small
 LAYOUT_FILE = "layout.json"
 RESERVE_BYTES = 64 << 20
+WITHOUT = "evaluate, plot, compare and dreamer_jax.load do without replay"
+"""For messages about damage."""
 _OWN_FILE = re.compile(r"(undo-|observation%|action%|latents%|reward\b|is_|episode|held_out\b)")
 RECORD = {
     "reward": ArraySpec((), "float32"),
@@ -122,7 +124,7 @@ class Layout:
         sizes = {"rows": self.rows, "num_envs": self.num_envs, "block": self.block}
         data = {"format": FORMAT} | sizes | {"fields": fields}
         temporary = directory / f"{LAYOUT_FILE}.new"
-        temporary.write_text(json.dumps(data, indent=1) + "\n")
+        temporary.write_text(seal(data))
         os.replace(temporary, directory / LAYOUT_FILE)
 
     @classmethod
@@ -130,19 +132,21 @@ class Layout:
         """The layout of the ring in ``directory``; None if there is no (complete) ring.
 
         Raises:
-          ConfigError: it can't be read, or is of another format.
+          ConfigError: it can't be read, is damaged, or is of another format.
         """
         path = Path(directory) / LAYOUT_FILE
         try:
-            data = json.loads(path.read_text())
+            data = unseal(path.read_bytes())
             if data["format"] != FORMAT:
                 raise ConfigError(f"{path}: replay of format {data['format']}, this version reads format {FORMAT}")
             fields = {name: ArraySpec.from_json(spec) for name, spec in data["fields"].items()}
             return cls(data["rows"], data["num_envs"], fields, data["block"])
         except FileNotFoundError:
             return None
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ConfigError(f"{path}: not a replay layout ({error!r})") from error
+        except OSError as error:
+            raise ConfigError(f"{path}: can't be read ({error.strerror}; {WITHOUT})") from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"{path}: damaged ({error}); put back a copy of the file ({WITHOUT})") from error
 
 
 class Store:
@@ -174,12 +178,18 @@ class Store:
         self.flat: dict[str, np.ndarray] = {}
         for name, spec in layout.fields.items():
             path, expected = self.directory / file_name(name), layout.file_bytes(name)
-            with open(path, "r+b" if self.writable else "rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                if size < expected:  # longer is fine: a growth that was cut off
-                    raise ConfigError(f"{path}: damaged replay, {size} bytes where {expected} are needed")
-                access = mmap.ACCESS_WRITE if self.writable else mmap.ACCESS_COPY
-                self._maps[name] = mmap.mmap(file.fileno(), expected, access=access)
+            try:
+                with open(path, "r+b" if self.writable else "rb") as file:
+                    size = os.fstat(file.fileno()).st_size
+                    if size < expected:  # longer is fine: a growth that was cut off
+                        raise ConfigError(
+                            f"{path}: damaged, {size} bytes where {expected} are needed; put back a copy of the file "
+                            f"({WITHOUT})"
+                        )
+                    access = mmap.ACCESS_WRITE if self.writable else mmap.ACCESS_COPY
+                    self._maps[name] = mmap.mmap(file.fileno(), expected, access=access)
+            except OSError as error:
+                raise ConfigError(f"{path}: can't be read ({error.strerror}; {WITHOUT})") from error
             if hasattr(mmap, "MADV_RANDOM"):
                 # Else a fault fills the cache in pieces of megabytes, each of which is later written to the
                 # disk as a whole when one record in it changes. What is wanted soon is said with ``expect``.

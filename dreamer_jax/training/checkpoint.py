@@ -2,69 +2,74 @@
 
 from __future__ import annotations
 
-import json
-import threading
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
 from dreamer_jax.agent import make_agent
-from dreamer_jax.config.loading import load as load_config
-from dreamer_jax.config.schema import Config, ConfigError
+from dreamer_jax.config.paths import path_of
+from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.interfaces import Agent
+from dreamer_jax.numerics import fixed_numerics
 from dreamer_jax.replay.deal import ring_folder
 from dreamer_jax.replay.export import open_read_only
 from dreamer_jax.replay.host import Replay
-from dreamer_jax.specs import EnvSpec
+from dreamer_jax.training.facts import check_folder, place, read_facts, seal_folder, steps, write_facts
+from dreamer_jax.training.intact import read_run
 from dreamer_jax.training.shares import Arrays, below, share
 from dreamer_jax.types import TrainState
 
-ITEMS = ("train_state", "carry", "arrays", "facts")
-_ONE_BEGINS = threading.Lock()
-"""Orbax numbers what is being saved for the whole process; what goes on in the background may overlap."""
+_LEFT = re.compile(r"\d+\..*tmp.*")
+"""What a kill can leave in the folder of checkpoints."""
+T = TypeVar("T")
 
 
 class Checkpoints:
-    """Folder ``checkpoints/<agent steps>`` of a run; a checkpoint appears there whole or not at all."""
+    """Folder ``checkpoints/<agent steps>`` of a run; a checkpoint appears there whole or not at all.
+
+    All methods that read raise ``ConfigError`` where a file is damaged: it names that one, and the newest of the other
+    checkpoints that could be read instead.
+    """
 
     def __init__(self, run_dir: Path, *, keep: int | None = None) -> None:
-        """Open for writing, keeping the ``keep`` newest, or without it for reading only."""
-        path = (run_dir / "checkpoints").absolute()
-        if keep is not None:
-            path.mkdir(parents=True, exist_ok=True)
-        elif not path.is_dir():
+        """Open for writing, keeping the ``keep`` newest, or without it for reading only. Writes nothing yet."""
+        self._run_dir, self._keep = run_dir.absolute(), keep
+        self._path = self._run_dir / "checkpoints"
+        if keep is None and not self._path.is_dir():
             raise ConfigError(f"{run_dir}: no checkpoints there; is it the directory of a run?")
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
-            read_only=keep is None,
-            create=False,  # Orbax would have all processes take part
-            enable_async_checkpointing=True,
-            cleanup_tmp_directories=keep is not None,  # what a kill cut off
-            multiprocessing_options=_alone(),
-        )
-        self._manager = ocp.CheckpointManager(path, options=options, item_names=ITEMS)
-        self._pending: int | None = None
+        self._background = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: tuple[int, Future[None]] | None = None
+        self._tidy = False
 
     def latest(self) -> int | None:
         """The newest complete checkpoint."""
-        return self._manager.latest_step()
+        return max(self.steps(), default=None)
 
     def steps(self) -> list[int]:
         """All complete ones, oldest first."""
-        return sorted(self._manager.all_steps())
+        return steps(self._run_dir)
+
+    def oldest(self) -> int | None:
+        """The oldest that is kept."""
+        return min(self.steps()[-(self._keep or 0) :], default=None)
 
     def facts(self, step: int) -> dict[str, Any]:
         """What ``save`` took of them."""
-        return self._manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore()))["facts"]["facts"]
+        return self._reading(step, lambda step: read_facts(self._run_dir, step)["facts"])
 
     def drop_after(self, step: int | None) -> None:
         """Forget those after ``step``, or all, to save there again."""
         for later in self.steps():
             if step is None or later > step:
-                self._manager.delete(later)
+                self._drop(later)
 
     def save(self, step: int, state: TrainState, carry: Any, arrays: Arrays, facts: dict[str, Any]) -> None:
         """Begin to write; what was handed over may change as soon as this returns."""
@@ -74,54 +79,119 @@ class Checkpoints:
         # Orbax takes no arrays without elements.
         empty = {name: [list(x.shape), x.dtype.name] for name, x in arrays.items() if not x.size}
         filled = {name: x for name, x in arrays.items() if x.size}
-        items = ocp.args.Composite(
-            train_state=ocp.args.StandardSave(state),
-            carry=ocp.args.StandardSave(carry),
-            arrays=ocp.args.StandardSave(filled),
-            facts=ocp.args.JsonSave({"facts": facts, "empty": empty}),
-        )
-        with _ONE_BEGINS:
-            self._manager.save(step, args=items)
-        self._pending = step
+        trees = {"train_state": state, "carry": carry, "arrays": filled}
+        self._pending = step, self._background.submit(self._write, step, trees, {"facts": facts, "empty": empty})
+
+    def _write(self, step: int, trees: dict[str, Any], content: dict[str, Any]) -> None:
+        """Orbax writes arrays; its own manager leaves no room for checksums before a checkpoint gets its name."""
+        if not self._tidy:
+            self._path.mkdir(parents=True, exist_ok=True)
+            for left in [path for path in self._path.iterdir() if _LEFT.fullmatch(path.name)]:
+                shutil.rmtree(left)
+            self._tidy = True
+        folder = self._path / f"{step}.tmp"
+        try:
+            folder.mkdir()
+            for name, tree in trees.items():
+                with _checkpointer() as checkpointer:
+                    checkpointer.save(folder / name, args=ocp.args.StandardSave(tree))
+            write_facts(folder, content)
+            seal_folder(folder)
+            os.rename(folder, place(self._run_dir, step))
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        for old in self.steps()[: -(self._keep or 1)]:
+            self._drop(old)
+
+    def _drop(self, step: int) -> None:
+        """Under another name first, so that a kill leaves no half of a checkpoint that seems whole."""
+        dropped = self._path / f"{step}.dropped.tmp"
+        os.rename(place(self._run_dir, step), dropped)
+        shutil.rmtree(dropped)
 
     def completed(self, *, wait: bool = False) -> int | None:
-        """The checkpoint that has become complete since it was last asked for, if any."""
-        if wait:
-            self._manager.wait_until_finished()
-        if self._pending is None or self._manager.is_saving_in_progress():
+        """The checkpoint that has become complete since it was last asked for, if any.
+
+        Raises:
+          OSError: it could not be written, as on a full disk.
+        """
+        if self._pending is None:
             return None
-        # Raises what went wrong in the background, a full disk for example.
-        self._manager.wait_until_finished()
-        done, self._pending = self._pending, None
-        return done
+        step, writing = self._pending
+        if not wait and not writing.done():
+            return None
+        self._pending = None
+        writing.result()
+        return step
 
     def restore(self, step: int, state: TrainState, carry: Any) -> tuple[TrainState, Any, Arrays, dict[str, Any]]:
         """What ``save`` took; ``state`` and ``carry`` give the structure and shapes."""
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                train_state=ocp.args.StandardRestore(_on_one_device(state)),
-                carry=ocp.args.StandardRestore(_on_one_device(carry)),
-                arrays=ocp.args.StandardRestore(),
-                facts=ocp.args.JsonRestore(),
-            ),
-        )
-        arrays = _with_empty(restored)
-        return restored["train_state"], restored["carry"], arrays, restored["facts"]["facts"]
+
+        def read(step: int) -> tuple[TrainState, Any, Arrays, dict[str, Any]]:
+            arrays, facts = self._arrays(step)
+            return self._tree(step, "train_state", state), self._tree(step, "carry", carry), arrays, facts
+
+        return self._reading(step, read)
 
     def restore_state(self, step: int, target: TrainState) -> TrainState:
         """The train state alone."""
-        args = ocp.args.Composite(train_state=ocp.args.StandardRestore(_on_one_device(target)))
-        return self._manager.restore(step, args=args)["train_state"]
+        return self._reading(step, lambda step: self._tree(step, "train_state", target))
 
     def restore_arrays(self, step: int) -> tuple[Arrays, dict[str, Any]]:
         """The arrays and facts alone."""
-        args = ocp.args.Composite(arrays=ocp.args.StandardRestore(), facts=ocp.args.JsonRestore())
-        restored = self._manager.restore(step, args=args)
-        return _with_empty(restored), restored["facts"]["facts"]
+        return self._reading(step, self._arrays)
+
+    def _arrays(self, step: int) -> tuple[Arrays, dict[str, Any]]:
+        content = read_facts(self._run_dir, step)
+        empty = {name: np.zeros(shape, dtype) for name, (shape, dtype) in content["empty"].items()}
+        return {**self._tree(step, "arrays", None), **empty}, content["facts"]
+
+    def _tree(self, step: int, item: str, target: Any) -> Any:
+        """One item, of the structure of ``target`` if there is one."""
+        folder = place(self._run_dir, step)
+        if not folder.is_dir():
+            raise ConfigError(f"{folder}: not a folder")
+        check_folder(folder, {item})
+        try:
+            with _checkpointer() as checkpointer:
+                args = ocp.args.StandardRestore(None if target is None else _on_one_device(target))
+                return checkpointer.restore(folder / item, args=args)
+        # Without checksums anything may be there, and Orbax raises whatever that leads to.
+        except Exception as error:
+            raise ConfigError(f"{folder / item}: damaged, or of another version ({_first_words(error)})") from error
+
+    def _reading(self, step: int, read: Callable[[int], T]) -> T:
+        try:
+            return read(step)
+        except ConfigError as error:
+            raise ConfigError(f"{error}; {self._instead(step, read)}") from error.__cause__
+
+    def _instead(self, step: int, read: Callable[[int], Any]) -> str:
+        for other in reversed(self.steps()):
+            if other != step:
+                try:
+                    read(other)
+                except ConfigError:
+                    continue
+                return (
+                    f"checkpoint {other} can be read: --checkpoint {other} where a command has it, or move "
+                    f"checkpoints/{step} elsewhere, and all go back to that"
+                )
+        return "no other checkpoint can be read; plot and compare do without"
 
     def close(self) -> None:
-        self._manager.close()
+        """Wait for what is being written."""
+        self._background.shutdown()
+
+
+def _checkpointer() -> ocp.Checkpointer:
+    alone = _alone()
+    return ocp.Checkpointer(ocp.StandardCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone)
+
+
+def _first_words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0][:100]
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:
@@ -134,31 +204,9 @@ def _alone() -> ocp.options.MultiprocessingOptions:
     )
 
 
-def _with_empty(restored: Any) -> Arrays:
-    empty = {name: np.zeros(shape, dtype) for name, (shape, dtype) in restored["facts"]["empty"].items()}
-    return {**restored["arrays"], **empty}
-
-
 def _on_one_device(target: Any) -> Any:
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), target)
-
-
-def read_run(run_dir: str | Path) -> tuple[Config, EnvSpec]:
-    """The settings of a run, and the shapes of its environment.
-
-    Raises:
-      ConfigError: it is no run directory, or one of its files is damaged.
-    """
-    run_dir = Path(run_dir)
-    for name in ("config.yaml", "env.json"):
-        if not (run_dir / name).is_file():
-            raise ConfigError(f"{run_dir}: no {name} there; is it the directory of a run?")
-    try:
-        spec = EnvSpec.from_json(json.loads((run_dir / "env.json").read_text())["spec"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{run_dir / 'env.json'}: damaged ({error!r})") from error
-    return load_config(files=[run_dir / "config.yaml"]), spec
 
 
 def read_replays(run_dir: Path, batch_length: int = 1) -> list[Replay]:
@@ -178,24 +226,26 @@ def read_replays(run_dir: Path, batch_length: int = 1) -> list[Replay]:
         arrays, facts = checkpoints.restore_arrays(latest)
     finally:
         checkpoints.close()
-    return open_rings(run_dir, arrays, facts.get("processes", 1), config.env.num_envs, latest, batch_length)
+    processes = facts.get("processes", 1)
+    return open_rings(run_dir, arrays, range(processes), processes, config.env.num_envs, latest, batch_length)
 
 
 def open_rings(
-    run_dir: Path, arrays: Arrays, processes: int, num_envs: int, step: int, batch_length: int
+    run_dir: Path, arrays: Arrays, parts: Iterable[int], processes: int, num_envs: int, step: int, batch_length: int
 ) -> list[Replay]:
-    """The rings of a run at checkpoint ``step``, whose ``arrays`` are given, for reading.
+    """The rings of some ``parts`` of a run at checkpoint ``step``, whose ``arrays`` are given, for reading.
 
     Raises:
       ConfigError: one is missing or damaged.
     """
-    states = (share(arrays, part, processes, num_envs) for part in range(processes))
+    states = {part: below(share(arrays, part, processes, num_envs), "replay") for part in parts}
     return [
-        open_read_only(ring_folder(run_dir, part, processes), below(state, "replay"), step, batch_length)
-        for part, state in enumerate(states)
+        open_read_only(ring_folder(run_dir, part, processes), state, step, batch_length)
+        for part, state in states.items()
     ]
 
 
+@fixed_numerics()
 def load(run_dir: str | Path, step: int | None = None) -> tuple[Agent, TrainState]:
     """The agent of a run and its train state at checkpoint ``step`` (agent steps), or the newest.
 
@@ -204,7 +254,7 @@ def load(run_dir: str | Path, step: int | None = None) -> tuple[Agent, TrainStat
     Raises:
       ConfigError: there is no such run or checkpoint.
     """
-    run_dir = Path(run_dir)
+    run_dir = path_of(run_dir)
     config, spec = read_run(run_dir)
     agent = make_agent(config, spec)
     checkpoints = Checkpoints(run_dir)

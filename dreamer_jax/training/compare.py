@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dreamer_jax.config.schema import Config, ConfigError
-from dreamer_jax.training.checkpoint import read_run
+from dreamer_jax.training.intact import read_run
 from dreamer_jax.training.plot import (
     COLOURS,
     STYLES,
@@ -38,7 +38,7 @@ BAND = 2  # standard deviations of the published seeds
 class Budget(NamedTuple):
     """A published bin that the runs have come to the end of."""
 
-    frames: int  # its right edge
+    frames: int  # its right edge, as published
     ours: float | None  # mean over the runs; None where no episode ended
     runs: int  # that have a value
     mean: float  # published
@@ -104,11 +104,12 @@ def _compare(members: list[_Member]) -> Comparison:
             raise ConfigError(f"{one.run_dir}: other settings than {first.run_dir}: {found}; compare them one by one")
     members = sorted(members, key=lambda one: one.run.seed)
     published = first.published
-    curves = np.stack([_curve(one.run, published.edges) for one in members])
+    edges = published.edges + published.early
+    curves = np.stack([_curve(one.run, edges) for one in members])
     reached = max(one.run.reached for one in members)
-    shown = np.flatnonzero((published.edges[1:] <= reached) & ~np.isnan(published.mean))
+    shown = np.flatnonzero((edges[1:] <= reached) & ~np.isnan(published.mean))
     if not shown.size:
-        begin = published.edges[1:][~np.isnan(published.mean)][0]
+        begin = edges[1:][~np.isnan(published.mean)][0]
         raise ConfigError(f"{first.run_dir}: at {reached:,.0f} frames, the first published value is at {begin:,.0f}")
     protocol = protocol_settings(published.benchmark) if published.protocol else None
     return Comparison(
@@ -162,6 +163,14 @@ def _head(one: Comparison) -> list[str]:
     if protocol is None or one.differences is None:
         return [*lines, f"protocol: none is recorded for {published.method}; settings are not compared"]
     lines += [f"protocol: {protocol['name']}", f"  {_facts(protocol)}", f"  {protocol['note']}"]
+    lines += [f"a published point: {protocol['point']}"] if "point" in protocol else []
+    lines += ["ours: the mean of all training episodes that ended in the bin"] if "point" in protocol else []
+    if published.early:
+        label, (begin, end) = published.edges[1], published.edges[:2] + published.early
+        lines.append(
+            f"labels lie {published.early:,} frames early: the bin {label:,.0f} has the episodes that ended after "
+            f"{begin:,.0f} and up to {end:,.0f} frames, theirs and ours"
+        )
     if not one.differences:
         return [*lines, "settings that differ: none"]
     return [*lines, "settings that differ:", *(f"  {each}" for each in one.differences)]
@@ -234,7 +243,8 @@ def draw(comparisons: Sequence[Comparison], output: str | Path) -> Path:
         for one in members:
             _draw_ours(ax, one, labels.index(one.label))
         ax.set_xlim(0, 1.03 * max(one.budgets[-1].frames for one in members))
-        finish_panel(ax, f"{task} ({benchmark})", "environment frames (right edge of each bin)", 9)
+        labels_are = ", as published" if members[0].published.early else ""
+        finish_panel(ax, f"{task} ({benchmark})", f"environment frames (right edge of each bin{labels_are})", 9)
     return save_picture(figure, output)
 
 

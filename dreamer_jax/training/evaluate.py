@@ -9,8 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from dreamer_jax.config.schema import EnvConfig
-from dreamer_jax.envs.vector import make_envs
+from dreamer_jax.config.schema import ConfigError, EnvConfig
+from dreamer_jax.envs.preview import Preview, preview
+from dreamer_jax.envs.vector import VectorEnvs, make_envs
+from dreamer_jax.envs.wrappers import EnvironmentFailed
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.training.metrics import EpisodeStats
 from dreamer_jax.training.pictures import film_frame
@@ -19,44 +21,61 @@ PURPOSE, FILM = 1, 2
 """Separate the episodes of evaluation and of films from those of training (0) under the same seed."""
 FILM_FRAMES = 500
 """Longer episodes are filmed less often."""
+MOST_ENVS = 10
+
+
+def evaluation_envs(
+    config: EnvConfig, episodes: int, seed: int, note: Callable[[str], None], found: Preview | None = None
+) -> VectorEnvs:
+    """Environments for ``evaluate``, at most one for each episode; a single one where no more can be opened together.
+
+    Raises:
+      ConfigError, EnvironmentFailed: not even that can be opened.
+    """
+    count = min(MOST_ENVS, episodes)
+    found = found or preview(config, seed=seed, purpose=PURPOSE, most=count)
+    try:
+        return make_envs(config, seed=seed, purpose=PURPOSE, num_envs=count, found=found)
+    except (ConfigError, EnvironmentFailed) as error:
+        if count == 1:
+            raise
+        envs = make_envs(config, seed=seed, purpose=PURPOSE, num_envs=1, found=found)
+        note(f"evaluation: one environment plays all episodes, {count} together do not open: {error}")
+        return envs
 
 
 def evaluate(
     agent: Agent,
     act: Callable[..., Any],
     params: Any,
-    config: EnvConfig,
+    envs: VectorEnvs,
     *,
     episodes: int,
     seed: int,
-    num_envs: int = 10,
     after_episode: Callable[[int, float], None] = lambda count, score: None,
 ) -> list[float]:
-    """Returns of ``episodes`` episodes, with actions by ``act`` (``make_act`` of ``agent`` in some mode).
+    """Returns of ``episodes`` episodes from the first ones of ``envs`` on, the same ones at every call.
 
-    Each environment plays a share fixed beforehand, so that short episodes don't count more often.
+    Actions are by ``act`` (``make_act`` of ``agent`` in some mode). Each environment plays a share fixed beforehand,
+    so that short episodes don't count more often.
     """
-    count = min(num_envs, episodes)
+    count = envs.num_envs
     shares = np.array([episodes // count + (index < episodes % count) for index in range(count)])
-    envs = make_envs(config, seed=seed, purpose=PURPOSE, num_envs=count)
-    try:
-        root = jax.random.key(seed)
-        carry = jax.jit(agent.reset, static_argnums=1)(params, count)
-        stats, timestep = EpisodeStats(count), envs.reset()
-        scores: list[list[float]] = [[] for _ in range(count)]
-        step = 0
-        while True:
-            for episode in stats.update(timestep):
-                if len(scores[episode.env]) < shares[episode.env]:
-                    scores[episode.env].append(episode.score)
-                    after_episode(sum(map(len, scores)), episode.score)
-            if all(len(mine) == share for mine, share in zip(scores, shares, strict=True)):
-                return [score for mine in scores for score in mine]
-            carry, action, _ = act(params, root, step, carry, timestep)
-            timestep = envs.step(action)
-            step += 1
-    finally:
-        envs.close()
+    root = jax.random.key(seed)
+    carry = jax.jit(agent.reset, static_argnums=1)(params, count)
+    stats, timestep = EpisodeStats(count), envs.reset(episode=0)
+    scores: list[list[float]] = [[] for _ in range(count)]
+    step = 0
+    while True:
+        for episode in stats.update(timestep):
+            if len(scores[episode.env]) < shares[episode.env]:
+                scores[episode.env].append(episode.score)
+                after_episode(sum(map(len, scores)), episode.score)
+        if all(len(mine) == share for mine, share in zip(scores, shares, strict=True)):
+            return [score for mine in scores for score in mine]
+        carry, action, _ = act(params, root, step, carry, timestep)
+        timestep = envs.step(action)
+        step += 1
 
 
 def film_episode(

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from types import FrameType
-from typing import Any
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(Exception):
@@ -20,25 +16,15 @@ class Stopped(Exception):
 
 
 class Interrupt:
-    """While entered, ``requested()`` says whether a signal came. Signals reach the main thread alone."""
+    """``requested()`` says whether a signal came to ``handle``."""
 
     def __init__(self) -> None:
         self.number: int | None = None
-        self._before: dict[int, Any] = {}
 
     def requested(self) -> bool:
         return self.number is not None
 
-    def __enter__(self) -> Interrupt:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, _: FrameType | None) -> None:
+    def handle(self, number: int, _: FrameType | None) -> None:
         if self.number is not None:
             os._exit(128 + number)
         self.number = number

@@ -6,7 +6,7 @@ them on their way. Everything happens at fixed points of the program's order, so
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,20 +15,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dreamer_jax.config.schema import Config, TrainConfig
+from dreamer_jax.config.schema import Config
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.replay.host import Replay
 from dreamer_jax.training.metrics import MetricBuffer
 from dreamer_jax.training.parallel import Updates, check_devices
 from dreamer_jax.training.peers import Peers
+from dreamer_jax.training.schedule import least_windows, updates_after, updates_per_dispatch
 from dreamer_jax.training.shares import Arrays, below
 from dreamer_jax.types import Array, RSSMState, TrainState, TrajectoryBatch
-
-MOST_PER_DISPATCH = 8
 
 
 class NotFinite(RuntimeError):
     """A loss became NaN or infinite. The message is one line for a person."""
+
+
+class NoUpdates(RuntimeError):
+    """Runs have come to their end without any of the updates that they were to make; a checkpoint is there.
+
+    The message is one line for a person.
+    """
+
+    def __init__(self, reasons: Mapping[Path, str]) -> None:
+        super().__init__("; ".join(f"{run_dir}: no update was made: {why}" for run_dir, why in reasons.items()))
+        self.run_dirs = tuple(reasons)
 
 
 class _Batches(NamedTuple):
@@ -68,16 +78,17 @@ class Learner:
         self._agent, self._replay, self._root, self._failures = agent, replay, root, failures
         self._peers = peers = peers or Peers()
         self._rows = len(peers.share(train.batch_size))
-        self._least_windows = (train.start_windows or train.batch_size * train.batch_length) / peers.parts
+        self._least_windows = least_windows(train) / peers.parts
         self.per_dispatch = updates_per_dispatch(config)
         self._parallel = updates or Updates(agent, check_devices(train.devices, train.batch_size))
         self._update = self._parallel.__call__
         self._state = self._parallel.place(state)
         self.metrics = MetricBuffer()
         self.grad_steps = int(jax.device_get(state.step))
-        self._started_at = -1  # agent steps at which updates began
+        self.started_at = -1  # agent steps at which updates began
         self._next: _Batches | None = None
         self._flights: list[_Flight] = []  # oldest first; two only between a dispatch and ``_settle``
+        self._ahead = False  # whether the newest one is still to be settled
 
     @property
     def state(self) -> TrainState:
@@ -106,13 +117,13 @@ class Learner:
     def due(self, agent_steps: int) -> int:
         """Updates that are to be done by now; none during the prefill or with too little in replay."""
         train = self._train
-        if self._started_at < 0:
+        if self.started_at < 0:
             if not train.train_ratio or agent_steps < train.prefill:
                 return 0
             if not all(self._peers.exchange(self._replay.windows >= self._least_windows)):
                 return 0
-            self._started_at = agent_steps
-        return updates_after(train, agent_steps - self._started_at)
+            self.started_at = agent_steps
+        return updates_after(train, agent_steps - self.started_at)
 
     def run_ahead(self, agent_steps: int) -> None:
         """Dispatch an update that ``agent_steps`` will make due, before their records are in replay.
@@ -120,8 +131,9 @@ class Learner:
         It computes what it would later, because its batch was drawn already and the records decide nothing else.
         ``catch_up`` is to follow.
         """
-        if self._started_at >= 0 and self._next is not None and self._is_due(agent_steps):
+        if self.started_at >= 0 and self._next is not None and self._is_due(agent_steps):
             self._dispatch(self._next)
+            self._ahead = True
 
     def catch_up(self, agent_steps: int, stopped: Callable[[], bool], after: Callable[[Array], None]) -> None:
         """Dispatch what is due, whole dispatches only; ``after`` takes results of each that are still to come.
@@ -129,11 +141,27 @@ class Learner:
         Raises:
           NotFinite: a loss of an earlier dispatch is not finite.
         """
-        if self._flights and self._next is None:
+        if self._ahead:
             self._settle(after)
         while self._is_due(agent_steps) and not stopped():
-            self._dispatch(self._next or self._sample(self.grad_steps))
+            batches = self._next or self._sample(self.grad_steps)
+            if batches is None:
+                break
+            self._dispatch(batches)
             self._settle(after)
+
+    def waiting(self, agent_steps: int) -> str:
+        """What updates that are to come wait for, for a person; nothing where they don't wait."""
+        train = self._train
+        if not train.train_ratio:
+            return ""
+        if self.started_at < 0:
+            if agent_steps < train.prefill:
+                return f"{agent_steps:,} of {train.prefill:,} agent steps of random actions (train.prefill)"
+            if self._replay.windows < self._least_windows:
+                return self._replay.missing(int(np.ceil(self._least_windows)))
+            return ""  # others have not
+        return self._replay.missing(1) if self._next is None and self._is_due(agent_steps) else ""
 
     def _is_due(self, agent_steps: int) -> bool:
         return self.due(agent_steps) - self.grad_steps >= self.per_dispatch
@@ -145,6 +173,7 @@ class Learner:
 
     def _settle(self, after: Callable[[Array], None]) -> None:
         """While a dispatch computes: finish the one before, and get ready for the one behind."""
+        self._ahead = False
         newest = self._flights[-1]
         if len(self._flights) > 1:
             self._land(self._flights[0])
@@ -153,7 +182,10 @@ class Learner:
         assert newest.results is not None
         after(newest.results)
 
-    def _sample(self, counter: int) -> _Batches:
+    def _sample(self, counter: int) -> _Batches | None:
+        """None where replay has no window at the moment, here or at one of the peers."""
+        if self._replay.may_run_dry and not all(self._peers.exchange(self._replay.windows > 0)):
+            return None
         parts = [self._replay.sample(self._rows, counter + k) for k in range(self.per_dispatch)]
         batch = jax.tree.map(lambda *xs: np.stack(xs), *(part[0] for part in parts))
         return _Batches(batch, np.stack([part[1] for part in parts]), self._parallel.put(batch))
@@ -199,7 +231,7 @@ class Learner:
 
     def saved(self) -> Arrays:
         """Everything but the train state that a checkpoint needs. Call ``check`` first."""
-        arrays: Arrays = {"started_at": np.asarray(self._started_at, np.int64)}
+        arrays: Arrays = {"started_at": np.asarray(self.started_at, np.int64)}
         for flight in self._flights:
             arrays |= {f"flight/latents/{name}": np.array(value) for name, value in flight.latents.items()}
             arrays["flight/index"] = flight.windows
@@ -210,34 +242,13 @@ class Learner:
 
     def restore(self, arrays: Arrays) -> None:
         """Go on from what ``saved`` gave."""
-        self._started_at = int(arrays["started_at"])
+        self.started_at = int(arrays["started_at"])
         if "flight/index" in arrays:
             latents = below(arrays, "flight/latents")
             self._flights = [_Flight(self.grad_steps, arrays["flight/index"], None, None, latents)]
         if "next/index" in arrays:
             batch = arrays_batch(below(arrays, "next/batch"))
             self._next = _Batches(batch, arrays["next/index"], self._parallel.put(batch))
-
-
-def updates_after(train: TrainConfig, agent_steps: int) -> int:
-    """Updates due so long after they begin: some at once, then in proportion, or in bursts of what is due by then."""
-    if train.update_every:
-        agent_steps -= agent_steps % train.update_every
-    return train.pretrain + int(agent_steps * train.train_ratio / (train.batch_size * train.batch_length))
-
-
-def updates_per_dispatch(config: Config) -> int:
-    """As configured, or what one step of all environments, or a burst, asks for: a power of two up to 8.
-
-    On the CPU just one: there a dispatch costs nothing, and XLA takes ten times as long for a convolution in a loop.
-    """
-    train = config.train
-    if train.updates_per_dispatch:
-        return train.updates_per_dispatch
-    if jax.default_backend() == "cpu":
-        return 1
-    together = max(config.env.num_envs, train.update_every) * train.train_ratio
-    return 2 ** int(np.log2(np.clip(together / (train.batch_size * train.batch_length), 1, MOST_PER_DISPATCH)))
 
 
 def batch_arrays(batch: TrajectoryBatch) -> Arrays:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,22 +15,26 @@ import jax
 import numpy as np
 
 from dreamer_jax.config.schema import Config
+from dreamer_jax.envs.preview import Preview
 from dreamer_jax.envs.vector import VectorEnvs, make_envs
+from dreamer_jax.envs.wrappers import EnvironmentFailed
 from dreamer_jax.replay.deal import drop_others
-from dreamer_jax.specs import EnvSpec
 from dreamer_jax.training.checkpoint import Checkpoints
+from dreamer_jax.training.facts import describe
 from dreamer_jax.training.interrupt import Interrupt
 from dreamer_jax.training.learner import Learner
 from dreamer_jax.training.loggers import Logger
 from dreamer_jax.training.metrics import Episode, EpisodeStats, RunLog
 from dreamer_jax.training.observer import Observer
 from dreamer_jax.training.peers import OutOfStep, Peers
-from dreamer_jax.training.preflight import example_batch, in_words, introduction
+from dreamer_jax.training.preflight import example_batch, introduction
 from dreamer_jax.training.profiling import Profile
 from dreamer_jax.training.programs import Programs
 from dreamer_jax.training.progress import Progress
 from dreamer_jax.training.restore import Restore, join_carries, to_arrays
+from dreamer_jax.training.schedule import forecast, in_words
 from dreamer_jax.training.shares import below, join
+from dreamer_jax.training.threads import Left
 from dreamer_jax.types import Array, Mode, TrainState
 
 INIT, UPDATE, ACT, REPORT = range(4)
@@ -43,7 +48,10 @@ def _keys(seed: Array) -> list[Array]:
 
 
 class Run:
-    """All that lives as long as a run; ``loop`` is the algorithm, the rest sets it up and saves it."""
+    """All that lives as long as a run; ``loop`` is the algorithm, the rest sets it up and saves it.
+
+    What is open is to be closed with ``opened``, also where this fails halfway.
+    """
 
     profile: Profile
 
@@ -51,7 +59,7 @@ class Run:
         self,
         config: Config,
         run_dir: Path,
-        spec: EnvSpec,
+        found_env: Preview,
         programs: Programs,
         capacity: int,
         loggers: Sequence[str | Logger],
@@ -59,21 +67,24 @@ class Run:
         progress: Progress,
         state: TrainState | None,
         peers: Peers,
+        opened: ExitStack,
     ) -> None:
         agent, self.acts, updates = programs
-        self.config, self.run_dir, self.agent, self.spec = config, run_dir, agent, spec
+        spec = self.spec = found_env.spec
+        self.config, self.run_dir, self.agent = config, run_dir, agent
         self.checkpoints, self.progress, self.peers = checkpoints, progress, peers
         self.keys = updates.near(_keys(np.uint32(config.seed % 2**32)))
         self.stop: int | None = None  # number of the signal that asked one of the peers to
+        self._failure: EnvironmentFailed | None = None
         self.newest = in_common(peers.exchange(checkpoints.steps() if checkpoints else None))
-        if checkpoints is not None:
-            checkpoints.drop_after(self.newest)
-        self._mine = self._committed = self.newest  # newest one that is complete, here and for all
+        self._begun = self.newest
         mine = peers.share(config.env.num_envs)
 
         init = jax.jit(self.agent.init)
         restore = Restore(config, run_dir, spec, agent, capacity, peers)
         if self.newest is None:
+            if checkpoints is not None:
+                checkpoints.drop_after(None)
             progress.state("initialising …")
             found = restore.new(peers.one_first(lambda: init(self.keys[INIT])) if state is None else state)
         else:
@@ -83,15 +94,19 @@ class Run:
             found = peers.agree(lambda: restore.checkpoint(reader, step, shapes, progress.note))
             if reader is not checkpoints:
                 reader.close()
+        self._mine = self._committed = checkpoints.oldest() if checkpoints else None  # that are kept, here and by all
         self.carry, arrays, self.replay = updates.near(found.carry), found.arrays, found.replay
+        opened.callback(self.replay.close)
         self.agent_steps = int(found.facts["agent_steps"])
         failures = run_dir / "failures" / (f"process{peers.part}" if peers.part else "")
         self.learner = Learner(config, agent, self.replay, found.state, self.keys[UPDATE], failures, peers, updates)
+        self.expected = forecast(config, self.replay.capacity * peers.parts, found_env.time_limit)
         self.stats = EpisodeStats(len(mine))
         saved_envs = below(arrays, "envs") or None
         self.envs: VectorEnvs = make_envs(
-            config.env, seed=config.seed, num_envs=len(mine), first=mine.start, state=saved_envs
+            config.env, seed=config.seed, num_envs=len(mine), first=mine.start, state=saved_envs, found=found_env
         )
+        opened.callback(self.envs.close)
         self.timestep = self.envs.reset()
         if arrays:
             self.stats.load(below(arrays, "stats"))
@@ -101,12 +116,14 @@ class Run:
         self._saved, self._saved_frames = time.monotonic(), self.counters()["env_frames"]
         self.log: RunLog | None = None
         if peers.leads:
-            resume = {**self.counters(), "seconds": found.facts["seconds"]} if arrays else None
+            resume = {**found.facts, **self.counters()} if arrays else None
             identity = dict(method=config.preset, task=config.env.task)
             self.log = RunLog(run_dir, **identity, seed=config.seed, loggers=loggers, resume=resume)
+            opened.callback(self.log.close)
             looks = self.learner, self.replay, self.log, progress, self.counters()
             act = self.acts[config.policy.evaluate]
-            self.observer = Observer(config, agent, act, spec, *looks, self.keys[REPORT], run_dir, peers)
+            self.observer = Observer(config, agent, act, found_env, *looks, self.keys[REPORT], run_dir, peers)
+            opened.callback(self.observer.close)
         parameters = sum(x.size for x in jax.tree.leaves(self.learner.params))
         for line in introduction(config, parameters, self.envs.vectorization, updates.where, self.counters()):
             progress.note(line)
@@ -120,18 +137,26 @@ class Run:
         }
 
     def loop(self, interrupt: Interrupt) -> None:
-        """Every pass begins with a time step that nobody has acted on yet: there the run can be saved."""
+        """Every pass begins with a time step that nobody has acted on yet: there the run can be saved.
+
+        Or with one that is still to come, because an environment has failed: then the action that it failed to take
+        is saved, and taken again when the run goes on.
+
+        Raises:
+          EnvironmentFailed: one of them did, here or at one of the peers that share the run; the run has been saved.
+          Left: it was another run's.
+        """
         config, num_envs = self.config, self.config.env.num_envs
 
         def stopped() -> bool:  # with others only what all have heard of counts
             return self.stop is not None or (self.peers.members == 1 and interrupt.requested())
 
         while True:
-            save = self._confer(interrupt)
+            save, failures = self._confer(interrupt)
             # Updates that an interrupt left over; otherwise there are none.
             self.learner.catch_up(self.agent_steps, stopped, lambda results: None)
             frames = self.counters()["env_frames"]
-            if frames >= config.train.frames or self.stop is not None:
+            if frames >= config.train.frames or self.stop is not None or failures:
                 break
             if save:
                 self.save()
@@ -147,25 +172,56 @@ class Run:
             self.agent_steps += num_envs
             self._ended = self.stats.update(self.timestep, self.envs.log)
             self.learner.catch_up(self.agent_steps, stopped, self._after_dispatch)
-            self.timestep = self.envs.step(action)  # while the device updates
+            with self._failing_later():
+                self.timestep = self.envs.step(action)  # while the device updates
 
-            self.progress.update(self.counters(), self.stats.recent())
+            self._show()
             if self.log is not None:
-                self.observer.look(frames, self.counters())
+                with self._failing_later():
+                    self.observer.look(frames, self.counters())
         self.learner.check()
         if self.log is not None:
             self.observer.write_metrics(self.counters())
         self.save(wait=True)
+        # What is asked to stop may lose its simulators, too: the same signal goes to all processes of a group.
+        if failures and self.stop is None and not interrupt.requested():
+            if self._failure is None:
+                raise Left if self.peers.apart else EnvironmentFailed(f"in another process: {failures[0]}")
+            raise self._failure
+        done, most = self.learner.grad_steps, self.expected.updates
+        if self.stop is None and 0 < done < most:
+            began = self.learner.started_at
+            self.progress.note(
+                f"{done:,} of at most {most:,} updates were made, they began after {began:,} agent steps"
+            )
+
+    @contextmanager
+    def _failing_later(self) -> Iterator[None]:
+        """An environment's failure ends the run, but not before it is saved."""
+        try:
+            yield
+        except EnvironmentFailed as error:
+            self._failure = self._failure or error
 
     def _after_dispatch(self, results: Array) -> None:
         self.profile.dispatched(results)
-        self.progress.update(self.counters(), self.stats.recent())
+        self._show()
 
-    def _confer(self, interrupt: Interrupt) -> bool:
-        """Hear what the peers have to say; whether all are to save now."""
+    def _show(self) -> None:
+        self.progress.update(self.counters(), self.stats.recent(), self.learner.waiting(self.agent_steps))
+
+    def missing(self) -> str:
+        """Why no update has been made, where some were expected; else nothing."""
+        if self.learner.grad_steps or not self.expected.updates:
+            return ""
+        return self.learner.waiting(self.agent_steps) or "another run or process has not had enough in replay"
+
+    def _confer(self, interrupt: Interrupt) -> tuple[bool, list[str]]:
+        """Hear what the peers have to say: whether all are to save now, and which environments have failed."""
         self.peers.mark()
         mine = {
             "stop": interrupt.number,
+            "failure": None if self._failure is None else str(self._failure),
             "save": self._save_is_due(),
             "complete": self._completed(),
             "ended": [[self.first + env, *rest] for env, *rest in self._ended],
@@ -179,7 +235,7 @@ class Run:
             self.stats.hear(theirs)
             self.log.episodes(self.counters(), self._ended + theirs)
         self._ended = []
-        return said[0]["save"]
+        return said[0]["save"], [each["failure"] for each in said if each["failure"] is not None]
 
     # Saving.
 
@@ -211,7 +267,7 @@ class Run:
                     arrays = join([each["arrays"] for each in shares], self.config.env.num_envs)
                     carry = join_carries(carry, [each["carry"] for each in shares])
             if self.checkpoints is not None and self.log is not None:
-                facts: dict[str, Any] = {**self.counters(), "seconds": self.log.seconds}
+                facts: dict[str, Any] = {**self.counters(), **self.log.state(), **describe(self.config, self.spec)}
                 facts |= {"processes": self.peers.parts, "together": list(self.peers.names)}
                 self.checkpoints.save(self.agent_steps, state, carry, arrays, facts)
             self.newest = self.agent_steps
@@ -230,29 +286,20 @@ class Run:
         self._commit(self.peers.exchange(self._completed(wait=True)))
 
     def _completed(self, *, wait: bool = False) -> int | None:
-        """The newest checkpoint that this one has written whole, or went on from."""
-        if self.checkpoints is None:
-            return None
-        done = self.checkpoints.completed(wait=wait)
-        self._mine = self._mine if done is None else done
+        """The oldest complete checkpoint that this one keeps, if it writes any."""
+        if self.checkpoints is not None and self.checkpoints.completed(wait=wait) is not None:
+            self._mine = self.checkpoints.oldest()
         return self._mine
 
     def _commit(self, said: list[int | None]) -> None:
-        """Give up the way back to earlier checkpoints, once all who write have a later one."""
-        complete = min((step for step in said if step is not None), default=None)
-        if complete is None or complete == self._committed:
+        """Give up the way back to checkpoints that nobody keeps any more."""
+        oldest = min((step for step in said if step is not None), default=None)
+        if oldest is None or oldest == self._committed:
             return
-        self._committed = complete
-        self.replay.committed(complete)
-        if self.peers.leads:
+        self._committed = oldest
+        self.replay.committed(oldest)
+        if self.peers.leads and oldest > (-1 if self._begun is None else self._begun):  # which may need other rings
             drop_others(self.run_dir, self.peers.parts)
-
-    def close(self) -> None:
-        """Stop the environments and finish the files."""
-        self.envs.close()
-        self.replay.close()
-        if self.log is not None:
-            self.log.close()
 
     # Setting up.
 
@@ -262,6 +309,8 @@ class Run:
         if self.counters()["env_frames"] >= config.train.frames:
             note(f"complete: {config.train.frames:,} frames were asked for")
             return
+        if self.log is not None:
+            self.observer.open_envs()
         rows = len(self.peers.share(config.train.batch_size))
         self.progress.state("compiling update …")
         trial = self.learner.prepare(example_batch(config, self.spec, self.agent.latent_spec, rows))
@@ -275,7 +324,10 @@ class Run:
         start = time.perf_counter()
         trial()
         seconds = self.peers.exchange((time.perf_counter() - start) / self.learner.per_dispatch)[0]
-        note(in_words(config, self.counters(), seconds))
+        for line in self.expected.notes:
+            note(line)
+        if config.train.train_ratio:
+            note(in_words(config, self.expected, self.counters(), seconds))
         single = self.peers.members == jax.device_count() == 1
         if single and jax.default_backend() == "cpu" and (os.cpu_count() or 1) > 1:
             note("--train.devices 2 lets two parts of this CPU share each batch: mostly faster for small sizes")

@@ -1,12 +1,16 @@
-"""Whether a compiled program finds room on its device."""
+"""Whether what a run computes with finds room on its device."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import jax
 
-from dreamer_jax.config.schema import ConfigError
+from dreamer_jax.config.schema import Config, ConfigError
+from dreamer_jax.interfaces import Agent
+from dreamer_jax.replay.storage import record_bytes
+from dreamer_jax.specs import EnvSpec
 
 _MEMORY = Path("/proc/meminfo")
 
@@ -25,6 +29,32 @@ def check_fits(program: jax.stages.Compiled, device: jax.Device, members: int) -
         f"--together: updates of {members} runs in one program need {_gb(needed)}, {device.device_kind} has "
         f"{_gb(free)} free; with --together {fitting} at most {fitting} at a time learn together"
     )
+
+
+def check_room(config: Config, spec: EnvSpec, agent: Agent) -> None:
+    """Refuse an agent, or a batch, that alone is larger than what is free, before anything of it is made.
+
+    Raises:
+      ConfigError: with both numbers.
+    """
+    device = jax.local_devices()[0]
+    free = free_bytes(device)
+    if free is None:
+        return
+    state = jax.eval_shape(agent.init, jax.eval_shape(lambda: jax.random.key(0)))
+    needed = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    if needed > free:
+        raise ConfigError(
+            f"size: parameters and optimiser of these widths take {_gb(needed)}, {device.device_kind} has {_gb(free)} "
+            "free; choose smaller ones"
+        )
+    train = config.train
+    needed = train.batch_size * (train.batch_length + 1) * record_bytes(spec, agent.latent_spec, held_out=False)
+    if needed > free:
+        raise ConfigError(
+            f"train.batch_size: got {train.batch_size} x {train.batch_length} records, which take {_gb(needed)}; "
+            f"{device.device_kind} has {_gb(free)} free"
+        )
 
 
 def needed_bytes(program: jax.stages.Compiled) -> int | None:

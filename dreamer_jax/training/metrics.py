@@ -6,13 +6,14 @@ import json
 import math
 import os
 import time
+import zlib
 from collections.abc import Mapping, Sequence
-from io import RawIOBase
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from dreamer_jax.checksums import file_checksum
 from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.training.loggers import COUNTERS, Logger, make_logger
 from dreamer_jax.types import Array, TimeStep
@@ -104,7 +105,7 @@ class RunLog:
     ``episode/crafter_score`` over all episodes since the run began.
 
     ``loggers`` are names (``tensorboard``, ``wandb``) or callables. ``resume`` are the counters of the checkpoint
-    that the run goes on from, with its ``seconds``; without it the run starts anew. Lines beyond that point move
+    that the run goes on from, with what ``state`` gave it; without it the run starts anew. Lines beyond that point move
     to ``<name>.superseded.jsonl``: their episodes are about to be lived again.
     """
 
@@ -116,7 +117,7 @@ class RunLog:
         task: str,
         seed: int,
         loggers: Sequence[str | Logger] = ("tensorboard",),
-        resume: Mapping[str, float] | None = None,
+        resume: Mapping[str, Any] | None = None,
     ):
         run_dir = Path(run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -126,17 +127,22 @@ class RunLog:
         self._loggers = [make_logger(logger, run_dir, self._identity, first_frame) for logger in loggers]
         limit = int(resume["agent_steps"]) if resume else -1
         rewind_jsonl(run_dir / "metrics.jsonl", limit)
-        self._episode = rewind_jsonl(run_dir / "scores.jsonl", limit)
-        self._achieved = [_achievements(line) for line in read_jsonl(run_dir / "scores.jsonl")] if self._episode else []
+        kept = rewind_jsonl(run_dir / "scores.jsonl", limit)
+        self._episode = max(kept, int(resume.get("episodes", 0)) if resume else 0)  # more if the file was lost
+        self._achieved = [_achievements(line) for line in read_jsonl(run_dir / "scores.jsonl")] if kept else []
         self._start = time.monotonic() - (_resume_seconds(run_dir, resume) if resume else 0.0)
-        self._metrics = _open_for_lines(run_dir / "metrics.jsonl")
-        self._scores = _open_for_lines(run_dir / "scores.jsonl")
+        self._metrics, self._scores = _Lines(run_dir / "metrics.jsonl"), _Lines(run_dir / "scores.jsonl")
         self._finished: list[Episode] = []
 
     @property
     def seconds(self) -> float:
         """Time that the run has been at work, before it was resumed too; belongs into the checkpoint."""
         return time.monotonic() - self._start
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint needs; what the files hold so far is in it so that damage to that is found."""
+        files = {lines.path.name: lines.state() for lines in (self._metrics, self._scores)}
+        return {"seconds": self.seconds, "episodes": self._episode, "files": files}
 
     def episodes(self, step: Mapping[str, int], finished: Sequence[Episode]) -> None:
         """Write a line for each of the episodes that ended with the records counted in ``step``."""
@@ -148,7 +154,7 @@ class RunLog:
             | dict(log)
             for index, (env, score, length, log) in enumerate(finished)
         ]
-        _write_lines(self._scores, lines)
+        self._scores.write(lines)
         self._episode += len(lines)
         self._finished.extend(finished)
         self._achieved.extend(_achievements(line) for line in lines)
@@ -168,7 +174,7 @@ class RunLog:
                 metrics["episode/crafter_score"] = crafter_score(rates)
             self._finished.clear()
         metrics = dict(sorted(metrics.items()))
-        _write_lines(self._metrics, [{**counters, "seconds": round(self.seconds, 3), **metrics}])
+        self._metrics.write([{**counters, "seconds": round(self.seconds, 3), **metrics}])
         for logger in self._loggers:
             logger(counters, metrics)
 
@@ -199,8 +205,15 @@ def _achievements(line: Mapping[str, Any]) -> dict[str, float]:
 
 
 def read_jsonl(path: str | Path) -> list[dict]:
-    """The objects of a file of JSON lines, less a last line that a kill left torn."""
-    lines = Path(path).read_bytes().splitlines()
+    """The objects of a file of JSON lines, less a last line that a kill left torn.
+
+    Raises:
+      ConfigError: it can't be read, or another line is no object.
+    """
+    try:
+        lines = Path(path).read_bytes().splitlines()
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be read ({error.strerror})") from error
     objects = []
     for number, line in enumerate(lines, start=1):
         parsed = _parse(line)
@@ -249,13 +262,28 @@ def _parse(line: bytes) -> dict | None:
     return parsed if isinstance(parsed, dict) else None
 
 
-def _open_for_lines(path: Path) -> RawIOBase:
-    return open(path, "ab", buffering=0)  # unbuffered: each write is one system call, so a kill tears one line at most
+class _Lines:
+    """A file of JSON lines that grows, and a checksum of what it holds."""
 
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        # Unbuffered: a kill tears one line at most.
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (until ``close``)
+        self._bytes, self._checksum = file_checksum(path)
 
-def _write_lines(file: RawIOBase, lines: Sequence[Mapping[str, object]]) -> None:
-    plain = [{name: _plain(value) for name, value in line.items()} for line in lines]
-    file.write("".join(json.dumps(line, allow_nan=False) + "\n" for line in plain).encode())
+    def write(self, lines: Sequence[Mapping[str, object]]) -> None:
+        plain = [{name: _plain(value) for name, value in line.items()} for line in lines]
+        data = "".join(json.dumps(line, allow_nan=False) + "\n" for line in plain).encode()
+        left = data
+        while left:  # one call, unless the disk is about to be full
+            left = left[self._file.write(left) :]
+        self._bytes, self._checksum = self._bytes + len(data), zlib.crc32(data, self._checksum)
+
+    def state(self) -> dict[str, int]:
+        return {"bytes": self._bytes, "crc32": self._checksum}
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def _plain(value: Any) -> str | int | float | None:
@@ -266,9 +294,8 @@ def _plain(value: Any) -> str | int | float | None:
     return float(f"{number:.8g}") if math.isfinite(number) else None
 
 
-def _resume_seconds(run_dir: Path, resume: Mapping[str, float]) -> float:
-    if "seconds" in resume:
-        return float(resume["seconds"])
+def _resume_seconds(run_dir: Path, resume: Mapping[str, Any]) -> float:
+    """Those of the checkpoint, or of a last line written there later: by a start that ended before its first step."""
     path = run_dir / "metrics.jsonl"
     lines = read_jsonl(path) if path.exists() else []
-    return float(lines[-1]["seconds"]) if lines else 0.0
+    return max(float(resume.get("seconds", 0.0)), float(lines[-1]["seconds"]) if lines else 0.0)

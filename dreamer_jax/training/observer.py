@@ -10,12 +10,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from dreamer_jax.config.schema import Config
+from dreamer_jax.config.schema import Config, ConfigError
+from dreamer_jax.envs.preview import Preview
+from dreamer_jax.envs.vector import VectorEnvs
+from dreamer_jax.envs.wrappers import EnvironmentFailed
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.replay.host import Replay
-from dreamer_jax.specs import EnvSpec
 from dreamer_jax.training.acting import Act
-from dreamer_jax.training.evaluate import evaluate
+from dreamer_jax.training.evaluate import evaluate, evaluation_envs
 from dreamer_jax.training.learner import Learner
 from dreamer_jax.training.metrics import RunLog
 from dreamer_jax.training.peers import Peers
@@ -35,7 +37,7 @@ class Observer:
         config: Config,
         agent: Agent,
         act: Act,
-        spec: EnvSpec,
+        found: Preview,
         learner: Learner,
         replay: Replay,
         log: RunLog,
@@ -48,9 +50,23 @@ class Observer:
         self._config, self._agent, self._learner, self._replay = config, agent, learner, replay
         self._log, self._progress = log, progress
         self._act, self._peers, self._compiled = act, peers, set[str]()
-        self._reports = Reports(config, agent, spec, root, run_dir / "reports")
+        self._envs: VectorEnvs | None = None
+        self._reports = Reports(config, agent, found.spec, root, run_dir / "reports")
         self._last_counters = counters
+        self._found = found
+        self._few = ""  # what has been said of episodes that are drawn from
         self.start()
+
+    def open_envs(self) -> None:
+        """Those for evaluations, before the first step: a simulator may allow one instance only, or have no room."""
+        config, note, frames = self._config, self._progress.note, self._last_counters["env_frames"]
+        every, episodes = config.train.eval_frames, config.train.eval_episodes
+        if not every or config.train.frames // every == frames // every:
+            return
+        try:
+            self._envs = evaluation_envs(config.env, episodes, config.seed, note, self._found)
+        except (ConfigError, EnvironmentFailed) as error:
+            note(f"no evaluations (train.eval_frames), no environment opens beside those of training: {error}")
 
     def start(self) -> None:
         """Rates count from here on."""
@@ -77,12 +93,18 @@ class Observer:
             "replay/windows": self._replay.windows * self._peers.parts,
             "replay/ratio": counters["grad_steps"] * records_per_update / max(1, counters["agent_steps"]),
         }
+        if episodes := self._replay.episodes:
+            values["replay/drawn_episodes"] = episodes.long / max(1, episodes.ended)
+            if counters["grad_steps"] and not self._few:
+                self._few = episodes.few()
+                if self._few:
+                    self._progress.note(self._few)
         self._log(counters, values)
         self._last, self._last_counters = now, counters
 
     def _evaluate_if_due(self, before: int, counters: Counters) -> None:
         every, frames = self._config.train.eval_frames, counters["env_frames"]
-        if not every or frames // every == before // every:
+        if self._envs is None or frames // every == before // every:
             return
         self._progress.state("evaluating …")
         look = partial(
@@ -90,13 +112,18 @@ class Observer:
             self._agent,
             self._act_and_say_so,
             self._learner.params,
-            self._config.env,
+            self._envs,
             episodes=self._config.train.eval_episodes,
             seed=self._config.seed,
         )
         scores = self._compiling("evaluation", look)
         self._log(counters, {"eval/score": float(np.mean(scores)), "eval/episodes": len(scores)})
         self._progress.state("")
+
+    def close(self) -> None:
+        """Close the environments for evaluation."""
+        if self._envs is not None:
+            self._envs.close()
 
     def _compiling(self, what: str, look: Callable[[], T]) -> T:
         """The first time there is something to compile."""

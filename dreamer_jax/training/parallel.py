@@ -16,6 +16,7 @@ from flax import jax_utils
 
 from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.interfaces import Agent
+from dreamer_jax.numerics import find_devices
 from dreamer_jax.training.acting import latent_arrays
 from dreamer_jax.training.packing import Packing, ask_for, fetch
 from dreamer_jax.types import Array, TrainState
@@ -38,6 +39,7 @@ def check_devices(num_devices: int, batch_size: int | None = None) -> int:
       ConfigError: there are not so many, or they can't share ``batch_size`` windows in equal parts of two or more.
     """
     want_devices(num_devices)
+    find_devices()
     found, processes, kind = jax.local_device_count(), jax.process_count(), jax.devices()[0].device_kind
     if num_devices > found:
         raise ConfigError(f"train.devices: got {num_devices}, JAX finds {found} ({kind})")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dreamer_jax.config.schema import ConfigError
+from dreamer_jax.training.intact import check_lines
 from dreamer_jax.training.metrics import read_jsonl
 from dreamer_jax.training.run_directory import replace_file
 
@@ -62,15 +64,16 @@ class Mark(NamedTuple):
     high: float
 
 
-def load_run(run_dir: str | Path) -> Run:
-    """Read a run directory.
+def load_run(run_dir: str | Path, *, clock: bool = True) -> Run:
+    """Read a run directory; without ``clock`` only its scores.
 
     Raises:
-      ConfigError: naming the directory, if there are no scores in it.
+      ConfigError: naming the directory, if there are no scores in it, or the file that is damaged.
     """
     run_dir = Path(run_dir)
     path = run_dir / "scores.jsonl"
-    if not path.exists():
+    check_lines(path)
+    if not os.path.lexists(path):
         raise ConfigError(f"{run_dir}: not a run directory, it has no scores.jsonl")
     rows = read_jsonl(path)
     if not rows:
@@ -78,17 +81,27 @@ def load_run(run_dir: str | Path) -> Run:
     missing = {"task", "method", "seed", "env_frames", "score"} - set.intersection(*(set(row) for row in rows))
     if missing:
         raise ConfigError(f"{path}: lines without {', '.join(sorted(missing))}")
-    scored = [row for row in rows if row["score"] is not None]  # null: the score was not finite
+    episodes = _numbers(path, rows, "env_frames", "score", "seed")
+    frames, scores, _ = episodes[~np.isnan(episodes[:, 1])].T
     metrics = run_dir / "metrics.jsonl"
-    clock = [(row["seconds"], row["env_frames"]) for row in (read_jsonl(metrics) if metrics.exists() else [])]
-    return Run(
-        rows[0]["task"],
-        rows[0]["method"],
-        rows[0]["seed"],
-        np.array([row["env_frames"] for row in scored], np.float64),
-        np.array([row["score"] for row in scored], np.float64),
-        np.array(clock, np.float64).reshape(-1, 2),
-    )
+    if clock:
+        check_lines(metrics)
+    lines = read_jsonl(metrics) if clock and os.path.lexists(metrics) else []
+    times = _numbers(metrics, lines, "seconds", "env_frames")
+    return Run(str(rows[0]["task"]), str(rows[0]["method"]), rows[0]["seed"], frames, scores, times)
+
+
+def _numbers(path: Path, rows: Sequence[dict[str, Any]], *names: str) -> np.ndarray:
+    """These of every row, [rows, names]; NaN for a score that was not finite, which is written as null.
+
+    Raises:
+      ConfigError: naming a line in which one is no number.
+    """
+    for number, row in enumerate(rows, start=1):
+        for name in names:
+            if not isinstance(row.get(name), int | float) and (name, row.get(name)) != ("score", None):
+                raise ConfigError(f"{path}:{number}: {name} is {row.get(name)!r}, not a number; is the file damaged?")
+    return np.array([[row[name] for name in names] for row in rows], np.float64).reshape(-1, len(names))
 
 
 def bin_means(run: Run, edges: np.ndarray) -> np.ndarray:
@@ -177,7 +190,8 @@ def plot_runs(
         raise ConfigError("plot: no run directories given")
     if bins < 1:
         raise ConfigError(f"plot: bins must be at least 1, got {bins}")
-    return draw_runs([load_run(run_dir) for run_dir in run_dirs], output_png, bins, marks_minutes or ())
+    runs = [load_run(run_dir, clock=bool(marks_minutes)) for run_dir in run_dirs]
+    return draw_runs(runs, output_png, bins, marks_minutes or ())
 
 
 def draw_runs(runs: Sequence[Run], output: str | Path, bins: int = 50, marks_minutes: Sequence[float] = ()) -> Path:

@@ -18,7 +18,8 @@ from dreamer_jax.replay.storage import Layout
 from dreamer_jax.report import HORIZONS, split_window
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.training import pictures
-from dreamer_jax.training.checkpoint import load, read_replays, read_run
+from dreamer_jax.training.checkpoint import load, read_replays
+from dreamer_jax.training.intact import read_run
 from dreamer_jax.types import Array, Dream, TrainState, TrajectoryBatch
 
 SHOWN = 6

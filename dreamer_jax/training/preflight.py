@@ -12,40 +12,47 @@ import numpy as np
 from dreamer_jax.config.benchmarks import BENCHMARKS
 from dreamer_jax.config.presets import size_settings
 from dreamer_jax.config.schema import Config, flatten
-from dreamer_jax.envs.wrappers import open_stream
+from dreamer_jax.envs.preview import Preview, preview
 from dreamer_jax.interfaces import Agent
+from dreamer_jax.numerics import left_aside
 from dreamer_jax.replay.deal import ring_folder
 from dreamer_jax.replay.plan import Plan, plan
 from dreamer_jax.replay.windows import align
 from dreamer_jax.specs import ArraySpec, EnvSpec
-from dreamer_jax.training.learner import updates_after
+from dreamer_jax.training.schedule import forecast
 from dreamer_jax.types import TrajectoryBatch
 
 
 def env_spec(config: Config) -> EnvSpec:
     """What the environment shows and takes; opens one and closes it again."""
-    stream = open_stream(config.env, seed=config.seed, purpose=0, index=0)
-    stream.close()
-    return stream.env_spec
+    return preview(config.env, seed=config.seed).spec
 
 
-def ring_plan(config: Config, run_dir: Path, spec: EnvSpec, agent: Agent, parts: int) -> Plan:
+def env_preview(config: Config) -> Preview:
+    """All that has to be known of the environment before those of a run are opened, from a single one."""
+    together = max(config.env.num_envs, config.train.eval_episodes if config.train.eval_frames else 1)
+    return preview(config.env, seed=config.seed, most=together)
+
+
+def ring_plan(config: Config, run_dir: Path, found: Preview, agent: Agent, parts: int) -> Plan:
     """The size of the run's replay, of all ``parts`` processes together; each has an equal part, on the same disk.
 
     Raises:
-      ConfigError: it does not fit.
+      ConfigError: it does not fit, or no update could ever draw from it.
     """
     num_envs = config.env.num_envs
     records = -(-config.train.frames // (config.env.action_repeat * num_envs)) * num_envs
-    return plan(
+    size = plan(
         [ring_folder(run_dir, part, parts) for part in range(parts)],
         config.replay,
-        spec,
+        found.spec,
         agent.latent_spec,
         num_envs=num_envs,
         batch_length=config.train.batch_length,
         total_records=records,
     )
+    forecast(config, size.records, found.time_limit)
+    return size
 
 
 def introduction(
@@ -60,28 +67,8 @@ def introduction(
     yield f"{config.env.task} x {config.env.num_envs} ({vectorization}), {width}: {parameters:,} parameters on {where}"
     if done["agent_steps"]:
         yield f"resumed at {done['env_frames']:,} frames, {done['grad_steps']:,} updates"
-
-
-def in_words(config: Config, done: Mapping[str, int], update_seconds: float) -> str:
-    """What train ratio, batch and frames come to: updates per step, updates in all, hours."""
-    train, env = config.train, config.env
-    per_update, per_step = train.batch_size * train.batch_length, env.num_envs
-    if not train.train_ratio:
-        return "train.train_ratio is 0: no updates"
-    every = train.update_every or per_update / train.train_ratio
-    together = f"{every * train.train_ratio / per_update:g} updates" if train.update_every else "an update"
-    at_first = f"{train.prefill:,} agent steps of random actions, then " if train.prefill else ""
-    steps = -(-train.frames // (env.action_repeat * per_step)) * per_step
-    begin = max(train.prefill, (train.start_windows or per_update) + per_step * train.batch_length)
-    updates = updates_after(train, steps - begin) if steps >= begin else 0
-    hours = max(0, updates - done["grad_steps"]) * update_seconds / 3600
-    left = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
-    return (
-        f"{at_first}{together} every {every:g} agent steps ({every * env.action_repeat:g} frames); "
-        f"{train.frames:,} frames are {steps:,} agent steps and {updates:,} updates of "
-        f"{train.batch_size} x {train.batch_length} records; "
-        f"at {1000 * update_seconds:.0f} ms an update, {left} of updates are left"
-    )
+    if aside := left_aside():
+        yield aside
 
 
 def example_batch(config: Config, spec: EnvSpec, latent_spec: Mapping[str, ArraySpec], size: int) -> TrajectoryBatch:

@@ -11,7 +11,7 @@ import jax
 
 def default_folder() -> Path:
     """``dreamer_jax/compiled`` in the user's cache folder, ``$XDG_CACHE_HOME`` or ``~/.cache``."""
-    named = os.environ.get("XDG_CACHE_HOME", "")
+    named = os.path.expanduser(os.environ.get("XDG_CACHE_HOME", ""))
     return Path(named if os.path.isabs(named) else os.path.expanduser("~/.cache"), "dreamer_jax", "compiled")
 
 

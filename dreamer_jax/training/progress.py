@@ -1,24 +1,32 @@
-"""The line on the terminal that says how a run is doing."""
+"""How a run is doing, for a person: a line that changes in place, or where it can't a new line now and then."""
 
 from __future__ import annotations
 
+import io
 import math
-import os
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TextIO
 
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
 EACH_RETURN = 4
 """So many runs' returns are shown one by one."""
+WINDOW = 30.0
+"""Seconds over which rates are measured."""
 
 
 class Progress:
-    """One line about the run on stderr: in place on a terminal, else a line every ``every`` seconds.
+    """One line about the run on stderr: in place on a terminal or in a notebook, else a line every ``every`` seconds.
 
     Call ``update`` as often as you like. Rates are those of the last half minute; ``state`` shows a text in
-    their place while nothing can move, such as ``compiling update …``.
+    their place while nothing can move, such as ``compiling update …``. Whether there are colours is up to the terminal
+    and the variable ``NO_COLOR``.
     """
 
     def __init__(
@@ -30,24 +38,35 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
     ):
         self._total = total_frames
-        self._stream = stream or sys.stderr
-        self._live = self._stream.isatty()
-        self._interval = 0.2 if self._live else every
+        ours = stream is None  # one that was asked for is written to, in a notebook as well
+        self._console = Console(file=stream, stderr=ours, force_jupyter=None if ours else False, highlight=False)
+        in_place = self._console.is_interactive or self._console.is_jupyter
+        self._live: Live | None = None
+        self._interval = 0.2 if in_place else every
         self._clock = clock
         self._marks: deque[tuple[float, int, int]] = deque()  # (time, frames, updates), oldest first
         self._step: dict[str, int] = {}
         self._recent = (math.nan, 0)
+        self._waiting = ""  # what updates wait for
         self._text = ""
         self._drawn_at = -math.inf
-        self._shown = 0  # characters of the line on the terminal now
+        if in_place:
+            # What others print meanwhile appears above the line.
+            self._live = Live(
+                console=self._console,
+                auto_refresh=False,
+                redirect_stdout=ours,
+                redirect_stderr=ours,
+                get_renderable=self._row,
+            )
 
-    def update(self, step: Mapping[str, int], recent: tuple[float, int] = (math.nan, 0)) -> None:
-        """Take the counters and ``EpisodeStats.recent()``."""
+    def update(self, step: Mapping[str, int], recent: tuple[float, int] = (math.nan, 0), waiting: str = "") -> None:
+        """Take the counters, ``EpisodeStats.recent()`` and ``Learner.waiting()``."""
         now = self._clock()
-        self._step, self._recent = dict(step), recent
+        self._step, self._recent, self._waiting = dict(step), recent, waiting
         if not self._marks or now - self._marks[-1][0] >= 1.0:
             self._marks.append((now, step["env_frames"], step["grad_steps"]))
-            while len(self._marks) > 2 and now - self._marks[1][0] >= 30.0:
+            while len(self._marks) > 2 and now - self._marks[1][0] >= WINDOW:
                 self._marks.popleft()
         if now - self._drawn_at >= self._interval:
             self._draw()
@@ -61,29 +80,23 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Print a line that stays, above the progress line."""
-        self._erase()
-        self._stream.write(text + "\n")
-        if self._live and self._step:
-            self._draw()
-        self._stream.flush()
+        self._console.print(text, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         """Leave the last line standing."""
         if self.line():
             self._draw()
-        if self._shown:
-            self._stream.write("\n")
-            self._shown = 0
-        self._stream.flush()
+        if self._live is not None:
+            self._live.stop()
 
     def line(self) -> str:
         """The text of the progress line."""
         parts = []
         if self._step:
             frames = self._step["env_frames"]
-            parts.append(f"{frames:,}/{self._total:,} frames ({100 * frames / self._total:.0f} %)")
+            parts.append(f"{frames:,}/{self._total:,} frames ({100 * self._share():.0f} %)")
             parts.append(self._returns())
-            parts.append(f"{self._step['grad_steps']:,} updates")
+            parts.append(self._updates(self._step["grad_steps"]))
         if self._text:
             parts.append(self._text)
         elif self._step and self._marks:
@@ -96,25 +109,33 @@ class Progress:
                     parts.append(f"{_duration(max(0, self._total - frames) / frame_rate)} left")
         return " | ".join(parts)
 
+    def _share(self) -> float:
+        return self._step["env_frames"] / self._total
+
     def _returns(self) -> str:
         score, count = self._recent
         return f"return {score:,.1f} (mean of {count})" if count else "return –"
 
+    def _updates(self, done: int) -> str:
+        if not self._waiting:
+            return f"{done:,} updates"
+        return f"{done:,} updates, none now: {self._waiting}" if done else f"no updates yet: {self._waiting}"
+
     def _draw(self) -> None:
         self._drawn_at = self._clock()
-        line = self.line()
-        if self._live:
-            line = line[: _columns(self._stream) - 1]  # a full row would wrap, and \r can't go back over two
-            self._stream.write("\r" + line + " " * (self._shown - len(line)))
-            self._shown = len(line)
+        if self._live is None:
+            self._console.print(self.line(), markup=False, soft_wrap=True)
         else:
-            self._stream.write(line + "\n")
-        self._stream.flush()
+            if not self._live.is_started:
+                self._live.start()
+                self._console.show_cursor(True)  # a process that is killed would leave it hidden
+            self._live.refresh()
 
-    def _erase(self) -> None:
-        if self._shown:
-            self._stream.write("\r" + " " * self._shown + "\r")
-            self._shown = 0
+    def _row(self) -> Table:
+        row = Table.grid(padding=(0, 1))
+        bar = [ProgressBar(total=1, completed=min(1.0, self._share()), width=20)] if self._step else []
+        row.add_row(*bar, Text(self.line()))
+        return row
 
 
 class Joint(Progress):
@@ -129,16 +150,19 @@ class Joint(Progress):
         self._names = tuple(names)
         self._notes: list[list[str]] = [[] for _ in names]
         self._scores: list[tuple[float, int]] = [(math.nan, 0)] * len(names)
+        self._all_waiting = [""] * len(names)
 
     def of(self, index: int) -> Progress:
         """What run number ``index`` says; the first one's counters stand for all."""
         joint = self
 
         class Part(Progress):
-            def update(self, step: Mapping[str, int], recent: tuple[float, int] = (math.nan, 0)) -> None:
-                joint._scores[index] = recent
+            def update(
+                self, step: Mapping[str, int], recent: tuple[float, int] = (math.nan, 0), waiting: str = ""
+            ) -> None:
+                joint._scores[index], joint._all_waiting[index] = recent, waiting
                 if index == 0:
-                    joint.update(step)
+                    joint.update(step, waiting=next(filter(None, joint._all_waiting), ""))
 
             def state(self, text: str) -> None:
                 if index == 0:
@@ -150,7 +174,7 @@ class Joint(Progress):
             def close(self) -> None:
                 """The line is not this run's."""
 
-        return Part(self._total, stream=self._stream)
+        return Part(self._total, stream=io.StringIO())
 
     def flush(self) -> None:
         for text in dict.fromkeys(text for notes in self._notes for text in notes):
@@ -166,13 +190,6 @@ class Joint(Progress):
         if len(self._scores) <= EACH_RETURN:
             return "returns " + " ".join(f"{score:,.1f}" if count else "–" for score, count in self._scores)
         return f"return {sum(known) / len(known):,.1f} ({min(known):,.1f} to {max(known):,.1f} in {len(known)} runs)"
-
-
-def _columns(stream: TextIO) -> int:
-    try:
-        return os.get_terminal_size(stream.fileno()).columns or 100
-    except (OSError, ValueError):
-        return 100
 
 
 def _duration(seconds: float) -> str:

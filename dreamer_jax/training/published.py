@@ -37,11 +37,12 @@ class Published(NamedTuple):
     benchmark: str
     method: str
     task: str  # as we name it
-    edges: np.ndarray  # [bins + 1] environment frames; bin i is (edges[i], edges[i + 1]]
+    edges: np.ndarray  # [bins + 1] environment frames as published; bin i is (edges[i], edges[i + 1]]
     mean: np.ndarray  # [bins] over seeds of each seed's mean return; NaN where there is none
     std: np.ndarray  # [bins] of the same, as of a whole population
     seeds: int
     protocol: dict[str, Any] | None  # None: not recorded for this method
+    early: int  # environment frames by which ``edges`` lie before the ends of the bins
 
 
 class Difference(NamedTuple):
@@ -85,6 +86,7 @@ def published_curve(task: str, spec: EnvSpec, method: str) -> Published:
         raise ConfigError(f"--to {method}: no published curve for {task}; {_instead(method, found)}")
     key = found[method]
     curve, protocol = benchmarks[key]["methods"][method][name], benchmarks[key]["protocol"]
+    own = protocol if protocol["method"] == method else None
     return Published(
         key,
         method,
@@ -93,7 +95,8 @@ def published_curve(task: str, spec: EnvSpec, method: str) -> Published:
         np.array(curve["mean"], np.float64),  # None becomes NaN
         np.array(curve["std"], np.float64),
         curve["seeds"],
-        protocol if protocol["method"] == method else None,
+        own,
+        own.get("early", 0) if own else 0,
     )
 
 

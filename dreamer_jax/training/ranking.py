@@ -13,8 +13,8 @@ import numpy as np
 from dreamer_jax.config.loading import RESUMABLE, difference
 from dreamer_jax.config.loading import load as load_config
 from dreamer_jax.config.schema import FIELDS, Config, ConfigError, flatten
-from dreamer_jax.training.checkpoint import read_run
 from dreamer_jax.training.compare import check_seeds
+from dreamer_jax.training.intact import read_run
 from dreamer_jax.training.plot import MARK_EPISODES, Run, draw_runs, load_run
 from dreamer_jax.training.statistics import Interval, bootstrap
 

@@ -58,18 +58,21 @@ class Restore:
           ConfigError: a ring is missing or damaged.
           OSError: the disk has no room for streams that are dealt out.
         """
-        config, parts, total = self._config, self._peers.parts, self._config.env.num_envs
+        parts, total = self._peers.parts, self._config.env.num_envs
         carry = jax.eval_shape(lambda params: self._agent.reset(params, total), shapes.params)
-        state, carry, arrays, facts = checkpoints.restore(step, shapes, carry)
+        # All is read, and compared with its checksums, before any process changes a file.
+        state, carry, arrays, facts = self._peers.agree(lambda: checkpoints.restore(step, shapes, carry))
+        before = facts.get("processes", 1)
+        rings, compared = self._peers.agree(lambda: self._rings(arrays, before, step))
+        if self._peers.leads:
+            checkpoints.drop_after(step)
         if parts > 1:
             carry = jax.tree.map(lambda x: x[self._envs.start : self._envs.stop] if x.ndim else x, carry)
-        before = facts.get("processes", 1)
         if before == parts:
             arrays = share(arrays, self._peers.part, parts, total)
             replay = self._replay(self._rows)
-            replay.restore(below(arrays, "replay"), step)
+            replay.restore(below(arrays, "replay"), step, compared=compared)
             return Restored(state, carry, arrays, facts, replay)
-        rings = open_rings(self._run_dir, arrays, before, total, step, config.train.batch_length)
         rows = rings[0].rows
         note(
             f"the checkpoint is of {_processes(before)}: {total} streams of {len(rows):,} records are dealt out to "
@@ -82,6 +85,18 @@ class Restore:
         deal_out(rings, replay, self._envs.start, below(dealt, "replay"), step)
         self._land(arrays, replay)
         return Restored(state, carry, dealt, facts, replay)
+
+    def _rings(self, arrays: Arrays, before: int, step: int) -> tuple[list[Replay], bool]:
+        """Those that this process needs, for reading, and whether all they hold is compared with its checksums.
+
+        Raises:
+          ConfigError: one is missing or damaged.
+        """
+        config = self._config
+        parts = [self._peers.part] if before == self._peers.parts else range(before)
+        places = self._run_dir, arrays, parts, before, config.env.num_envs
+        rings = open_rings(*places, step, config.train.batch_length)
+        return rings, all(ring.compare() for ring in rings)
 
     def _land(self, arrays: Arrays, replay: Replay) -> None:
         """Write latents that were in flight back into the streams that are here."""

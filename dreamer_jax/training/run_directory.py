@@ -14,15 +14,17 @@ from typing import Any, TextIO
 import jax
 
 from dreamer_jax.config.loading import RESUMABLE, difference, dump
-from dreamer_jax.config.loading import load as load_config
 from dreamer_jax.config.schema import Config, ConfigError, flatten
 from dreamer_jax.specs import EnvSpec
+from dreamer_jax.training.facts import steps
+from dreamer_jax.training.intact import check_lines, lines_lost, read_settings, read_spec
 from dreamer_jax.training.peers import Peers
 
 SECONDS_TO_SEE = 60
 """File systems of a network may need so long to show a new directory everywhere."""
 UNFINISHED = ("lock", "config.yaml.tmp")
 """What a start that was killed at once may leave."""
+LINES = ("metrics.jsonl", "scores.jsonl")
 PACKAGES = (
     "dreamer-jax", "jax", "jaxlib", "flax", "optax", "distrax", "orbax-checkpoint",
     "numpy", "gymnasium", "dm_control", "mujoco",
@@ -30,17 +32,20 @@ PACKAGES = (
 
 
 def check_run(run_dir: Path, config: Config) -> list[str]:
-    """What changed since the run there began, empty for a new one. Writes nothing.
+    """What changed since the run there began, or was lost, as sentences; empty for a new one. Writes nothing.
 
     Raises:
-      ConfigError: the directory holds something else, or a run of other settings.
+      ConfigError: the directory holds something else, a run of other settings, or one that is damaged.
     """
     settings = run_dir / "config.yaml"
     try:
-        if settings.exists():
-            return _check_settings(settings, config)
+        if os.path.lexists(settings):
+            changed = _check_settings(settings, config)
+            _check_records(run_dir)
+            return changed + lines_lost(run_dir)
         if run_dir.is_dir() and any(path.name not in UNFINISHED for path in run_dir.iterdir()):
-            raise ConfigError(f"--run-dir {run_dir}: not empty and not a run; choose another directory")
+            known = " (its config.yaml is missing)" if steps(run_dir) else ""
+            raise ConfigError(f"--run-dir {run_dir}: not empty and not a run{known}; choose another directory")
     except OSError as error:
         raise ConfigError(f"--run-dir {run_dir}: can't be read ({error.strerror})") from error
     return []
@@ -78,13 +83,12 @@ def see_run(run_dir: Path) -> None:
 
 
 def open_run(run_dir: Path, config: Config, spec: EnvSpec) -> TextIO:
-    """Make ``run_dir`` the home of a run of ``config``, or go on with the one there.
+    """Make ``run_dir`` the home of a run of ``config``, or see that the one there can go on.
 
-    Writes ``config.yaml`` and ``env.json`` (versions, device, and the shapes that the environment has).
-    Returns the lock, to be kept open while the run lasts.
+    Returns the lock, to be kept open while the run lasts. What is there already stays as it is.
 
     Raises:
-      ConfigError: it can't be written, is in use, holds something else or a run of other settings,
+      ConfigError: it can't be written, is in use, is damaged, holds something else or a run of other settings,
         or the environment has other shapes than when the run began.
     """
     try:
@@ -92,10 +96,13 @@ def open_run(run_dir: Path, config: Config, spec: EnvSpec) -> TextIO:
         lock = _lock(run_dir)
         try:
             check_run(run_dir, config)
-            _check_shapes(run_dir / "env.json", spec)
-            replace_file(run_dir / "config.yaml", dump(config))
-            facts = {"versions": versions(), **machine(), "spec": spec.as_json()}
-            replace_file(run_dir / "env.json", json.dumps(facts, indent=1) + "\n")
+            for name in LINES:
+                if os.path.lexists(run_dir / name):
+                    check_lines(run_dir / name)
+            if os.path.lexists(run_dir / "env.json"):
+                _check_shapes(run_dir, spec)
+            else:
+                write_run(run_dir, config, spec)
         except BaseException:
             lock.close()
             raise
@@ -104,8 +111,19 @@ def open_run(run_dir: Path, config: Config, spec: EnvSpec) -> TextIO:
     return lock
 
 
+def write_run(run_dir: Path, config: Config, spec: EnvSpec) -> None:
+    """Write ``config.yaml`` and ``env.json``: versions, device, and the shapes that the environment has."""
+    replace_file(run_dir / "config.yaml", dump(config))
+    facts = {"versions": versions(), **machine(), "spec": spec.as_json()}
+    replace_file(run_dir / "env.json", json.dumps(facts, indent=1) + "\n")
+
+
 def _lock(run_dir: Path) -> TextIO:
-    lock = open(run_dir / "lock", "w")  # noqa: SIM115 (held for as long as the run lasts)
+    path = run_dir / "lock"
+    try:
+        lock = open(path, "a")  # noqa: SIM115 (held for as long as the run lasts)
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be opened ({error.strerror}); it may be removed if no run goes on") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -115,18 +133,31 @@ def _lock(run_dir: Path) -> TextIO:
 
 
 def _check_settings(path: Path, config: Config) -> list[str]:
-    changed = difference(load_config(files=[path]), config)
+    changed = difference(read_settings(path.parent), config)
     fixed = [f"{name} is {there} there and {here} here" for name, there, here in changed if name not in RESUMABLE]
     if fixed:
         raise ConfigError(f"{path}: a run with other settings: {'; '.join(fixed)}; choose another --run-dir")
     return [f"{name}: {there} before, {here} now" for name, there, here in changed]
 
 
-def _check_shapes(path: Path, spec: EnvSpec) -> None:
-    if path.exists():
-        before = json.loads(path.read_text())["spec"]
-        if before != json.loads(json.dumps(spec.as_json())):
-            raise ConfigError(f"{path}: env.task has other observations or actions than when the run began")
+def _check_records(run_dir: Path) -> None:
+    """Refuse to begin again where records have been collected but no checkpoint is left."""
+    if steps(run_dir):
+        return
+    # A start writes lines, and numbers the undo log by records, only once there is a checkpoint.
+    lines = (path for path in (run_dir / name for name in LINES) if path.is_file() and path.stat().st_size)
+    undo = (path for path in run_dir.glob("replay*/undo-*.bin") if path.name != "undo-0.bin")
+    for path in (*lines, *undo):
+        raise ConfigError(
+            f"{run_dir / 'checkpoints'}: no checkpoint is there any more, though {path.relative_to(run_dir)} is of a "
+            "run that had some; put them back, or choose another --run-dir"
+        )
+
+
+def _check_shapes(run_dir: Path, spec: EnvSpec) -> None:
+    if read_spec(run_dir) != spec:
+        path = run_dir / "env.json"
+        raise ConfigError(f"{path}: env.task has other observations or actions than when the run began")
 
 
 def versions() -> dict[str, str]:

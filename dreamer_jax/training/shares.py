@@ -13,7 +13,7 @@ Arrays = dict[str, np.ndarray]
 
 SAME = {"replay/rows", "stats/recent", "learner/started_at"}
 """The same for all processes; of ``stats/recent`` only the first one's is used."""
-TAKEN = "replay/taken"
+TAKEN, CHECKSUMS = "replay/taken", "replay/checksums"  # of each process's own ring
 BATCHES = ("learner/flight/", "learner/next/")  # [K, B, ...]
 ACTIONS = "envs/action/"  # of all environments one after the other; envs/length says how many are whose
 
@@ -27,7 +27,7 @@ def join(shares: Sequence[Arrays], num_envs: int) -> Arrays:
         pieces = [share[name] for share in shares]
         if name in SAME:
             joined[name] = first
-        elif name == TAKEN:
+        elif name in (TAKEN, CHECKSUMS):
             joined[name] = np.stack(pieces)
         elif name.startswith(BATCHES):
             if name.endswith("/index"):
@@ -47,7 +47,7 @@ def share(arrays: Arrays, part: int, parts: int, num_envs: int) -> Arrays:
     for name, array in arrays.items():
         if name in SAME:
             found[name] = array
-        elif name == TAKEN:
+        elif name in (TAKEN, CHECKSUMS):
             found[name] = array[part]
         elif name.startswith(BATCHES):
             found[name] = np.split(array, parts, 1)[part]
@@ -70,7 +70,7 @@ def deal(arrays: Arrays, before: int, parts: int, num_envs: int) -> Arrays:
     for taken in np.atleast_1d(arrays[TAKEN]):
         rounds = min(rounds, max(0, int(taken) - ahead // before) // (num_envs // before))
     taken = np.asarray(rounds * num_envs // parts, np.int64)
-    dealt = {name: array for name, array in arrays.items() if not name.startswith(BATCHES)}
+    dealt = {name: array for name, array in arrays.items() if not name.startswith((*BATCHES, CHECKSUMS))}
     return dealt | {TAKEN: taken if parts == 1 else np.full(parts, taken)}
 
 

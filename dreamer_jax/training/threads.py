@@ -93,7 +93,8 @@ class Neighbours(Peers):
     def one_first(self, action: Callable[[], T]) -> T:
         if self._index:
             self.exchange(None)
-        result = action()
-        if not self._index:
-            self.exchange(None)
-        return result
+        try:
+            return action()
+        finally:
+            if not self._index:
+                self.exchange(None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import chdir
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -11,11 +12,15 @@ from dreamer_jax.agent import make_agent
 from dreamer_jax.config.loading import replace
 from dreamer_jax.config.schema import Config, ConfigError
 from dreamer_jax.config.sweep import numbers_of
+from dreamer_jax.envs.signals import handled_by, hold
+from dreamer_jax.envs.wrappers import EnvironmentFailed
 from dreamer_jax.interfaces import Agent
+from dreamer_jax.numerics import fixed_numerics
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.training.acting import make_acts
 from dreamer_jax.training.checkpoint import Checkpoints
 from dreamer_jax.training.interrupt import Interrupt, Stopped
+from dreamer_jax.training.learner import NoUpdates
 from dreamer_jax.training.loggers import Logger
 from dreamer_jax.training.members import member_updates
 from dreamer_jax.training.parallel import check_devices
@@ -23,8 +28,11 @@ from dreamer_jax.training.preflight import env_spec
 from dreamer_jax.training.programs import Programs
 from dreamer_jax.training.progress import Joint
 from dreamer_jax.training.threads import Left, Neighbours, Threads
-from dreamer_jax.training.train import carry_out
+from dreamer_jax.training.train import Ended, carry_out
 from dreamer_jax.types import TrainState
+
+SECONDS_TO_HOLD = 0.5
+"""Environments of other threads may have taken the signals for so long."""
 
 
 class Member(NamedTuple):
@@ -59,8 +67,10 @@ def train_together(
     Raises:
       ConfigError: they can't be started together, or one of them can't be started.
       MemberFailed: one of them ended with an error.
+      NoUpdates: some have come to their ends without any, all others to theirs; as ``train``.
       Stopped: a signal came; checkpoints have been saved.
     """
+    members = [Member(config, run_dir.absolute()) for config, run_dir in members]
     run_dirs = [run_dir for _, run_dir in members]
     if len(in_step(run_dirs)) > 1:
         raise ConfigError(f"--together: {', '.join(map(str, run_dirs))} have no checkpoint in common")
@@ -68,25 +78,24 @@ def train_together(
     progress = Joint(members[0].config.train.frames, names, stream=stream)
     threads = Threads(names, progress.flush)
     programs = _programs([config for config, _ in members], threads)
-    states: dict[int, TrainState] = {}
+    ended: dict[int, Ended] = {}
     failed: dict[int, BaseException] = {}
-    stops: set[int | None] = set()
 
     def run(index: int, interrupt: Interrupt) -> None:
         config, run_dir = members[index]
         peers, mine = Neighbours(threads, index), programs[index]
         try:
-            stop, states[index] = carry_out(
+            ended[index] = carry_out(
                 config, run_dir, lambda _: mine, loggers, progress.of(index), interrupt, peers, profile and not index
             )
-            stops.add(stop)
         except Left:
             pass
         except BaseException as error:
             failed[index] = error
             threads.leave()
 
-    with Interrupt() as interrupt:
+    interrupt = Interrupt()
+    with chdir("."), handled_by(interrupt.handle):
         running = [
             threading.Thread(target=run, args=(index, interrupt), name=name, daemon=True)
             for index, name in enumerate(names)
@@ -94,23 +103,30 @@ def train_together(
         for thread in running:
             thread.start()
         for thread in running:
-            thread.join()
+            while thread.is_alive():
+                thread.join(SECONDS_TO_HOLD)
+                hold()  # the threads can't
     progress.flush()
     progress.close()
     for index, error in failed.items():
+        if isinstance(error, ConfigError | EnvironmentFailed) and interrupt.number is not None:
+            raise Stopped(interrupt.number) from error  # as ``train``
         if isinstance(error, ConfigError):
             raise error
         raise MemberFailed(run_dirs[index]) from error
-    for stop in stops:
-        if stop is not None:
-            raise Stopped(stop)
-    return [states[index] for index in range(len(members))]
+    for each in ended.values():
+        if each.stop is not None:
+            raise Stopped(each.stop)
+    if missing := {run_dirs[index]: each.missing for index, each in sorted(ended.items()) if each.missing}:
+        raise NoUpdates(missing)
+    return [ended[index].state for index in range(len(members))]
 
 
+@fixed_numerics()
 def _programs(configs: Sequence[Config], threads: Threads) -> list[Programs]:
     """Of each run; only what depends on numbers that differ is compiled for each of them."""
     first = configs[0]
-    spec, devices = env_spec(first), check_devices(first.train.devices)
+    devices, spec = check_devices(first.train.devices), env_spec(first)
     agent = make_agent(first, spec)
     agent_of = _agent_of(first, spec, agent)
     updates, acts = member_updates(configs, agent_of, threads, devices), make_acts(agent)

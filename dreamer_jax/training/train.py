@@ -7,26 +7,33 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, chdir, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from dreamer_jax.agent import make_agent
+from dreamer_jax.config.paths import path_of
 from dreamer_jax.config.schema import Config, ConfigError
+from dreamer_jax.envs.preview import Preview
+from dreamer_jax.envs.signals import handled_by
+from dreamer_jax.envs.wrappers import EnvironmentFailed
 from dreamer_jax.interfaces import Agent
+from dreamer_jax.numerics import find_devices, fixed_numerics
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.training.checkpoint import Checkpoints
 from dreamer_jax.training.interrupt import Interrupt, Stopped
+from dreamer_jax.training.learner import NoUpdates
 from dreamer_jax.training.loggers import Logger, check_loggers
 from dreamer_jax.training.loop import Run
+from dreamer_jax.training.memory import check_room
 from dreamer_jax.training.parallel import axis_of, check_devices, want_devices
 from dreamer_jax.training.peers import Peers, Processes, present
-from dreamer_jax.training.preflight import env_spec, ring_plan
+from dreamer_jax.training.preflight import env_preview, ring_plan
 from dreamer_jax.training.profiling import Profile
 from dreamer_jax.training.programs import Programs, make_programs
 from dreamer_jax.training.progress import Progress
-from dreamer_jax.training.run_directory import check_peers, check_run, open_run, see_run
+from dreamer_jax.training.run_directory import check_peers, check_run, open_run, see_run, write_run
 from dreamer_jax.training.watch import Watch
 from dreamer_jax.types import TrainState
 
@@ -56,22 +63,41 @@ def train(
       ConfigError: the run can't be started as asked.
       NotFinite: a loss became NaN or infinite.
       EnvironmentFailed: an environment raised an error.
+      NoUpdates: it has come to its end without any of the updates that it was to make; a checkpoint has been saved.
       Stopped: a signal came; a checkpoint has been saved.
     """
     want_devices(config.train.devices)  # before anything else asks JAX
-    run_dir, peers = Path(run_dir), present(patience)
+    find_devices()
+    run_dir, peers = path_of(run_dir).absolute(), present(patience)  # environments may change the working directory
     if not peers.leads:
         print(f"process {peers.part} of {peers.parts}; process 0 says how the run is doing", file=stream or sys.stderr)
         stream, profile = open(os.devnull, "w"), False  # noqa: SIM115 (for as long as the process lives)
     progress = Progress(config.train.frames, stream=stream)
     make = partial(_programs, config, agent)
-    with Interrupt() as interrupt:
-        stop, state = carry_out(config, run_dir, make, loggers, progress, interrupt, peers, profile)
-    if stop is not None:
-        raise Stopped(stop)
-    return state
+    interrupt = Interrupt()
+    with chdir("."), handled_by(interrupt.handle):
+        try:
+            ended = carry_out(config, run_dir, make, loggers, progress, interrupt, peers, profile)
+        except (ConfigError, EnvironmentFailed) as error:
+            if interrupt.number is None:
+                raise
+            raise Stopped(interrupt.number) from error  # simulators that a signal has ended as they were opened
+    if ended.stop is not None:
+        raise Stopped(ended.stop)
+    if ended.missing:
+        raise NoUpdates({run_dir: ended.missing})
+    return ended.state
 
 
+class Ended(NamedTuple):
+    """How a run has ended."""
+
+    stop: int | None  # the number of the signal that asked it to
+    missing: str  # why no update was made, though some were expected; else nothing
+    state: TrainState
+
+
+@fixed_numerics()
 def carry_out(
     config: Config,
     run_dir: Path,
@@ -81,8 +107,8 @@ def carry_out(
     interrupt: Interrupt,
     peers: Peers,
     profile: bool = False,
-) -> tuple[int | None, TrainState]:
-    """A run from where it is to its end, or to the signal whose number is returned; as ``train``."""
+) -> Ended:
+    """A run from where it is to its end, or to a signal; as ``train``."""
     with (
         _open(config, run_dir, make, loggers, progress, peers) as run,
         Profile(run_dir / "profile" if profile else None, progress.note) as run.profile,
@@ -90,7 +116,7 @@ def carry_out(
         run.prepare()
         run.loop(interrupt)
     # One that comes to the end while a signal asks it to stop has not been asked in vain.
-    return interrupt.number if run.stop is None else run.stop, run.learner.state
+    return Ended(interrupt.number if run.stop is None else run.stop, run.missing(), run.learner.state)
 
 
 def _programs(config: Config, agent: Agent | None, spec: EnvSpec) -> Programs:
@@ -98,6 +124,7 @@ def _programs(config: Config, agent: Agent | None, spec: EnvSpec) -> Programs:
     return make_programs(agent or make_agent(config, spec, axis_name=axis_of(devices)), devices)
 
 
+@fixed_numerics()
 def begin(config: Config, run_dir: str | Path, state: TrainState) -> None:
     """Make ``run_dir`` a run that starts from ``state`` and has done nothing yet; ``train`` goes on with it.
 
@@ -106,7 +133,7 @@ def begin(config: Config, run_dir: str | Path, state: TrainState) -> None:
     Raises:
       ConfigError: something is there already, or it can't be started as asked.
     """
-    run_dir = Path(run_dir)
+    run_dir = path_of(run_dir).absolute()
     if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
         raise ConfigError(f"{run_dir}: something is there already; choose another directory")
     run_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -130,17 +157,20 @@ def _open(
 ) -> Iterator[Run]:
     """A run with its first checkpoint, or where ``run_dir`` left off; ``state`` is what a new one starts from."""
 
-    def check() -> tuple[EnvSpec, Programs]:
+    def check() -> tuple[Preview, Programs]:
         check_loggers(loggers)
         check_devices(config.train.devices)
-        spec = env_spec(config)
-        return spec, make(spec)
+        found = env_preview(config)
+        programs = make(found.spec)
+        check_room(config, found.spec, programs.agent)
+        return found, programs
 
     check_peers(config, run_dir, peers)
     # Whatever can be refused is refused before anything is written, and by all if by one.
-    spec, programs = peers.agree(check)
+    found, programs = peers.agree(check)
+    spec = found.spec
     changes = peers.agree(lambda: check_run(run_dir, config))
-    size = peers.agree(lambda: ring_plan(config, run_dir, spec, programs.agent, peers.parts))
+    size = peers.agree(lambda: ring_plan(config, run_dir, found, programs.agent, peers.parts))
     lock = peers.agree(lambda: open_run(run_dir, config, spec) if peers.leads else None)
     peers.agree(lambda: see_run(run_dir))
     with ExitStack() as opened:
@@ -157,11 +187,12 @@ def _open(
         if not peers.apart:
             progress.note(f"run directory: {run_dir}")
         progress.note(size.line)
-        run = Run(config, run_dir, spec, programs, size.records, loggers, checkpoints, progress, state, peers)
-        opened.callback(run.close)
+        run = Run(config, run_dir, found, programs, size.records, loggers, checkpoints, progress, state, peers, opened)
         for change in changes:
             progress.note(f"changed since the run began: {change}")
         if run.newest is None:
             # From here on there always is a complete checkpoint, and every record comes after one.
             run.save(wait=True)
+        elif peers.leads:
+            write_run(run_dir, config, spec)
         yield run

@@ -1,0 +1,127 @@
+"""Any command line and any settings file: status 0, or one line and status 2, and then nothing was written.
+
+Whatever takes long is cut off where validation ends (``Validated``).
+"""
+
+import contextlib
+import io
+import shutil
+from pathlib import Path
+
+import jax
+import pytest
+from hostile import COMMAND_LINES, COMMANDS, FILES, many
+from hypothesis import event, given
+from trainer import flags, make_toy, tiny_run
+
+from dreamer_jax.cli import main
+from dreamer_jax.training import bench, checkpoint, evaluate, predictions, program_cache, together, train
+
+
+class Validated(BaseException):
+    """A command has found nothing to complain of; what would follow takes long."""
+
+
+@pytest.fixture(scope="module")
+def run_dir(process, tmp_path_factory):
+    """Of a run of the toy."""
+    place = tmp_path_factory.mktemp("lines") / "run"
+    assert process.run(flags(tiny_run(train__frames=40, train__report_frames=0), place), place.with_suffix(".log")) == 0
+    return place
+
+
+@pytest.fixture(scope="module")
+def cut_off():
+    """Commands end where the long part begins."""
+
+    def validated(*args, **options):
+        raise Validated
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent))  # worlds:...
+        patch.setattr(train, "open_run", validated)
+        patch.setattr(train, "make_agent", make_toy)
+        patch.setattr(checkpoint, "make_agent", make_toy)
+        patch.setattr(together, "train_together", validated)
+        patch.setattr(evaluate, "evaluate", validated)
+        patch.setattr(evaluate, "film_episode", validated)
+        patch.setattr(predictions, "draw", validated)
+        patch.setattr(bench, "update_speed", validated)
+        patch.setattr(jax.distributed, "initialize", lambda *args, **options: validated())
+        patch.setattr(program_cache, "collect_rarely", lambda: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def place(run_dir, cut_off, tmp_path_factory):
+    """Makes a folder with a few things in it, for each example anew."""
+    parent = tmp_path_factory.mktemp("places")
+
+    def fresh(file, with_run):
+        folder = parent / "here"
+        shutil.rmtree(folder, ignore_errors=True)
+        (folder / "empty").mkdir(parents=True)
+        (folder / "x.yaml").write_bytes(file)
+        (folder / "file").write_text("mine")
+        (folder / "loop").symlink_to("loop")
+        if with_run:
+            shutil.copytree(run_dir, folder / "run")
+        return folder
+
+    return fresh
+
+
+def tree(folder):
+    return {path: path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+
+
+def outcome(arguments, folder):
+    """Status, stdout and stderr of a command in ``folder``; the status is None if it was cut off."""
+    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace")
+    with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("HOME", str(folder))
+            try:
+                status = main(arguments)
+            except SystemExit as ended:
+                status = ended.code
+            except Validated:
+                status = None
+        out.flush()
+        err.flush()
+    return status, out.buffer.getvalue().decode(errors="surrogateescape"), err.buffer.getvalue().decode()
+
+
+def check_line(place, arguments, file):
+    folder = place(file, any("run" in word.split("/") for word in arguments))
+    before = tree(folder)
+    status, out, err = outcome(arguments, folder)
+    event(f"{arguments[0] if arguments and arguments[0] in COMMANDS else 'no command'}: {status}")
+    assert "Traceback" not in err
+    if status == 2:
+        assert err.startswith("dreamer-jax: ") and err.count("\n") == 1 and err.endswith("\n"), err
+        assert out == "" and len(err) < 10_000
+        assert tree(folder) == before
+    else:
+        assert status in (0, None), err
+    assert not (folder / "pwned").exists() and not (folder / "~").exists()
+    if status == 0 and arguments[0] == "config" and "--help" not in arguments:
+        (folder / "again.yaml").write_text(out, encoding="utf-8", newline="")
+        assert outcome(["config", "--config", "again.yaml"], folder)[:2] == (0, out)
+
+
+CASES = given(arguments=COMMAND_LINES, file=FILES)
+
+
+@CASES
+@many(300)
+def test_any_command_line(place, arguments, file):
+    check_line(place, arguments, file)
+
+
+@pytest.mark.slow
+@CASES
+@many(10_000)
+def test_many_command_lines(place, arguments, file):
+    check_line(place, arguments, file)
