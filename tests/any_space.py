@@ -134,6 +134,7 @@ PART_FAULTS: dict[str, Callable[[Any, np.random.Generator], Any]] = {
         np.shape(value)
     ),
     "beyond": _beyond,
+    "beyond, as int64": lambda value, _: np.asarray(value).astype(np.int64) + 1000,
     "NaN": _changed_element(float("nan")),
     "infinite": _changed_element(float("-inf")),
     "huge": _changed_element(1e300),

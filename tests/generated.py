@@ -160,7 +160,7 @@ def valid(space: gymnasium.Space, rng: np.random.Generator) -> Any:
 
 
 def observed(space: gymnasium.Space, value: Any) -> dict[str, np.ndarray]:
-    """The arrays that are to be stored for an observation."""
+    """The arrays that are to be stored for an observation: nothing may be lost but what float32 rounds."""
     arrays = {}
     for path, part in leaves_of(space):
         given = value
@@ -170,9 +170,15 @@ def observed(space: gymnasium.Space, value: Any) -> dict[str, np.ndarray]:
         array = np.array(given)
         if isinstance(part, spaces.Box):
             image = part.dtype == np.uint8 and len(part.shape) == 3
-            array = array.astype(np.uint8 if image else np.float32).reshape(part.shape or (1,))
+            array = array.astype(np.uint8 if image else np.float32)
+            assert array.shape == np.shape(given) == part.shape
+            assert np.allclose(array, given, rtol=0 if image else 1e-6, atol=0 if image else 1e-40)
+            array = array.reshape(part.shape or (1,))
         else:
-            array = (array.astype(np.int64) - getattr(part, "start", 0)).astype(np.int32)
+            start, counts = getattr(part, "start", 0), getattr(part, "n", getattr(part, "nvec", 2))
+            array = (array.astype(np.int64) - start).astype(np.int32)
+            assert array.shape == np.shape(given) == part.shape
+            assert (array + np.int64(start) == given).all() and (array >= 0).all() and (array < counts).all()
         if array.size:
             arrays["/".join(map(str, keys)) or "observation"] = array
     return arrays
