@@ -94,6 +94,8 @@ def check_statuses(statuses: list[int], stop: Stop, phase: str, run_dir: Path) -
             right = {-signal.SIGKILL} if stop.group or who == stop.who else {LEFT_ALONE}
         else:
             right = {128 + stop.number}
+            if stop.twice and not stop.group and who != stop.who:
+                right |= {LEFT_ALONE}  # by one that did not wait
         if phase == "starting" or ended:
             right |= {-stop.number}
         if ended:
