@@ -99,7 +99,7 @@ usual = gc.get_threshold()
 collect_rarely(); collect_rarely()
 assert gc.get_threshold()[0] == 100_000
 cycle = Cycle(); cycle.own = cycle; left = weakref.ref(cycle); del cycle
-before = gc.get_freeze_count()
+before, kept = gc.get_freeze_count(), [[] for _ in range(1000)]
 collect_as_usual()
 assert left() is None and gc.get_threshold() == usual and gc.get_freeze_count() > before
 gc.set_threshold(1, 2, 3); gc.unfreeze()
