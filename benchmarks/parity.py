@@ -93,8 +93,8 @@ def training_rows(recording: parity_training.Recording, found: Arrays, only: str
             limit = STEP if kind == "state" else tolerances.added
             if quantity in masks and masks[quantity].any():
                 excuse = Excuse(masks[quantity], 4 * rate * int(step.removeprefix("step")))
-        elif kind == "metrics":
-            floor = tolerances.mean * parity_training.terms(quantity, found)
+        elif kind == "metrics" or (group == "fwd" and not theirs.ndim):
+            floor = tolerances.mean * parity_training.terms(quantity or step, found)
             limit = tolerances.gradient if quantity.endswith(("_opt_grad_norm", "_update_norm")) else limit
         elif "grad" in (group, kind) or group == "gradnorm":
             limit = tolerances.gradient

@@ -40,6 +40,7 @@ SLOW_CRITICS |= {"task_behavior/critic/net/": "task_behavior/critic/slow/"}
 
 
 ARRAYS = {"extr_return_raw": "ret", "extr_return_normed": "ret_normed", "extr_reward": "rew", "extr_critic": "val"}
+ARRAYS |= {"loss_actor": "policy_loss", "actor_opt_loss": "policy_loss"}
 ARRAYS |= {"adv": "adv", "reward_pred": "fwd/rep/rew", "rewstats/pred": "fwd/rep/rew"}
 """What metrics of 2023 and 2024 are numbers of, by the names of recorded rows."""
 
