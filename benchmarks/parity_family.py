@@ -141,7 +141,7 @@ def kl(u: Unit, meta: Mapping[str, Any]) -> Found:
             post: Any, prior: Any, case: Any = case, scales: Any = scales, plain: bool = plain
         ) -> tuple[jax.Array, Any]:
             average = case["free_avg"] and not plain
-            losses, raw = kl_losses(_latent, post, prior, case["free"], average)
+            losses, raw = kl_losses(_divergence, post, prior, free_nats=case["free"], free_average=average)
             return sum(scales[name] * x.mean() for name, x in losses.items()), raw
 
         (loss, raw), grads = jax.value_and_grad(total, (0, 1), has_aux=True)(post, prior)
@@ -154,6 +154,10 @@ def _latent(stats: Mapping[str, jax.Array]) -> Any:
     if "logit" in stats:
         return distributions.categorical(stats["logit"])
     return distributions.normal(stats["mean"], stats["std"])
+
+
+def _divergence(left: Mapping[str, jax.Array], right: Mapping[str, jax.Array]) -> jax.Array:
+    return distributions.variable_kl(_latent(left), _latent(right))
 
 
 def optimizer(u: Unit, meta: Mapping[str, Any]) -> Found:

@@ -16,9 +16,10 @@ from parity_units import Absent, Found, Unit
 from dreamer_jax.behaviors import actor_critic
 from dreamer_jax.behaviors.imagination import Rollout
 from dreamer_jax.config.loading import load, replace
+from dreamer_jax.models.rssm import RSSMState
 from dreamer_jax.models.world_model import make_world_model
 from dreamer_jax.ops.moments import initial_range
-from dreamer_jax.types import RSSMState, TrainState, TrajectoryBatch
+from dreamer_jax.types import TrainState, TrajectoryBatch
 
 
 def given(u: Unit, meta: Mapping[str, Any]) -> Found:
@@ -75,9 +76,9 @@ def _given(u: Unit, case: str, options: Mapping[str, Any], dims: Mapping[str, in
         path = Rollout(
             tuple(x[:-1] for x in both), {"action": taken}, tuple(x[-1] for x in both), {"action": taken[-1]}
         )
-        with mock.patch.object(actor_critic, "imagine", lambda *_: path):
-            losses, aux = learner.loss(params, state, KEY, jnp.arange(count), start, batch)
-        return losses["policy"].mean(), (losses, aux)
+        with mock.patch.object(actor_critic, "imagine", lambda *_, **__: path):
+            losses, aux = learner.loss(params, state, KEY, jnp.arange(count), posterior=start, batch=batch)
+        return losses["policy"].mean(), (losses, aux.details)
 
     (actor_loss, (losses, aux)), (by_weights, by_seq) = jax.jit(jax.value_and_grad(run, (0, 1), has_aux=True))(
         weights, seq
@@ -85,9 +86,13 @@ def _given(u: Unit, case: str, options: Mapping[str, Any], dims: Mapping[str, in
     by_critic = jax.jit(jax.grad(lambda w: run(w, seq)[1][0]["value"].mean()))(weights)
     return {
         **{"actor_loss": actor_loss, "critic_loss": losses["value"].mean(), "ent_scale": config.behavior.entropy},
-        **{"target": aux["return"].T, "slow_value": aux["slow_value"].T, "critic_value": aux["value"][:, :-1].T},
-        **{"baseline": aux["slow_value"][:, :-2].T, "in/weight": aux["weight"].T},
-        **{name: aux[name]["action"][:, :-1].T for name in ("log_prob", "entropy")},
+        **{
+            "target": aux.targets.returns.T,
+            "slow_value": aux.predictions.slow_value.T,
+            "critic_value": aux.predictions.value[:, :-1].T,
+        },
+        **{"baseline": aux.predictions.slow_value[:, :-2].T, "in/weight": aux.targets.credit.cumulative_discount.T},
+        **{name: getattr(aux.learnt, name)["action"][:, :-1].T for name in ("log_prob", "entropy")},
         "grad_actor_loss": {
             **{"params": by_weights["actor"], "seq": by_seq},
             "seq/weight": Absent("weights come from discounts, and have no gradient"),

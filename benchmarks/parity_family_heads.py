@@ -174,12 +174,12 @@ def _noisy(u: Unit, case: str, run: Callable[..., Any], weights: Any, features: 
     """
     noise, recorded = jnp.asarray(u[f"{case}/noise/eps"]), jnp.asarray(u.output(f"{case}/noise/sample"))
     likely = run(weights, features)[1].log_prob(recorded)
-    sample0 = lambda w: run(w, features)[1].distribution.push(noise[0]).sum()  # noqa: E731
+    sample0 = lambda w: run(w, features)[1].distribution.from_noise(noise[0]).sum()  # noqa: E731
     _, each = run(weights, features[:, :, None])
     by_draw = jnp.moveaxis(recorded, 0, -2)
     best = distributions.likeliest(each, by_draw)
     return {
-        "noise/sample": jnp.moveaxis(each.distribution.push(jnp.moveaxis(noise, 0, -2)), -2, 0),
+        "noise/sample": jnp.moveaxis(each.distribution.from_noise(jnp.moveaxis(noise, 0, -2)), -2, 0),
         "noise/log_prob": likely,
         "noise/best_index": jnp.argmax(likely, 0),
         "noise/mode_per_element": best,
@@ -216,11 +216,11 @@ def _truncated(u: Unit) -> Found:
     found = {f"trunc/{name}": x for name, x in found.items()}
     loc, scale = u["trunc_sample/loc"], u["trunc_sample/scale"]
     noise = _noise_of(u.output("trunc_sample/sample"), loc, scale)
-    push = lambda loc, scale, noise: law(loc, scale).push(noise)  # noqa: E731
+    draw = lambda loc, scale, noise: law(loc, scale).from_noise(noise)  # noqa: E731
     return found | {
-        "trunc_sample/sample": push(loc, scale, noise),
-        "trunc_sample/dsample_dloc": elementwise(push, loc, scale, noise),
-        "trunc_sample/dsample_dscale": elementwise(push, loc, scale, noise, argument=1),
+        "trunc_sample/sample": draw(loc, scale, noise),
+        "trunc_sample/dsample_dloc": elementwise(draw, loc, scale, noise),
+        "trunc_sample/dsample_dscale": elementwise(draw, loc, scale, noise, argument=1),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import jax
@@ -11,19 +12,19 @@ import numpy as np
 import parity_names
 from parity_units import Absent, Found, Unit
 
-from dreamer_jax import distributions
-from dreamer_jax.config.schema import DecoderConfig, EncoderConfig, NetsConfig, RSSMConfig
-from dreamer_jax.interfaces import RSSM
+from dreamer_jax.config.schema import Config, DecoderConfig, EncoderConfig, NetsConfig, RSSMConfig
+from dreamer_jax.interfaces import Dynamics
 from dreamer_jax.models.decoder import Decoder, reconstruction_loss
 from dreamer_jax.models.encoder import Encoder
 from dreamer_jax.models.losses import kl_losses
-from dreamer_jax.models.rssm import make_rssm
-from dreamer_jax.models.world_model import features
+from dreamer_jax.models.rssm import RSSMState, make_rssm
 from dreamer_jax.nets.recurrent import GRU
 from dreamer_jax.specs import ArraySpec
-from dreamer_jax.types import RSSMState
+from dreamer_jax.types import Stats
 
 PLAIN = NetsConfig(norm="none", activation="elu", cnn_activation="elu", init="glorot")
+Known = tuple[RSSMState, Stats]
+"""States, and the distributions that their latents were drawn from."""
 WIDTHS = "with a norm: layers of one MLP are as wide as each other here"
 
 
@@ -87,29 +88,31 @@ def _rssm(u: Unit, place: str, settings: Mapping[str, Any], nets: NetsConfig, na
         settings, nets, start, hidden=_width(weights, names), tokens=embed.shape[-1], action=action.shape[-1]
     )
     zero = model.initial(len(embed))
-    observe = lambda w, state, action, embed, first: model.observe(names(w), None, state, action, embed, first)  # noqa: E731
 
-    def both(post: RSSMState) -> Found:
-        prior = prior_of(model, names(weights), post)
-        found = {"post": flat_state(post), "prior": flat_state(prior)}
+    def observe(w: Any, state: RSSMState, action: jax.Array, embed: jax.Array, first: jax.Array) -> Known:
+        return model.observe(names(w), None, state, prev_action=action, tokens=embed, is_first=first)
+
+    def both(post: Known) -> Found:
+        prior = prior_of(model, names(weights), post[0])
+        found = {"post": flat_state(*post), "prior": flat_state(*prior)}
         if not resets:
-            _, kl = kl_losses(model.distribution, post.stats, prior.stats, 0.0)
-            found |= {"kl": kl, "entropy_post": model.distribution(post.stats).entropy()}
+            _, kl = kl_losses(model.latent.divergence, post[1], prior[1], free_nats=0.0)
+            found |= {"kl": kl, "entropy_post": model.latent.entropy(post[1])}
         return found
 
-    def imagine(w: Any, state: RSSMState, actions: jax.Array) -> RSSMState:
+    def imagine(w: Any, state: RSSMState, actions: jax.Array) -> Known:
         path, now = [], state
         for t in range(actions.shape[1]):
-            now = model.prior(names(w), None, now, actions[:, t])
-            path.append(now)
+            now, stats = model.prior(names(w), None, now, actions[:, t])
+            path.append((now, stats))
         return jax.tree.map(lambda *xs: jnp.stack(xs, 1), *path)
 
     def scalar(w: Any, embed: jax.Array, action: jax.Array) -> jax.Array:
-        post = observe(w, zero, action, embed, first)
-        total = (theirs(features(post)) * cotangent).sum()
+        post, stats = observe(w, zero, action, embed, first)
+        total = (theirs(model.features(post)) * cotangent).sum()
         if resets:
             return total
-        losses, _ = kl_losses(model.distribution, post.stats, model.prior_stats(names(w), post.deter), 0.0)
+        losses, _ = kl_losses(model.latent.divergence, stats, model.prior_stats(names(w), post), free_nats=0.0)
         # One KL whose gradient reaches both sides: the sum of the halves has it, and twice the value.
         return total + (losses["dyn"] + losses["rep"]).mean() - jax.lax.stop_gradient(losses["rep"]).mean()
 
@@ -117,33 +120,35 @@ def _rssm(u: Unit, place: str, settings: Mapping[str, Any], nets: NetsConfig, na
     carried = observe(weights, start, action, embed, first2)
     ahead = imagine(weights, start, inputs["img_action"])
     t = 1 if resets else 0
-    step = model.posterior(names(weights), None, start, action[:, t], embed[:, t], first2[:, 0])
+    now = {"prev_action": action[:, t], "tokens": embed[:, t], "is_first": first2[:, 0]}
+    step = model.posterior(names(weights), None, start, **now)
     value, grads = jax.value_and_grad(scalar, (0, 1, 2))(weights, embed, action)
     named = dict(zip(("params", "embed", "action"), grads, strict=True))
     found: Found = {
-        "observe": {**both(seen), "feat": theirs(features(seen))},
-        "observe_state": {**both(carried), "feat": theirs(features(carried))},
-        "imagine": {"prior": flat_state(ahead), "feat": theirs(features(ahead))},
-        "imagine_zero": {"prior": flat_state(imagine(weights, zero, inputs["img_action"]))},
-        "img_step": {"prior": flat_state(model.prior(names(weights), None, start, action[:, t]))},
+        "observe": {**both(seen), "feat": theirs(model.features(seen[0]))},
+        "observe_state": {**both(carried), "feat": theirs(model.features(carried[0]))},
+        "imagine": {"prior": flat_state(*ahead), "feat": theirs(model.features(ahead[0]))},
+        "imagine_zero": {"prior": flat_state(*imagine(weights, zero, inputs["img_action"]))},
+        "img_step": {"prior": flat_state(*model.prior(names(weights), None, start, action[:, t]))},
         "grad": {"scalar": value, **named},
     }
     found |= dict.fromkeys(("obs_step_sample", "obs_step_mode") if resets else ("obs_step",), both(step))
     if resets:
-        last = lambda w, state, a: (theirs(features(imagine(w, state, a)))[:, -1] * cotangent[:, -1]).sum()  # noqa: E731
+        feat = lambda w, state, a: theirs(model.features(imagine(w, state, a)[0]))  # noqa: E731
+        last = lambda w, state, a: (feat(w, state, a)[:, -1] * cotangent[:, -1]).sum()  # noqa: E731
         value, grads = jax.value_and_grad(last, (0, 1, 2))(weights, start, inputs["img_action"])
         by_state = {"deter": grads[1].deter, "stoch": grads[1].stoch}
         unused = {
             name: jnp.zeros_like(x) for name, x in parity_names.part(inputs, "state").items() if name not in by_state
         }
         found["grad_imagine"] = {"scalar": value, "params": grads[0], "state": by_state | unused, "action": grads[2]}
-        found["dist/entropy"] = model.distribution(seen.stats).entropy()
+        found["dist/entropy"] = model.latent.entropy(seen[1])
     return found
 
 
 def rssm_of(
     settings: Mapping[str, Any], nets: NetsConfig, start: RSSMState, *, hidden: int, tokens: int, action: int
-) -> RSSM:
+) -> Dynamics:
     """The model of the sizes that a state has."""
     discrete = start.stoch.ndim == 3
     config = RSSMConfig(
@@ -158,7 +163,7 @@ def rssm_of(
         posterior_layers=1,
         **settings,
     )
-    return make_rssm(config, tokens=tokens, action=action, nets=nets)
+    return make_rssm(replace(Config(), rssm=config, nets=nets), tokens=tokens, action=action)
 
 
 def _width(weights: Mapping[str, jax.Array], names: Callable[[Any], Any]) -> int:
@@ -169,10 +174,10 @@ def _state(stats: Mapping[str, jax.Array]) -> RSSMState:
     return RSSMState(stats["deter"], stats["stoch"])
 
 
-def prior_of(model: RSSM, params: Any, post: RSSMState) -> RSSMState:
+def prior_of(model: Dynamics, params: Any, post: RSSMState) -> Known:
     """What was predicted in the place of ``post``, with the most likely latent."""
-    stats = model.prior_stats(params, post.deter)
-    return RSSMState(post.deter, distributions.sample(model.distribution(stats), None), stats)
+    stats = model.prior_stats(params, post)
+    return model.redraw(post, stats, None), stats
 
 
 def theirs(feat: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -180,10 +185,10 @@ def theirs(feat: tuple[jax.Array, jax.Array]) -> jax.Array:
     return jnp.concatenate(feat[::-1], -1)
 
 
-def flat_state(state: RSSMState) -> Found:
+def flat_state(state: RSSMState, stats: Stats) -> Found:
     """By their names."""
-    stats = {"logit" if name == "logits" else name: x for name, x in state.stats.items()}
-    return {"deter": state.deter, "stoch": state.stoch, **stats}
+    named = {"logit" if name == "logits" else name: x for name, x in stats.items()}
+    return {"deter": state.deter, "stoch": state.stoch, **named}
 
 
 def coders_v2(u: Unit, meta: Mapping[str, Any]) -> Found:
@@ -226,7 +231,7 @@ def _coders(
     encoder = Encoder(specs, EncoderConfig(cnn="valid", symlog=False, **sizes), nets=nets)
     config = DecoderConfig(cnn="valid", images="linear", loss="normal", symlog=False, **sizes)
     # Features come in one piece; where it is cut makes no difference.
-    decoder = Decoder(specs, (feat.shape[-1] - 1, 1), config, nets=nets)
+    decoder = Decoder(specs, (1, feat.shape[-1] - 1), config, nets=nets)
     pixels = sum(spec.image for spec in specs.values()) and cotangent.shape[-1] - _vector_width(weights["enc"])
 
     def encode(w: Any) -> jax.Array:
@@ -235,7 +240,7 @@ def _coders(
         return jnp.concatenate([tokens[..., tokens.shape[-1] - pixels :], vectors], -1)  # images come first there
 
     def decode(w: Any, feat: jax.Array) -> Found:
-        return decoder.apply({"params": parity_names.decoder(w)}, feat[..., :-1], feat[..., -1:])
+        return decoder.apply({"params": parity_names.decoder(w)}, feat[..., -1:], feat[..., :-1])
 
     def log_prob(outputs: Found) -> Found:
         losses = {name: reconstruction_loss(x, observation[name], specs[name], config) for name, x in outputs.items()}

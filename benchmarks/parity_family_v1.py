@@ -20,9 +20,10 @@ from dreamer_jax.behaviors import actor_critic
 from dreamer_jax.behaviors.imagination import Rollout
 from dreamer_jax.config.loading import load, replace
 from dreamer_jax.config.schema import Config
+from dreamer_jax.models.rssm import RSSMState
 from dreamer_jax.models.world_model import make_world_model
 from dreamer_jax.ops.moments import initial_range
-from dreamer_jax.types import RSSMState, TrainState, TrajectoryBatch
+from dreamer_jax.types import TrainState, TrajectoryBatch
 
 Weights = dict[str, jax.Array]
 
@@ -80,18 +81,18 @@ def train(u: Unit, meta: Mapping[str, Any]) -> Found:
     def total(weights: Weights) -> Any:
         params = {"model": parity_names.world_v1(weights), **behavior_params(weights, discrete)}
         state = TrainState(jnp.zeros((), jnp.int32), params, params["critic"], None, initial_range())
-        losses, posterior, seen = model.loss(params["model"], KEY, rows, batch)
-        more, aux = learner.loss(params, state, KEY, rows, posterior, batch)
+        losses, seen = model.loss(params["model"], KEY, rows, batch)
+        more, aux = learner.loss(params, state, KEY, rows, posterior=seen.posterior, batch=batch)
         weighted = {name: scales[name] * x.mean() for name, x in (losses | more).items()}
-        return sum(weighted.values()), (weighted, seen, aux)
+        return sum(weighted.values()), (weighted, seen, aux.details)
 
     (_, (losses, seen, aux)), grads = jax.jit(jax.value_and_grad(total, has_aux=True))(weights)
     parts = ("encode", "dynamics", "decode", "reward", "pcont")
     named = {"model": parts, "actor": ("actor",), "value": ("value",)}
     found: Found = {
-        "embed": seen["tokens"],
-        "post": flat_state(seen["posterior"]),
-        "imag_feat": jnp.swapaxes(theirs(aux["imagined"].features), 0, 1)[1:],
+        "embed": seen.tokens,
+        "post": flat_state(seen.posterior, seen.posterior_stats),
+        "imag_feat": jnp.swapaxes(theirs(aux.imagined.features), 0, 1)[1:],
         "behavior": _behavior(aux),
         "actor_loss": losses.pop("policy"),
         "value_loss": losses.pop("value"),
@@ -133,9 +134,9 @@ def fixed(u: Unit, meta: Mapping[str, Any]) -> Found:
         both = states[..., -deter:], states[..., :-deter]
         event = jnp.zeros((len(feat), count, *((1, width) if discrete else (width,))))
         path = Rollout(tuple(x[:-1] for x in both), {"action": event}, tuple(x[-1] for x in both), {"action": event[0]})
-        with mock.patch.object(actor_critic, "imagine", lambda *_: path):
-            losses, aux = learner.loss(params, state, KEY, jnp.arange(count), start, batch)
-        return {name: x.mean() for name, x in losses.items()}, aux
+        with mock.patch.object(actor_critic, "imagine", lambda *_, **__: path):
+            losses, aux = learner.loss(params, state, KEY, jnp.arange(count), posterior=start, batch=batch)
+        return {name: x.mean() for name, x in losses.items()}, aux.details
 
     losses, aux = jax.jit(run)(weights, feat)
     by_feat = jax.jit(jax.grad(lambda w, x: run(w, x)[0]["policy"], 1))(weights, feat)
@@ -159,7 +160,7 @@ def _any_policy(features: int, outputs: int, discrete: bool) -> Any:
 
 def _behavior(aux: Any) -> Found:
     """Of the imagined states without the start."""
-    path = aux["imagined"]
-    whole = {"reward": path.reward, "value": aux["value"], "pcont": path.discount}
-    fewer = {"returns": aux["return"], "discount": aux["weight"][:, :-1]}
+    path = aux.imagined
+    whole = {"reward": path.reward, "value": aux.predictions.value, "pcont": path.discount}
+    fewer = {"returns": aux.targets.returns, "discount": aux.targets.credit.cumulative_discount[:, :-1]}
     return {name: x[:, 1:].T for name, x in (whole | fewer).items()}

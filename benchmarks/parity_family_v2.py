@@ -17,12 +17,12 @@ from dreamer_jax.agent import follow, loss_scales
 from dreamer_jax.behaviors import actor_critic
 from dreamer_jax.config.loading import load, replace
 from dreamer_jax.config.schema import Config
-from dreamer_jax.models.rssm import make_rssm
-from dreamer_jax.models.world_model import features, make_world_model
+from dreamer_jax.models.rssm import RSSMState, make_rssm
+from dreamer_jax.models.world_model import make_world_model
 from dreamer_jax.ops.moments import initial_range
 from dreamer_jax.optim import make_optimizer
 from dreamer_jax.specs import ArraySpec, EnvSpec
-from dreamer_jax.types import RSSMState, TrainState, TrajectoryBatch
+from dreamer_jax.types import TrainState, TrajectoryBatch
 
 KEY = jax.random.key(0)  # sampling is replaced, so that no number depends on it
 FORWARD = "no preset turns the KL round, takes the sign of rewards, or keeps a head's gradient from the model"
@@ -103,40 +103,44 @@ def world_model(u: Unit, meta: Mapping[str, Any]) -> Found:
         {"action": our_action(u["in/action"], discrete)},
         u["in/reward"],
         **flags,
-        context=RSSMState(state["deter"], state["stoch"]),
+        context={name: state[name] for name in ("deter", "stoch")},
     )
     model, scales = make_world_model(config, spec), loss_scales(config, spec)
     rows = jnp.arange(len(u["in/reward"]))
 
     @jax.jit
     def total(weights: Any) -> Any:
-        losses, _, aux = model.loss(parity_names.world_v2(weights), KEY, rows, batch)
+        losses, aux = model.loss(parity_names.world_v2(weights), KEY, rows, batch)
         return sum(scales[name] * x.mean() for name, x in losses.items()), (losses, aux)
 
     both = jax.jit(jax.value_and_grad(total, has_aux=True))
     weights = {name: jnp.asarray(x) for name, x in u.part("params0").items()}
     (loss, (losses, aux)), grads = both(weights)
     balance = c["kl"]["balance"]
-    rssm = make_rssm(config.rssm, tokens=aux["tokens"].shape[-1], action=u["in/action"].shape[-1], nets=config.nets)
-    post = aux["posterior"]
+    rssm = make_rssm(config, tokens=aux.tokens.shape[-1], action=u["in/action"].shape[-1])
+    post, stats = aux.posterior, aux.posterior_stats
     likes = {name: -losses[{"reward": "rew", "discount": "con"}.get(name, name)] for name in _likes(u)}
     found: Found = {
         "pre": {
             "reward": np.tanh(batch.reward) if config.reward.squash == "tanh" else batch.reward,
-            "discount": aux["cont_target"] if c["pred_discount"] else Absent("without a head nothing learns it"),
+            "discount": aux.cont_target if c["pred_discount"] else Absent("without a head nothing learns it"),
         },
         "loss": loss,
         "grads": grads,
         "out": {
-            **{"embed": aux["tokens"], "feat": theirs(features(post)), "post": flat_state(post), "kl": aux["kl"]},
-            **{"prior": flat_state(prior_of(rssm, parity_names.world_v2(weights)["rssm"], post)), "likes": likes},
+            **{"embed": aux.tokens, "feat": theirs(rssm.features(post)), "post": flat_state(post, stats)},
+            **{
+                "kl": aux.divergence,
+                "prior": flat_state(*prior_of(rssm, parity_names.world_v2(weights)["rssm"], post)),
+                "likes": likes,
+            },
         },
-        "last_state": flat_state(jax.tree.map(lambda x: x[:, -1], post)),
+        "last_state": flat_state(*jax.tree.map(lambda x: x[:, -1], (post, stats))),
         "metrics": {
             **{f"{name}_loss": -x.mean() for name, x in likes.items()},
             "kl_loss": balance * losses["dyn"].mean() + (1 - balance) * losses["rep"].mean(),
-            **{"model_kl": aux["kl"].mean(), "prior_ent": aux["prior_entropy"].mean()},
-            "post_ent": aux["posterior_entropy"].mean(),
+            **{"model_kl": aux.divergence.mean(), "prior_ent": aux.prior_entropy.mean()},
+            "post_ent": aux.posterior_entropy.mean(),
         },
     }
     chain = make_optimizer(config.optimizer)
@@ -160,7 +164,7 @@ def behavior(u: Unit, meta: Mapping[str, Any]) -> Found:
     config, discrete = settings(meta, {}), meta["actions"] == "d"
     start = u.part("in/start")
     stats = {{"logit": "logits"}.get(name, name): x for name, x in start.items() if name not in ("deter", "stoch")}
-    posterior = RSSMState(jnp.asarray(start["deter"]), jnp.asarray(start["stoch"]), stats)
+    posterior = RSSMState(jnp.asarray(start["deter"]), jnp.asarray(start["stoch"]))
     width = u.output("step1/seq/action").shape[-1]
     spec = env_spec({"vector": np.zeros((1, 1, 1), np.float32)}, width, discrete)
     model = make_world_model(config, spec)
@@ -180,8 +184,9 @@ def behavior(u: Unit, meta: Mapping[str, Any]) -> Found:
             actor = parity_names.turned(parity_names.policy(weights["actor"], discrete), deter)
             params = {"model": parity_names.world_v2(scaled), "actor": actor, "critic": critic_of(weights["critic"])}
             state = TrainState(jnp.zeros((), jnp.int32), params, critic_of(slow), None, initial_range())
-            losses, aux = learner.loss(params, state, KEY, jnp.arange(len(terminal)), posterior, batch)
-            return losses["policy"].mean() + losses["value"].mean(), (losses, aux)
+            rows = jnp.arange(len(terminal))
+            losses, aux = learner.loss(params, state, KEY, rows, posterior=posterior, batch=batch)
+            return losses["policy"].mean() + losses["value"].mean(), (losses, aux.details)
 
         return jax.grad(total, has_aux=True)(weights)
 
@@ -189,7 +194,7 @@ def behavior(u: Unit, meta: Mapping[str, Any]) -> Found:
     opt_state, norm, magnitude, found = chain.init(weights), meta["config"]["reward_norm"], jnp.ones(()), Found()
     for step in (1, 2, 3):
         _, (_, plain) = run(weights, slow, jnp.ones(()))
-        size = jnp.abs(plain["imagined"].reward).mean()
+        size = jnp.abs(plain.imagined.reward).mean()
         magnitude = norm["momentum"] * magnitude + (1 - norm["momentum"]) * size
         divisor = (magnitude + norm["eps"]) / norm["scale"]
         grads, (losses, aux) = run(weights, slow, divisor)
@@ -200,7 +205,7 @@ def behavior(u: Unit, meta: Mapping[str, Any]) -> Found:
         slow = follow(value, jnp.int32(step), weights["critic"], slow)
         found[f"step{step}"] = {
             "seq": sequence(aux, model, parity_names.world_v2(world), stats, step),
-            "target": aux["return"].T,
+            "target": aux.targets.returns.T,
             "grads": grads,
             "params": weights | {"target_critic": slow},
             "reward_mag": magnitude,
@@ -211,14 +216,19 @@ def behavior(u: Unit, meta: Mapping[str, Any]) -> Found:
 
 def sequence(aux: Any, model: Any, world: Any, stats: Any, step: int) -> Found:
     """The imagined states [H+1, N] by their names, actions with the state that they led to."""
-    path = aux["imagined"]
+    path = aux.imagined
     action = path.action["action"].reshape(*path.reward.shape, -1)
     time = lambda x: jnp.swapaxes(x, 0, 1)  # noqa: E731
     action = jnp.concatenate([jnp.zeros_like(action[:, :1]), action[:, :-1]], 1)
-    found = {"reward": path.reward.T, "discount": path.discount.T, "weight": aux["weight"].T, "action": time(action)}
+    found = {
+        "reward": path.reward.T,
+        "discount": path.discount.T,
+        "weight": aux.targets.credit.cumulative_discount.T,
+        "action": time(action),
+    }
     if step > 1:
         return found
-    later = model.prior_stats(world, path.features[0][:, 1:])
+    later = model.dynamics.prior_stats(world["rssm"], RSSMState(path.features[0][:, 1:], None))
     for name, first in stats.items():
         joined = jnp.concatenate([first.reshape(-1, 1, *first.shape[2:]), later[name]], 1)
         found[{"logits": "logit"}.get(name, name)] = time(joined)
@@ -227,17 +237,17 @@ def sequence(aux: Any, model: Any, world: Any, stats: Any, step: int) -> Found:
 
 
 def _metrics(config: Config, losses: Any, aux: Any, plain: Any, grads: Any) -> Found:
-    rewards = {"reward": plain["imagined"].reward, "reward_normed": aux["imagined"].reward}
+    rewards = {"reward": plain.imagined.reward, "reward_normed": aux.imagined.reward}
     return {
         "actor_loss": losses["policy"].mean(),
         "critic_loss": losses["value"].mean(),
         **{f"{name}_grad_norm": optax.global_norm(x) for name, x in grads.items()},
         **{f"{name}_mean": x.mean() for name, x in rewards.items()},
         **{f"{name}_std": x.std() for name, x in rewards.items()},
-        "critic": aux["value"][:, :-1].mean(),
-        "critic_slow": aux["slow_value"].mean(),
-        "critic_target": aux["return"].mean(),
-        "actor_ent": aux["entropy"]["action"][:, :-1].mean(),
+        "critic": aux.predictions.value[:, :-1].mean(),
+        "critic_slow": aux.predictions.slow_value.mean(),
+        "critic_target": aux.targets.returns.mean(),
+        "actor_ent": aux.learnt.entropy["action"][:, :-1].mean(),
         "actor_ent_scale": config.behavior.entropy,
         "actor_grad_mix": config.behavior.gradient_mix,
     }

@@ -24,6 +24,7 @@ from parity_training import (
     Recording,
     Seen,
     Tolerances,
+    by_name,
     env_spec,
     part,
     same_gradient,
@@ -37,7 +38,7 @@ from dreamer_jax.config.schema import Config
 from dreamer_jax.distributions import categorical
 from dreamer_jax.models.world_model import make_world_model
 from dreamer_jax.specs import EnvSpec
-from dreamer_jax.types import RSSMState, TrainState, TrajectoryBatch
+from dreamer_jax.types import LatentState, TrainState, TrajectoryBatch
 
 Found = dict[str, Any]
 HEADS = {"reward": ("reward_head", "rewhead"), "cont": ("cont_head", "conhead"), "policy": ("actor",) * 2}
@@ -205,9 +206,10 @@ def gradient_in_turn(config: Config, spec: EnvSpec, batch: TrajectoryBatch) -> G
     scales, rows = loss_scales(config, spec), np.arange(len(batch.reward))
 
     @jax.jit
-    def gradient(learner: Any, ahead: Any, state: TrainState, posterior: RSSMState) -> Any:
+    def gradient(learner: Any, ahead: Any, state: TrainState, posterior: LatentState) -> Any:
         def loss(learner: Any) -> tuple[jax.Array, Any]:
-            losses, aux = behavior.loss(learner | {"model": ahead}, state, KEY, rows, posterior, batch)
+            params = learner | {"model": ahead}
+            losses, aux = behavior.loss(params, state, KEY, rows, posterior=posterior, batch=batch)
             return sum(scales[name] * value.mean() for name, value in losses.items()), (losses, aux)
 
         return jax.value_and_grad(loss, has_aux=True)(learner)
@@ -218,7 +220,7 @@ def gradient_in_turn(config: Config, spec: EnvSpec, batch: TrajectoryBatch) -> G
         (_, (losses, aux)), grads = gradient(learner, after.params["model"], before, posterior)
         losses = seen.aux["losses"] | losses
         total = sum(scales[name] * value.mean() for name, value in losses.items())
-        return Seen(total, seen.aux | {"losses": losses, "behavior": aux}, seen.grads | grads)
+        return Seen(total, seen.aux | {"losses": losses, "behavior": by_name(aux)}, seen.grads | grads)
 
     return of_update
 
@@ -256,7 +258,7 @@ def _both(heads: Heads, recording: Recording, start: TrainState, seen: Seen, fou
         return jnp.log(categorical(logits, unimix).distribution.probs)
 
     said = heads.replayed(start.params["model"], model["posterior"], recording.batch)
-    posterior = mixed(model["posterior"].stats["logits"], config.rssm.unimix)
+    posterior = mixed(model["posterior_stats"]["logits"], config.rssm.unimix)
     choices = [name for name, leaf in recording.spec.action.items() if leaf.discrete]
     logits = {name: found[f"fwd/img/pol_logits/{name}"][..., None, :] for name in choices}
     return {
@@ -265,6 +267,6 @@ def _both(heads: Heads, recording: Recording, start: TrainState, seen: Seen, fou
         "rep/rew": said["reward"],
         "rep/con_prob": said["going"],
         "rep/mixed_logit": posterior,
-        "rep/prior_mixed_logit": mixed(model["prior"]["logits"], config.rssm.unimix),
+        "rep/prior_mixed_logit": mixed(model["prior_stats"]["logits"], config.rssm.unimix),
         "carry_out/mixed_logit": posterior[:, -1],
     }

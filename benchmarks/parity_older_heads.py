@@ -13,24 +13,24 @@ from dreamer_jax.behaviors.policy import Policy
 from dreamer_jax.config.schema import Config
 from dreamer_jax.distributions import bernoulli
 from dreamer_jax.models.heads import Head
-from dreamer_jax.models.rssm import latent_width
+from dreamer_jax.models.rssm import make_rssm
 from dreamer_jax.models.scalars import make_scalar
-from dreamer_jax.models.world_model import Features, features
 from dreamer_jax.specs import EnvSpec
-from dreamer_jax.types import RSSMState, TrajectoryBatch
+from dreamer_jax.types import Features, LatentState, TrajectoryBatch
 
 
 class Heads(NamedTuple):
     """Functions of parameters and states, compiled once for a recording."""
 
-    replayed: Callable[[Any, RSSMState, TrajectoryBatch], dict[str, jax.Array]]  # (model's params, posterior, batch)
+    replayed: Callable[[Any, LatentState, TrajectoryBatch], dict[str, jax.Array]]  # (model's params, posterior, batch)
     going: Callable[[Any, Features], jax.Array]  # probability that an episode goes on
-    entropy: Callable[[Any, RSSMState], jax.Array]  # of the policy, from the actor's params
+    entropy: Callable[[Any, LatentState], jax.Array]  # of the policy, from the actor's params
 
 
 def make_heads(config: Config, spec: EnvSpec) -> Heads:
     """``replayed`` has rewards and continuations of records: ``logits``, predictions and losses, of hard labels."""
-    inputs, nets = (config.rssm.deter, latent_width(config.rssm)), config.nets
+    dynamics, nets = make_rssm(config, tokens=1, action=1), config.nets
+    inputs, features = dynamics.feature_widths, dynamics.features
     scalar = make_scalar(config.reward.dist, config.reward.bins)
     reward = Head(inputs, config.reward.layers, config.reward.units, scalar.outputs, 1.0, nets=nets)
     cont = Head(inputs, config.cont.layers, config.cont.units, 1, 1.0, nets=nets)
@@ -39,7 +39,7 @@ def make_heads(config: Config, spec: EnvSpec) -> Heads:
     def going(params: Any, feat: Features) -> jax.Array:
         return bernoulli(cont.apply({"params": params["cont"]}, *feat)[..., 0]).probs
 
-    def replayed(params: Any, posterior: RSSMState, batch: TrajectoryBatch) -> dict[str, jax.Array]:
+    def replayed(params: Any, posterior: LatentState, batch: TrajectoryBatch) -> dict[str, jax.Array]:
         feat = features(posterior)
         logits = reward.apply({"params": params["reward"]}, *feat)
         continues = bernoulli(cont.apply({"params": params["cont"]}, *feat)[..., 0])
@@ -51,7 +51,7 @@ def make_heads(config: Config, spec: EnvSpec) -> Heads:
             "going_loss": -continues.log_prob(1 - batch.is_terminal.astype(np.float32)),
         }
 
-    def entropy(params: Any, state: RSSMState) -> jax.Array:
+    def entropy(params: Any, state: LatentState) -> jax.Array:
         parts = policy.distributions(policy.apply({"params": params}, *features(state)))
         return sum(one.entropy() for one in parts.values())
 

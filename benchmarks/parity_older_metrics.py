@@ -34,7 +34,7 @@ def metrics_2024(names: Names, heads: Heads, recording: Recording, update: Updat
     """``mag`` is the mean of absolute values."""
     aux, ours, reward = update.seen.aux, update.metrics, start_reward(update.seen, recording.batch)
     behavior = aux["behavior"]
-    arrays = _arrays(recording, update) | {"replay_ret": behavior["replayed"]["return"], "rew": reward}
+    arrays = _arrays(recording, update) | {"replay_ret": behavior["replayed"]["returns"], "rew": reward}
     found = _numbers(arrays, np.mean) | {name: ours[own] for name, own in OWN.items()} | {"adv/mag": ours["adv_mag"]}
     for name, values in _losses(update).items():
         found |= {f"{name}_loss": values.mean(), f"{name}_loss_std": values.std()}
@@ -45,8 +45,8 @@ def metrics_2024(names: Names, heads: Heads, recording: Recording, update: Updat
     return found | {
         **{f"ent/{name}/mean": ours[f"ent/{name}"] for name in recording.spec.action},
         "activation/embed": np.abs(aux["model"]["tokens"]).mean(),
-        "td_error": np.abs(behavior["return"] - behavior["value"][:, :-1]).mean(),
-        "ret_rate": (np.abs(behavior["return"]) > 1).mean(),
+        "td_error": np.abs(behavior["returns"] - behavior["value"][:, :-1]).mean(),
+        "ret_rate": (np.abs(behavior["returns"]) > 1).mean(),
         "opt_grad_norm": ours["opt/grad_norm"],
         "opt_update_norm": names.root_size * ours["opt/update_rms"],
         "opt_param_norm": names.root_size * ours["opt/param_rms"],
@@ -80,7 +80,7 @@ def metrics_2023(names: Names, heads: Heads, recording: Recording, update: Updat
     for head, balance in _balances(said, recording).items():
         found |= {f"{LOSSES[head]}_{name}": value for name, value in balance.items()}
     return found | {
-        "extr_return_rate": (np.abs(behavior["return"]) >= 0.5).mean(),
+        "extr_return_rate": (np.abs(behavior["returns"]) >= 0.5).mean(),
         "reward_max_data": np.abs(batch.reward).max(),
         "reward_max_pred": np.abs(said["reward"]).max(),
     }
@@ -95,7 +95,7 @@ def _numbers(arrays: dict[str, np.ndarray], magnitude: Number) -> Found:
 def _arrays(recording: Recording, update: Update) -> dict[str, np.ndarray]:
     """By the authors' names in 2024; those of actions end in the action's name."""
     model, behavior = update.seen.aux["model"], update.seen.aux["behavior"]
-    returns, policy = behavior["return"], recording.config.policy
+    returns, policy = behavior["returns"], recording.config.policy
     arrays = {
         "adv": behavior["advantage"],
         "prior_ent": model["prior_entropy"],

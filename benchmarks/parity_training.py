@@ -23,11 +23,12 @@ from dreamer_jax.behaviors.policy import Policy
 from dreamer_jax.config.loading import load, replace
 from dreamer_jax.config.schema import Config
 from dreamer_jax.models.encoder import FACTORS
+from dreamer_jax.models.rssm import RSSMState
 from dreamer_jax.models.world_model import make_world_model
 from dreamer_jax.optim import make_optimizer
 from dreamer_jax.reference import from_reference, to_reference
 from dreamer_jax.specs import ArraySpec, EnvSpec
-from dreamer_jax.types import PolicyCarry, RSSMState, TimeStep, TrainState, TrajectoryBatch
+from dreamer_jax.types import BehaviorAux, PolicyCarry, TimeStep, TrainState, TrajectoryBatch
 
 Arrays = dict[str, np.ndarray]
 KEY = jax.random.key(0)  # sampling is replaced, so that no number depends on it
@@ -212,9 +213,8 @@ def trajectory(arrays: Arrays, spec: EnvSpec, context: int) -> TrajectoryBatch:
         previous = {name: np.concatenate([first[name], x[:, :-1]], 1) for name, x in actions.items()}
     rows = {name: x[:, context:] for name, x in batch.items()}
     signals = {name: rows[name] for name in ("reward", "is_first", "is_last", "is_terminal")}
-    return TrajectoryBatch(
-        {name: rows[name] for name in spec.observation}, previous, **signals, context=RSSMState(deter, stoch)
-    )
+    observation, stored = {name: rows[name] for name in spec.observation}, {"deter": deter, "stoch": stoch}
+    return TrajectoryBatch(observation, previous, **signals, context=stored)
 
 
 def deterministic(noise: np.ndarray | float | None) -> Any:
@@ -225,8 +225,8 @@ def deterministic(noise: np.ndarray | float | None) -> Any:
         if isinstance(inner, distrax.OneHotCategorical):
             best = jax.nn.one_hot(jnp.argmax(inner.logits, -1), inner.logits.shape[-1])
             return distributions.straight_through(best, inner.probs)
-        if isinstance(inner, distributions.Pushed):
-            return inner.at(noise)
+        if isinstance(inner, distributions.Reparameterized):
+            return inner.from_standard(noise)
         return inner.loc + inner.scale * noise
 
     return sample
@@ -254,9 +254,18 @@ def sight(recording: Recording) -> Callable[[TrainState], Seen]:
 
     def see(state: TrainState) -> Seen:
         (total, aux), grads = value_and_grad(state.params, state, KEY, recording.batch)
-        return Seen(total, aux, grads)
+        found = {"losses": aux.losses, "model": vars(aux.model), "behavior": by_name(aux.behavior)}
+        return Seen(total, found, grads)
 
     return see
+
+
+def by_name(aux: BehaviorAux) -> dict[str, Any]:
+    """What the losses of actor and critic are made of."""
+    details = aux.details
+    found = {"imagined": details.imagined, "weight": details.targets.credit.cumulative_discount}
+    found["replayed"] = {} if details.replayed is None else details.replayed._asdict()
+    return found | details.predictions._asdict() | details.targets._asdict() | details.learnt._asdict()
 
 
 def forward(recording: Recording, start: TrainState, seen: Seen) -> dict[str, Any]:
@@ -270,8 +279,9 @@ def forward(recording: Recording, start: TrainState, seen: Seen) -> dict[str, An
     parts = make_world_model(config, spec)
     inputs = (config.rssm.deter, config.rssm.stoch * config.rssm.classes)
     # The loss needs neither the prior's logits along the path nor the policy at its last state.
-    prior = jax.jit(parts.prior_stats)(start.params["model"], path.features[0][:, 1:])["logits"]
-    logits = posterior.stats["logits"].reshape(size * length, 1, *prior.shape[2:])
+    later = RSSMState(path.features[0][:, 1:], None)
+    prior = jax.jit(parts.dynamics.prior_stats)(start.params["model"]["rssm"], later)["logits"]
+    logits = model["posterior_stats"]["logits"].reshape(size * length, 1, *prior.shape[2:])
     actor = Policy(config.policy, spec.action, inputs, nets=config.nets)
     policy = jax.jit(actor.apply)({"params": start.params["actor"]}, *path.features)
     moments, scale = behavior["moments"], behavior["scale"]
@@ -281,9 +291,9 @@ def forward(recording: Recording, start: TrainState, seen: Seen) -> dict[str, An
         "tokens": model["tokens"],
         "rep/deter": posterior.deter,
         "rep/stoch": posterior.stoch,
-        "rep/logit": posterior.stats["logits"],
-        "rep/prior_logit": model["prior"]["logits"],
-        "rep/kl_raw": model["kl"],
+        "rep/logit": model["posterior_stats"]["logits"],
+        "rep/prior_logit": model["prior_stats"]["logits"],
+        "rep/kl_raw": model["divergence"],
         "con_target": model["cont_target"],
         "eff_reset": batch.is_first,
         "img/deter": path.features[0],
@@ -295,11 +305,11 @@ def forward(recording: Recording, start: TrainState, seen: Seen) -> dict[str, An
         "img/tarval": behavior["value"],
         "img/slowval": behavior["slow_value"],
         "img/weight": behavior["weight"],
-        "img/ret": behavior["return"],
-        "img/tar_normed": behavior["return"],
+        "img/ret": behavior["returns"],
+        "img/tar_normed": behavior["returns"],
         "img/roffset": moments["low"],
         "img/rscale": scale,
-        "img/ret_normed": (behavior["return"] - moments["low"]) / scale,
+        "img/ret_normed": (behavior["returns"] - moments["low"]) / scale,
         "img/adv": behavior["advantage"],
         "img/adv_normed": behavior["advantage"],
         "img/logpi": sum(behavior["log_prob"].values()),
@@ -313,11 +323,11 @@ def forward(recording: Recording, start: TrainState, seen: Seen) -> dict[str, An
     }
     if replayed:
         found |= {
-            "repl/boot": behavior["return"][:, 0].reshape(size, length),
+            "repl/boot": behavior["returns"][:, 0].reshape(size, length),
             "repl/rew": batch.reward,
             "repl/term": batch.is_terminal,
             "repl/last": batch.is_last,
-            "repl/ret": replayed["return"],
+            "repl/ret": replayed["returns"],
             "repl/weight": replayed["weight"],
             "repl/val": replayed["value"],
             "repl/slowval": replayed["slow_value"],

@@ -23,7 +23,7 @@ from dreamer_jax.config.schema import BehaviorConfig, Config, ConfigError, Optim
 from dreamer_jax.models.decoder import Decoder, reconstruction_loss
 from dreamer_jax.models.encoder import Encoder, flatten_leaves
 from dreamer_jax.models.losses import kl_losses
-from dreamer_jax.models.rssm import make_rssm
+from dreamer_jax.models.rssm import RSSMState, make_rssm
 from dreamer_jax.nets.convolution import Conv, Resample
 from dreamer_jax.nets.layers import MLP, Dense, RMSNorm
 from dreamer_jax.nets.recurrent import block_product, enter_blocks
@@ -33,7 +33,6 @@ from dreamer_jax.ops.transforms import symexp, symexp_bins, symlog, twohot_loss,
 from dreamer_jax.optim import clip_by_tensor_norm, make_optimizer
 from dreamer_jax.reference import to_reference, tree_from_reference
 from dreamer_jax.specs import ArraySpec, EnvSpec
-from dreamer_jax.types import RSSMState
 
 Found = dict[str, Any]
 
@@ -345,46 +344,48 @@ def rssm(u: Unit) -> Found:
             "rssm.posterior_layers": layers("obs") - 1,
         },
     )
-    part = make_rssm(config.rssm, tokens=tokens.shape[-1], action=vector.shape[-1])
+    part = make_rssm(config, tokens=tokens.shape[-1], action=vector.shape[-1])
     tree = tree_from_reference(arrays, config, spec)
     params = tree["params"]["model"]["rssm"]
     actions = flatten_leaves({"action": action}, spec.action)
     start = RSSMState(jnp.asarray(deter), jnp.asarray(stoch))
 
     def losses(params: Any) -> tuple[jax.Array, Any]:
-        posterior = part.observe(params, jnp.zeros(reset.shape), start, actions, tokens, reset)
-        prior = part.prior_stats(params, posterior.deter)
-        clipped, _ = kl_losses(part.distribution, posterior.stats, prior, config.kl.free_nats)
+        inputs = {"prev_action": actions, "tokens": tokens, "is_first": reset}
+        posterior, stats = part.observe(params, jnp.zeros(reset.shape), start, **inputs)
+        prior = part.prior_stats(params, posterior)
+        clipped, _ = kl_losses(part.latent.divergence, stats, prior, free_nats=config.kl.free_nats)
         total = clipped["dyn"].mean() + 0.1 * clipped["rep"].mean()
         total += (posterior.deter * cot_deter).mean() + (posterior.stoch * cot_stoch).mean()
         found = {
             "seq_deter": posterior.deter,
             "seq_stoch": posterior.stoch,
-            "seq_post_logit": posterior.stats["logits"],
+            "seq_post_logit": stats["logits"],
             "carry_deter": posterior.deter[:, -1],
             "carry_stoch": posterior.stoch[:, -1],
             "loss_dyn": clipped["dyn"],
             "loss_rep": clipped["rep"],
-            "dyn_ent": part.distribution(prior).entropy().mean(),
-            "rep_ent": part.distribution(posterior.stats).entropy().mean(),
+            "dyn_ent": part.latent.entropy(prior).mean(),
+            "rep_ent": part.latent.entropy(stats).mean(),
         }
         return total, found
 
     def single_steps(params: Any) -> Found:
-        first = part.posterior(params, None, start, actions[:, 0], tokens[:, 0], reset[:, 0])
+        now = {"prev_action": actions[:, 0], "tokens": tokens[:, 0], "is_first": reset[:, 0]}
+        first, first_stats = part.posterior(params, None, start, **now)
         state, path = start, []
         for t in range(actions.shape[1]):
-            state = part.prior(params, None, state, actions[:, t])
-            path.append(state)
+            state, prior = part.prior(params, None, state, actions[:, t])
+            path.append((state, prior))
         return {
-            "core_deter": part.prior(params, None, start, vector).deter,
-            "prior_logit": part.prior_stats(params, start.deter)["logits"],
+            "core_deter": part.prior(params, None, start, vector)[0].deter,
+            "prior_logit": part.prior_stats(params, start)["logits"],
             "obs1_deter": first.deter,
             "obs1_stoch": first.stoch,
-            "obs1_post_logit": first.stats["logits"],
-            "imag_deter": jnp.stack([state.deter for state in path], 1),
-            "imag_stoch": jnp.stack([state.stoch for state in path], 1),
-            "imag_prior_logit": jnp.stack([state.stats["logits"] for state in path], 1),
+            "obs1_post_logit": first_stats["logits"],
+            "imag_deter": jnp.stack([state.deter for state, _ in path], 1),
+            "imag_stoch": jnp.stack([state.stoch for state, _ in path], 1),
+            "imag_prior_logit": jnp.stack([prior["logits"] for _, prior in path], 1),
         }
 
     (_, found), grads = jax.jit(jax.value_and_grad(losses, has_aux=True))(params)
@@ -403,14 +404,14 @@ def encoder_decoder(u: Unit) -> Found:
     config = replace(load(), {name: value for name, value in _coder_sizes(arrays).items() if value})
     params = tree_from_reference(arrays, config, spec)["params"]["model"]
     encoder = Encoder(spec.observation, config.encoder)
-    decoder = Decoder(spec.observation, (flat.shape[-1], deter.shape[-1]), config.decoder)
+    decoder = Decoder(spec.observation, (deter.shape[-1], flat.shape[-1]), config.decoder)
 
     def encode(params: Any) -> tuple[jax.Array, Found]:
         tokens = encoder.apply({"params": params}, observation)
         return (tokens * cotangent).mean(), {"tokens": tokens}
 
     def decode(params: Any) -> tuple[jax.Array, Found]:
-        outputs = decoder.apply({"params": params}, jnp.asarray(flat), jnp.asarray(deter))
+        outputs = decoder.apply({"params": params}, jnp.asarray(deter), jnp.asarray(flat))
         losses = {
             name: reconstruction_loss(x, observation[name], spec.observation[name]) for name, x in outputs.items()
         }

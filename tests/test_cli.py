@@ -22,7 +22,7 @@ from dreamer_jax.config.loading import load as load_config
 from dreamer_jax.config.loading import replace
 from dreamer_jax.config.schema import Config, ConfigError
 from dreamer_jax.replay.storage import Layout, file_name
-from dreamer_jax.training.checkpoint import load
+from dreamer_jax.training.load import load
 from dreamer_jax.training.metrics import read_jsonl
 from dreamer_jax.training.preflight import env_spec
 from dreamer_jax.training.program_cache import default_folder
@@ -502,6 +502,20 @@ def test_evaluate(run, capsys):
     assert files(run) == before
     line = refusal(capsys, "evaluate", run, "--checkpoint", "7")
     assert line == f"{run}: no complete checkpoint 7"
+
+
+def test_evaluate_with_other_settings(run, capsys):
+    before = files(run)
+    assert main(["evaluate", str(run), "--episodes", "1", "--env.time_limit", "20", "--policy.evaluate", "mode"]) == 0
+    out = capsys.readouterr().out
+    assert "greedy actions" in out and float(re.search(r"mean\s+([\d.]+)", out)[1]) <= 20
+    line = refusal(capsys, "evaluate", run, "--env.observation", "image")
+    assert line == "--env.observation image: the environment then has other observations than the run's"
+    line = refusal(capsys, "evaluate", run, "--env.time_limit", "20", "--rssm.hidden", "32")
+    assert line.startswith("--rssm.hidden: got 32, but the parameters of ") and "were learnt with 16" in line
+    assert refusal(capsys, "evaluate", run, "--size", "12m").startswith("--size: got 12m, a run has settings already")
+    assert refusal(capsys, "evaluate", run, "--epsodes", "3").startswith("--epsodes: unknown field")
+    assert files(run) == before
 
 
 def test_a_film_of_an_agent_that_sees_states(run, tmp_path, capsys):

@@ -14,7 +14,7 @@ from dreamer_jax.config.presets import PRESETS
 PACKAGE = Path(__file__).parent.parent / "dreamer_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 ORDER = (
-    "types specs checksums interfaces config numerics ops distributions nets optim models behaviors report agent "
+    "types specs checksums config interfaces numerics ops distributions nets optim models behaviors report agent "
     "reference replay envs training cli"
 ).split()  # each imports only itself and what stands to its left
 

@@ -14,7 +14,7 @@ from dreamer_jax.training.learner import Learner, NotFinite, arrays_batch, batch
 from dreamer_jax.training.parallel import Updates
 from dreamer_jax.training.preflight import example_batch
 from dreamer_jax.training.schedule import forecast, updates_per_dispatch
-from dreamer_jax.types import RSSMState, TimeStep
+from dreamer_jax.types import TimeStep
 
 B, T, E = 2, 4, 2
 SPEC = EnvSpec({"eye": ArraySpec((3,), "float32")}, {"arm": ArraySpec((2,), "float32")})
@@ -23,7 +23,7 @@ ROOT = jax.random.key(7)
 
 def count(state, key, batch):
     """An update that compiles at once."""
-    latents = RSSMState(jnp.zeros((B, T, 5), jnp.bfloat16), jnp.zeros((B, T, 2), jnp.uint8))
+    latents = {"deter": jnp.zeros((B, T, 5), jnp.bfloat16), "stoch": jnp.zeros((B, T, 2), jnp.uint8)}
     return state.replace(step=state.step + 1), {"loss/total": batch.reward.mean()}, latents
 
 

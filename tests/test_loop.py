@@ -124,7 +124,7 @@ def test_policies_that_are_compiled(tmp_path, evaluate, prefill):
     config = tiny_run(train__frames=40, train__eval_frames=20, train__prefill=prefill, policy__evaluate=evaluate)
     toy, modes = make_toy(config, env_spec(config)), []
 
-    def policy(params, key, carry, timestep, mode="sample", first=0):
+    def policy(params, key, carry, timestep, mode="sample", env_offset=0):
         modes.append((mode, len(timestep.reward)))
         return toy.policy(params, key, carry, timestep, mode)
 

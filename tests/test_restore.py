@@ -103,11 +103,11 @@ def test_streams_are_dealt_out(run, parts):
         assert batch.reward.shape == (4, 4) and index[:, 0].max() < each
         ring.append(*record(ring))
         ring.close()
-        carries.append(found.carry.latent.deter)
+        carries.append(found.carry.latent["deter"])
         assert ring_folder(run_dir, part, parts).is_dir()
     again = restored(run, 0, 1, [])
     again.replay.close()
-    np.testing.assert_array_equal(np.concatenate(carries), again.carry.latent.deter)
+    np.testing.assert_array_equal(np.concatenate(carries), again.carry.latent["deter"])
     drop_others(run_dir, 1)
     assert [path.name for path in run_dir.glob("replay*")] == ["replay"]
 

@@ -30,17 +30,21 @@ def import_reference(options: argparse.Namespace, pairs: list[tuple[str, str]]) 
     print(f"{len(arrays)} tensors in {options.out}; `dreamer-jax train` with the same settings goes on from there")
 
 
-def evaluate(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
+def evaluate(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
     from dreamer_jax.training.acting import make_act
-    from dreamer_jax.training.checkpoint import Checkpoints, load
-    from dreamer_jax.training.evaluate import evaluate, evaluation_envs, film_episode
+    from dreamer_jax.training.checkpoint import Checkpoints
+    from dreamer_jax.training.evaluate import check_environment, evaluate, evaluation_envs, film_episode
     from dreamer_jax.training.intact import read_run
+    from dreamer_jax.training.load import load, overridden
     from dreamer_jax.training.pictures import check_film, save_film
     from dreamer_jax.training.statistics import format_summary, summary
 
     start_computing(options)
-    config, _spec = read_run(options.run_dir)
-    agent, state = load(options.run_dir, options.checkpoint)
+    config, spec = read_run(options.run_dir)
+    if pairs:
+        config = overridden(options.run_dir, pairs)
+        check_environment(config, spec, pairs)
+    agent, state = load(options.run_dir, options.checkpoint, overrides=pairs)
     checkpoints = Checkpoints(options.run_dir)
     checkpoint = checkpoints.latest() if options.checkpoint is None else options.checkpoint
     checkpoints.close()
@@ -122,11 +126,9 @@ def export(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
 
 
 def dream(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
-    from dreamer_jax.training.intact import read_run
     from dreamer_jax.training.predictions import describe, dream_run
 
     start_computing(options)
-    latents = read_run(options.run_dir)[0].rssm.stoch
     metrics, drawn = dream_run(
         options.run_dir,
         options.output or options.run_dir / "dreams",
@@ -140,7 +142,7 @@ def dream(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
         pictures = {name: str(path) for name, path in drawn.items()}
         print(json.dumps({"metrics": metrics, "pictures": pictures}), file=options.answers)
     else:
-        print("\n".join([*([describe(metrics, latents)] if metrics else []), *map(str, drawn.values())]))
+        print("\n".join([*([describe(metrics)] if metrics else []), *map(str, drawn.values())]))
 
 
 def bench(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:

@@ -117,6 +117,8 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--env.task", metavar="TASK", dest="task", help=f"{FIELDS['env.task'].meaning}")
 
     sub = command("evaluate", commands.evaluate, "play a trained agent in fresh environments", compiles=True)
+    sub.set_defaults(takes_settings=True)
+    sub.epilog = "Settings that leave the run's parameters as they are can be flags, such as --env.time_limit 500."
     sub.add_argument("run_dir", type=_path)
     sub.add_argument("--episodes", type=_positive, default=20, help="default 20")
     sub.add_argument(

@@ -18,26 +18,28 @@ Chosen = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
 class Act:
     """``act(params, root, step, carry, timestep) -> (carry, action, latents)``: one decision for all environments.
 
-    The policy's key is ``fold_in(root, step)``; ``first`` is the number of the first environment. The carry stays on
-    the device; the actions and the latents for replay are fetched together, as numpy arrays by name.
+    The policy's key is ``fold_in(root, step)``; ``env_offset`` is the number of the first environment. The carry stays
+    on the device; the actions and the latents for replay are fetched together, as numpy arrays by name.
     """
 
     def __init__(self, agent: Agent, mode: Mode) -> None:
         self._packing = Packing(axes=1)
 
         @jax.jit
-        def policy(params: Any, root: Array, step: Array, carry: PolicyCarry, timestep: TimeStep, first: Array) -> Any:
+        def policy(
+            params: Any, root: Array, step: Array, carry: PolicyCarry, timestep: TimeStep, env_offset: Array
+        ) -> Any:
             key = jax.random.fold_in(root, step)
-            carry, action, latents = agent.policy(params, key, carry, timestep, mode, first)
-            return carry, self._packing.pack((action, latent_arrays(agent, latents)))
+            carry, action, latents = agent.policy(params, key, carry, timestep, mode, env_offset)
+            return carry, self._packing.pack((action, latents))
 
         self._policy = policy
 
     def begin(
-        self, params: Any, root: Array, step: int, carry: PolicyCarry, timestep: TimeStep, first: int = 0
+        self, params: Any, root: Array, step: int, carry: PolicyCarry, timestep: TimeStep, env_offset: int = 0
     ) -> tuple[PolicyCarry, Array]:
         """The new carry, and what ``finish`` takes; waits for nothing."""
-        carry, chosen = self._policy(params, root, np.uint32(step), carry, timestep, np.int32(first))
+        carry, chosen = self._policy(params, root, np.uint32(step), carry, timestep, np.int32(env_offset))
         return carry, ask_for(chosen)
 
     def finish(self, chosen: Array) -> Chosen:
@@ -57,8 +59,3 @@ def make_act(agent: Agent, mode: Mode) -> Act:
 def make_acts(agent: Agent) -> dict[Mode, Act]:
     """Acting in every mode; what is not used is not compiled."""
     return {mode: make_act(agent, mode) for mode in get_args(Mode)}
-
-
-def latent_arrays(agent: Agent, latents: Any) -> dict[str, Any]:
-    """The latents that ``agent`` hands back, by the names of its ``latent_spec``."""
-    return {name: getattr(latents, name) for name in agent.latent_spec}

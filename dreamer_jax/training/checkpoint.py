@@ -1,4 +1,4 @@
-"""Checkpoints of everything that a run needs to go on exactly, through Orbax; and loading an agent to use it."""
+"""Checkpoints of everything that a run needs to go on exactly, through Orbax."""
 
 from __future__ import annotations
 
@@ -14,18 +14,14 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from dreamer_jax.agent import make_agent
-from dreamer_jax.config.paths import path_of
 from dreamer_jax.config.schema import ConfigError
-from dreamer_jax.interfaces import Agent
-from dreamer_jax.numerics import fixed_numerics
 from dreamer_jax.replay.deal import ring_folder
 from dreamer_jax.replay.export import open_read_only
 from dreamer_jax.replay.host import Replay
 from dreamer_jax.training.facts import check_folder, place, read_facts, seal_folder, steps, write_facts
 from dreamer_jax.training.intact import read_run
 from dreamer_jax.training.shares import Arrays, below, share
-from dreamer_jax.types import TrainState
+from dreamer_jax.types import Array, TrainState
 
 _LEFT = re.compile(r"\d+\..*tmp.*")
 """What a kill can leave in the folder of checkpoints."""
@@ -130,7 +126,8 @@ class Checkpoints:
 
         def read(step: int) -> tuple[TrainState, Any, Arrays, dict[str, Any]]:
             arrays, facts = self._arrays(step)
-            return self._tree(step, "train_state", state), self._tree(step, "carry", carry), arrays, facts
+            acting = _in_structure(self._tree(step, "carry", None), carry)
+            return self._tree(step, "train_state", state), acting, arrays, facts
 
         return self._reading(step, read)
 
@@ -204,6 +201,27 @@ def _alone() -> ocp.options.MultiprocessingOptions:
     )
 
 
+def _in_structure(stored: Any, target: Any) -> Any:
+    """The arrays of ``stored``, which has names and numbers in place of types, as a tree like ``target``.
+
+    What holds no array there may have come or gone since.
+
+    Raises:
+      ConfigError: an array is not there.
+    """
+
+    def find(path: tuple[Any, ...], like: Any) -> Array:
+        found = stored
+        try:
+            for key in path:
+                found = found[next(getattr(key, name) for name in ("name", "key", "idx") if hasattr(key, name))]
+        except (KeyError, IndexError, TypeError):
+            raise ConfigError(f"the checkpoint has no policy state {jax.tree_util.keystr(path)}") from None
+        return jax.device_put(found, jax.local_devices()[0])
+
+    return jax.tree_util.tree_map_with_path(find, target)
+
+
 def _on_one_device(target: Any) -> Any:
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), target)
@@ -243,25 +261,3 @@ def open_rings(
         open_read_only(ring_folder(run_dir, part, processes), state, step, batch_length)
         for part, state in states.items()
     ]
-
-
-@fixed_numerics()
-def load(run_dir: str | Path, step: int | None = None) -> tuple[Agent, TrainState]:
-    """The agent of a run and its train state at checkpoint ``step`` (agent steps), or the newest.
-
-    Needs neither the environment nor the replay. See ``Agent`` for how to act with it.
-
-    Raises:
-      ConfigError: there is no such run or checkpoint.
-    """
-    run_dir = path_of(run_dir)
-    config, spec = read_run(run_dir)
-    agent = make_agent(config, spec)
-    checkpoints = Checkpoints(run_dir)
-    try:
-        step = checkpoints.latest() if step is None else step
-        if step is None or not (run_dir / "checkpoints" / str(step)).is_dir():
-            raise ConfigError(f"{run_dir}: no complete checkpoint{'' if step is None else f' {step}'}")
-        return agent, checkpoints.restore_state(step, jax.eval_shape(lambda: agent.init(jax.random.key(0))))
-    finally:
-        checkpoints.close()

@@ -17,13 +17,14 @@ import numpy as np
 
 from dreamer_jax.config.schema import Config
 from dreamer_jax.interfaces import Agent
+from dreamer_jax.ops.train_ratio import in_prefill, least_windows, updates_after
 from dreamer_jax.replay.host import Replay
 from dreamer_jax.training.metrics import MetricBuffer
 from dreamer_jax.training.parallel import Updates, check_devices
 from dreamer_jax.training.peers import Peers
-from dreamer_jax.training.schedule import least_windows, updates_after, updates_per_dispatch
+from dreamer_jax.training.schedule import updates_per_dispatch
 from dreamer_jax.training.shares import Arrays, below
-from dreamer_jax.types import Array, RSSMState, TrainState, TrajectoryBatch
+from dreamer_jax.types import Array, TrainState, TrajectoryBatch
 
 
 class NotFinite(RuntimeError):
@@ -118,7 +119,7 @@ class Learner:
         """Updates that are to be done by now; none during the prefill or with too little in replay."""
         train = self._train
         if self.started_at < 0:
-            if not train.train_ratio or agent_steps < train.prefill:
+            if not train.train_ratio or in_prefill(train, agent_steps):
                 return 0
             if not all(self._peers.exchange(self._replay.windows >= self._least_windows)):
                 return 0
@@ -253,18 +254,17 @@ class Learner:
 
 def batch_arrays(batch: TrajectoryBatch) -> Arrays:
     """A batch as arrays by name."""
-    arrays = {f"{group}/{k}": v for group in ("observation", "prev_action") for k, v in getattr(batch, group).items()}
+    groups = ("observation", "prev_action", "context")
+    arrays = {f"{group}/{k}": v for group in groups for k, v in (getattr(batch, group) or {}).items()}
     arrays |= {name: getattr(batch, name) for name in ("reward", "is_first", "is_last", "is_terminal")}
-    if batch.context is not None:
-        arrays |= {"context/deter": batch.context.deter, "context/stoch": batch.context.stoch}
     return {name: np.asarray(value) for name, value in arrays.items()}
 
 
 def arrays_batch(arrays: Arrays) -> TrajectoryBatch:
     """The batch that ``batch_arrays`` took apart."""
-    context = RSSMState(arrays["context/deter"], arrays["context/stoch"]) if "context/deter" in arrays else None
+    observation, action, context = (below(arrays, group) for group in ("observation", "prev_action", "context"))
     flags = {name: arrays[name] for name in ("reward", "is_first", "is_last", "is_terminal")}
-    return TrajectoryBatch(below(arrays, "observation"), below(arrays, "prev_action"), **flags, context=context)
+    return TrajectoryBatch(observation, action, **flags, context=context or None)
 
 
 def _portable(dtype: np.dtype) -> np.dtype:

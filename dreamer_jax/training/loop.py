@@ -18,6 +18,7 @@ from dreamer_jax.config.schema import Config
 from dreamer_jax.envs.preview import Preview
 from dreamer_jax.envs.vector import VectorEnvs, make_envs
 from dreamer_jax.envs.wrappers import EnvironmentFailed
+from dreamer_jax.ops.train_ratio import in_prefill
 from dreamer_jax.replay.deal import drop_others
 from dreamer_jax.training.checkpoint import Checkpoints
 from dreamer_jax.training.facts import describe
@@ -163,7 +164,7 @@ class Run:
 
             params = self.learner.params
             step = self.agent_steps // num_envs
-            act = self.acts["random" if self.agent_steps < config.train.prefill else "train"]
+            act = self.acts["random" if in_prefill(config.train, self.agent_steps) else "train"]
             self.carry, chosen = act.begin(params, self.keys[ACT], step, self.carry, self.timestep, self.first)
             # The update goes behind the policy on the device, so that it runs while the host does all the rest.
             self.learner.run_ahead(self.agent_steps + num_envs)
@@ -315,7 +316,7 @@ class Run:
         self.progress.state("compiling update …")
         trial = self.learner.prepare(example_batch(config, self.spec, self.agent.latent_spec, rows))
         self.progress.state("compiling policy …")
-        modes: list[Mode] = ["train", "random"] if self.agent_steps < config.train.prefill else ["train"]
+        modes: list[Mode] = ["train", "random"] if in_prefill(config.train, self.agent_steps) else ["train"]
         for mode in modes:
             inputs = self.learner.params, self.keys[ACT], 0, self.carry, self.timestep
             self.peers.one_first(partial(self.acts[mode], *inputs))

@@ -12,7 +12,6 @@ import numpy as np
 from dreamer_jax.config.schema import Config
 from dreamer_jax.config.sweep import numbers_of
 from dreamer_jax.interfaces import Agent
-from dreamer_jax.training.acting import latent_arrays
 from dreamer_jax.training.memory import check_fits
 from dreamer_jax.training.packing import Packing, ask_for
 from dreamer_jax.training.parallel import Updates, compiler_options, repeat
@@ -55,7 +54,7 @@ class Program:
 
             def update(state: TrainState, key: Array, batch: Any) -> tuple[TrainState, jax.Array]:
                 state, metrics, latents = agent.update(state, key, batch)
-                return state, self.packing.pack((metrics, latent_arrays(agent, latents)))
+                return state, self.packing.pack((metrics, latents))
 
             return repeat(update)(state, root, batches)
 

@@ -17,7 +17,6 @@ from flax import jax_utils
 from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.numerics import find_devices
-from dreamer_jax.training.acting import latent_arrays
 from dreamer_jax.training.packing import Packing, ask_for, fetch
 from dreamer_jax.types import Array, TrainState
 
@@ -94,7 +93,7 @@ class Updates:
 
         def update(state: TrainState, key: Array, batch: Any) -> tuple[TrainState, jax.Array]:
             state, metrics, latents = agent.update(state, key, batch)
-            return state, self._packing.pack((metrics, latent_arrays(agent, latents)))
+            return state, self._packing.pack((metrics, latents))
 
         self._call: Callable[..., tuple[TrainState, jax.Array]]
         self._sharding: jax.sharding.Sharding | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -18,8 +19,9 @@ from dreamer_jax.replay.storage import Layout
 from dreamer_jax.report import HORIZONS, split_window
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.training import pictures
-from dreamer_jax.training.checkpoint import load, read_replays
+from dreamer_jax.training.checkpoint import read_replays
 from dreamer_jax.training.intact import read_run
+from dreamer_jax.training.load import load
 from dreamer_jax.types import Array, Dream, TrainState, TrajectoryBatch
 
 SHOWN = 6
@@ -58,7 +60,7 @@ class Reports:
         if dream is not None:  # an agent from elsewhere may have none
             context, symlog = batch.reward.shape[1] // 2, self._config.decoder.symlog
             drawn = draw(dream, batch, self._spec, context, stem, title=f"{frames:,} frames", symlog=symlog)
-        warning = collapse(metrics, self._config.rssm.stoch)
+        warning = collapse(metrics)
         return {f"{label}/{name}": value for name, value in metrics.items()}, drawn, warning
 
 
@@ -72,13 +74,20 @@ def windows(replay: Replay, count: int, counter: int, *, held_out: bool) -> Traj
         return None
 
 
-def collapse(metrics: Mapping[str, float], latents: int) -> str:
+def divergence(metrics: Mapping[str, float]) -> tuple[str, int]:
+    """What a report calls the divergence of its latents, and how many there are; nothing and 0 without any."""
+    found = [match[1] for name in metrics if (match := re.fullmatch(r"(\w+)_latent/\d+", name))]
+    return (found[0], len(found)) if found else ("", 0)
+
+
+def collapse(metrics: Mapping[str, float]) -> str:
     """One line if the decoder does well without the latents, else nothing.
 
     Few are active, and the latents of another window or of the prior decode as well as its own. A small KL
     alone says nothing: a world that can be predicted needs no more.
     """
-    active, changed = metrics.get("active_latents", latents) / latents, []
+    _, latents = divergence(metrics)
+    active, changed = metrics["active_latents"] / latents if latents else 1.0, []
     for name, error in metrics.items():
         part, _, key = name.partition("/")
         if part == "posterior_error":
@@ -227,12 +236,15 @@ def read_actions(path: Path, spec: EnvSpec) -> dict[str, np.ndarray]:
     return arrays
 
 
-def describe(metrics: Mapping[str, float], latents: int) -> str:
+def describe(metrics: Mapping[str, float]) -> str:
     """The numbers of a report that a person wants first, a line each."""
-    lines = [
-        f"KL {metrics['kl']:.2f} nats, below free nats in {100 * metrics['kl_below_free_nats']:.0f} % of records; "
-        f"{metrics['active_latents']:.0f} of {latents} latents active; ELBO {metrics['elbo']:.1f} nats a record"
-    ]
+    name, latents = divergence(metrics)
+    nats = f"{name.upper()} {metrics[name]:.2f} nats" if "elbo" in metrics else f"{name} {metrics[name]:.2f}"
+    line = (
+        f"{nats}, below free nats in {100 * metrics[f'{name}_below_free_nats']:.0f} % of records; "
+        f"{metrics['active_latents']:.0f} of {latents} latents active"
+    )
+    lines = [f"{line}; ELBO {metrics['elbo']:.1f} nats a record" if "elbo" in metrics else line]
     for key in [name.partition("/")[2] for name in metrics if name.startswith("posterior_error/")]:
         for h in HORIZONS:
             if (name := f"{key}/{h}") and f"openloop_error/{name}" in metrics:
@@ -240,7 +252,7 @@ def describe(metrics: Mapping[str, float], latents: int) -> str:
                 lines.append(f"{key} after {h:2}: error {model:.4g}, repeating {repeat:.4g}, the mean {mean:.4g}")
     imagined, realised = metrics["return_imagined"], metrics["return_realised"]
     lines.append(f"return over {HORIZONS[-1]} records: imagined {imagined:.3g}, realised {realised:.3g}")
-    return "\n".join([*lines, *filter(None, [collapse(metrics, latents)])])
+    return "\n".join([*lines, *filter(None, [collapse(metrics)])])
 
 
 def _names(names: Iterable[str]) -> str:

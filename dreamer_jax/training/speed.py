@@ -26,7 +26,7 @@ from dreamer_jax.specs import ArraySpec, EnvSpec
 from dreamer_jax.training import run_directory
 from dreamer_jax.training.acting import make_act
 from dreamer_jax.training.parallel import Updates, axis_of, check_devices, compiler_options
-from dreamer_jax.types import RSSMState, TrajectoryBatch
+from dreamer_jax.types import TrajectoryBatch
 
 Note = Callable[[str], None]
 
@@ -59,7 +59,7 @@ def random_windows(spec: EnvSpec, latents: dict[str, ArraySpec], size: int, leng
         is_first,
         is_last,
         is_last & False,
-        RSSMState(draw(latents["deter"], size), draw(latents["stoch"], size)) if latents else None,
+        {name: draw(leaf, size) for name, leaf in latents.items()} or None,
     )
 
 
