@@ -14,6 +14,15 @@ PATCHES = {
         [],
         "learnt = state.params['model']['harmony'].values(); assert len(learnt) == 3 and all(x != 0 for x in learnt)",
     ),
+    "own_latent": (
+        ["--rssm.latent", "simplex"],
+        "probs = agent.reset(state.params, 1).latent.stoch; assert probs.shape[-1] > 1, probs.shape",
+    ),
+    "own_planner": (
+        "--behavior.method planner --planner.candidates 20 --planner.elites 5 --planner.iterations 2 "
+        "--planner.temperature 0.1".split(),
+        "assert 'behavior' not in state.params or not state.params['behavior']",
+    ),
 }
 """By name: flags that switch a patch on, and what then holds of ``agent`` and ``state`` after training."""
 
