@@ -53,12 +53,17 @@ def test_each_environment_has_its_own_and_begins_anew(params):
 
 
 def test_it_goes_on_in_a_dream(params):
-    seen = random_batch(MIXED, tiny_config(), length=2)
-    counted = {"motors": np.zeros((B, 3, 2), np.float32), "choice": np.zeros((B, 3), np.int32)}
-    for t in range(3):
-        counted["motors"][:, t], counted["choice"][:, t] = t, t
-    own, given = (AGENT.dream(params, KEY, seen, actions, 3) for actions in (None, counted))
-    np.testing.assert_allclose(own.reward, given.reward, rtol=1e-5, atol=1e-6)
+    """Step t of a dream is the behaviour's decision number t."""
+    seen = random_batch(MIXED, tiny_config())
+    steps = np.broadcast_to(np.arange(3), (B, 3))
+    counted = {"motors": np.float32(np.repeat(steps[..., None], 2, -1)), "choice": np.int32(steps)}
+    still = jax.tree.map(np.zeros_like, counted)
+    own, given, other = (
+        np.asarray(AGENT.dream(params, KEY, seen, actions, 3).observation["place"])
+        for actions in (None, counted, still)
+    )
+    np.testing.assert_allclose(own, given, rtol=1e-4, atol=1e-5)
+    assert (np.abs(own - other)[:, -1] > 1e-4).any()
 
 
 def test_it_survives_a_resume(tmp_path):
