@@ -135,7 +135,11 @@ def make_agent(
         if mode in ("train", "random") and records is not None:
             records = records + len(rows) * jax.process_count()  # each steps equally many
         carry = PolicyCarry(latent=latent, prev_action=action, records=records, behavior=memory)
-        return carry, action, model.dynamics.compress(latent)
+        return carry, action, stored(latent)
+
+    def stored(states: LatentState) -> ArrayDict:
+        """What replay keeps of states, by the names of ``latent_spec``."""
+        return model.dynamics.compress(states) if model.latent_spec else {}
 
     def rows_and_keys(key: Array, batch: TrajectoryBatch) -> tuple[jax.Array, jax.Array]:
         """Places of the batch's rows in the global batch; keys for the world model and for the behaviour."""
@@ -218,8 +222,7 @@ def make_agent(
         slow = follow(config.value, step, params.get("critic", {}), state.slow)
         moments = aux.behavior.moments
         state = TrainState(step=step, params=params, slow=slow, opt_state=opt_state, moments=moments)
-        stored = model.dynamics.compress(model.dynamics.starts(aux.model.posterior))
-        return state, metrics, stored
+        return state, metrics, stored(model.dynamics.starts(aux.model.posterior))
 
     in_turn = config.optimizer.order == "model_first" and config.behavior.method == "actor_critic"
     gradient = gradient_in_turn if in_turn else joint_gradient

@@ -359,3 +359,11 @@ def test_blocks_of_the_image_decoder_must_divide():
         make_agent(tiny_config(), spec)
     with pytest.raises(ConfigError, match="decoder.blocks: got 6, for images it must divide 4 x decoder.depth, 16"):
         make_agent(tiny_config(decoder__blocks=6), spec)
+
+
+def test_without_context_nothing_is_handed_out_for_replay():
+    agent = tiny(replay__context=False).agent
+    batch = TINY.batch.replace(context=None)
+    carry = jax.eval_shape(lambda: agent.reset(STATE.params, SIZE))
+    _, _, latents = jax.eval_shape(agent.policy, STATE.params, KEY, carry, random_timestep(MIXED, size=SIZE))
+    assert latents == agent.latent_spec == jax.eval_shape(agent.update, STATE, KEY, batch)[2] == {}
