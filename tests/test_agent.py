@@ -191,7 +191,7 @@ def test_metrics(updated):
 def test_latents_for_replay(updated):
     latents = updated[0][2]
     for name, leaf in AGENT.latent_spec.items():
-        x = getattr(latents, name)
+        x = latents[name]
         assert (x.shape, str(x.dtype)) == ((SIZE, T, *leaf.shape), leaf.dtype)
 
 

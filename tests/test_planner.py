@@ -168,7 +168,7 @@ def test_only_the_model_learns(state):
     np.testing.assert_allclose(metrics["loss/total"], total, rtol=1e-5)
     changed = jax.tree.map(lambda old, new: (np.asarray(old) != new).any(), first.params, second.params)
     assert sum(jax.tree.leaves(changed)) > 0.7 * len(jax.tree.leaves(changed))  # heads that start at 0 hold some back
-    assert latents.deter.shape == (*batch.reward.shape, CONFIG.rssm.deter)
+    assert latents["deter"].shape == (*batch.reward.shape, CONFIG.rssm.deter)
 
 
 def test_a_decision(state):
