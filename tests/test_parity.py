@@ -21,7 +21,7 @@ def units():
 
 @pytest.fixture(scope="module", params=TRAINING, ids=lambda path: path.stem)
 def training(request):
-    """A recording and what we find for it. Programs that are compiled quickly round some metrics of updates less well."""
+    """A recording and what we find for it, compiled as for users: quick programs round some metrics less well."""
     arrays, meta = parity.read(str(request.param))
     recording = parity_training.read(arrays, meta)
     return recording, parity_training.ours(recording)

@@ -89,6 +89,26 @@ def test_imports_are_not_collected_again_and_again(starts):
     assert all(found["frozen"] > 100_000 and found["threshold"] == 100_000 for found, _ in starts[1])
 
 
+def test_what_compiling_leaves_is_let_go_of_and_later_garbage_is_found_as_usual():
+    """In a process of its own: what is frozen stays so."""
+    code = """
+import gc, weakref
+from dreamer_jax.training.program_cache import collect_as_usual, collect_rarely
+class Cycle: pass
+usual = gc.get_threshold()
+collect_rarely(); collect_rarely()
+assert gc.get_threshold()[0] == 100_000
+cycle = Cycle(); cycle.own = cycle; left = weakref.ref(cycle); del cycle
+before, kept = gc.get_freeze_count(), [[] for _ in range(1000)]
+collect_as_usual()
+assert left() is None and gc.get_threshold() == usual and gc.get_freeze_count() > before
+gc.set_threshold(1, 2, 3); gc.unfreeze()
+collect_as_usual()  # nobody asked for less
+assert gc.get_threshold() == (1, 2, 3) and gc.get_freeze_count() == 0
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=HERE.parent)
+
+
 def test_a_folder_that_cannot_be_used_ends_no_run(starts):
     folder, found = starts
     for _, printed in found:

@@ -30,6 +30,7 @@ from dreamer_jax.training.observer import Observer
 from dreamer_jax.training.peers import OutOfStep, Peers
 from dreamer_jax.training.preflight import example_batch, introduction
 from dreamer_jax.training.profiling import Profile
+from dreamer_jax.training.program_cache import collect_as_usual
 from dreamer_jax.training.programs import Programs
 from dreamer_jax.training.progress import Progress
 from dreamer_jax.training.restore import Restore, join_carries, to_arrays
@@ -333,6 +334,7 @@ class Run:
         single = self.peers.members == jax.device_count() == 1
         if single and jax.default_backend() == "cpu" and (os.cpu_count() or 1) > 1:
             note("--train.devices 2 lets two parts of this CPU share each batch: mostly faster for small sizes")
+        collect_as_usual()
         self.progress.state("")
         self._saved = time.monotonic()
         if self.log is not None:

@@ -34,13 +34,33 @@ def keep_programs(folder: Path) -> str:
     return problem
 
 
+_usual: tuple[int, int, int] | None = None
+"""How often Python's collector worked before ``collect_rarely``."""
+
+
 def collect_rarely() -> None:
     """Keep Python's collector from walking through what imports and tracing leave, a fifth of the time of tracing.
 
-    To be called once all is imported.
+    To be called once all is imported, and ``collect_as_usual`` once all is compiled.
     """
+    global _usual
+    _usual = _usual or gc.get_threshold()
     gc.freeze()
     gc.set_threshold(100_000, 20, 20)
+
+
+def collect_as_usual() -> None:
+    """Let go of what compiling has left, hundreds of MB; after ``collect_rarely`` the collector is as it was again.
+
+    What is there then stays to the end and is not walked through any more, so that collections are quick, and each
+    checkpoint and report is let go of soon.
+    """
+    global _usual
+    gc.collect()
+    if _usual is not None:
+        gc.freeze()
+        gc.set_threshold(*_usual)
+        _usual = None
 
 
 def _problem(folder: Path) -> str:
