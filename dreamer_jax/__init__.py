@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dreamer_jax.config.loading import load as load_config
     from dreamer_jax.config.presets import PRESETS, SIZES
     from dreamer_jax.config.schema import Config, ConfigError
-    from dreamer_jax.training.load import load
+    from dreamer_jax.runs.load import load
     from dreamer_jax.training.train import train
 
     __version__: str
@@ -37,7 +37,7 @@ _HOMES = {
     "SIZES": ("dreamer_jax.config.presets", "SIZES"),
     "Config": ("dreamer_jax.config.schema", "Config"),
     "ConfigError": ("dreamer_jax.config.schema", "ConfigError"),
-    "load": ("dreamer_jax.training.load", "load"),
+    "load": ("dreamer_jax.runs.load", "load"),
     "load_config": ("dreamer_jax.config.loading", "load"),
     "make_agent": ("dreamer_jax.agent", "make_agent"),
     "train": ("dreamer_jax.training.train", "train"),

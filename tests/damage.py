@@ -121,7 +121,10 @@ class Commands:
     """Runs them in this process, with an agent that compiles in no time, or with a real one."""
 
     def __init__(self, folder: Path) -> None:
-        from dreamer_jax.training import acting, checkpoint, compare, plot, predictions, train
+        from dreamer_jax.analysis import compare, plot, predictions
+        from dreamer_jax.devices import acting
+        from dreamer_jax.runs import checkpoint
+        from dreamer_jax.training import train
 
         self._folder, self._drawn = folder, list[str]()
         self._make_agent, self._make_act = checkpoint.make_agent, acting.make_act
@@ -188,7 +191,7 @@ class Commands:
         import dreamer_jax
         from dreamer_jax.cli import main
         from dreamer_jax.config.schema import ConfigError
-        from dreamer_jax.training.metrics import read_jsonl
+        from dreamer_jax.runs.metrics import read_jsonl
 
         def said() -> str:
             sys.stdout.flush()

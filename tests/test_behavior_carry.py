@@ -13,7 +13,7 @@ from dreamer_jax.agent import make_agent, make_behavior
 from dreamer_jax.config.loading import replace
 from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.models.rssm import RSSMState
-from dreamer_jax.training.checkpoint import Checkpoints
+from dreamer_jax.runs.checkpoint import Checkpoints
 from dreamer_jax.training.preflight import env_spec
 from dreamer_jax.training.train import train
 from dreamer_jax.types import PolicyCarry, TrainState

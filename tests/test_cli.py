@@ -21,11 +21,11 @@ from dreamer_jax.cli.output import answers_alone
 from dreamer_jax.config.loading import load as load_config
 from dreamer_jax.config.loading import replace
 from dreamer_jax.config.schema import Config, ConfigError
+from dreamer_jax.devices.compilation_cache import default_folder
 from dreamer_jax.replay.storage import Layout, file_name
-from dreamer_jax.training.load import load
-from dreamer_jax.training.metrics import read_jsonl
+from dreamer_jax.runs.load import load
+from dreamer_jax.runs.metrics import read_jsonl
 from dreamer_jax.training.preflight import env_spec
-from dreamer_jax.training.program_cache import default_folder
 from dreamer_jax.training.train import train
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -230,7 +230,7 @@ def test_a_preset_goes_with_a_task_of_another_suite(task, word, tmp_path, capsys
 TOY = """
 from trainer import make_toy
 from dreamer_jax.__main__ import run
-from dreamer_jax.training import checkpoint
+from dreamer_jax.runs import checkpoint
 checkpoint.make_agent = make_toy
 run()
 """

@@ -14,8 +14,13 @@ from hostile import COMMAND_LINES, COMMANDS, FILES, many
 from hypothesis import event, given
 from trainer import flags, make_toy, tiny_run
 
+from dreamer_jax.analysis import predictions
 from dreamer_jax.cli import main
-from dreamer_jax.training import bench, checkpoint, evaluate, predictions, program_cache, together, train
+from dreamer_jax.devices import compilation_cache as program_cache
+from dreamer_jax.profiling import bench
+from dreamer_jax.runs import checkpoint
+from dreamer_jax.training import evaluate, train
+from dreamer_jax.training import multi_run as together
 
 
 class Validated(BaseException):

@@ -18,7 +18,7 @@ from dreamer_jax.config.loading import dump
 from dreamer_jax.envs import signals
 from dreamer_jax.envs.check import check_env
 from dreamer_jax.envs.wrappers import EnvironmentFailed
-from dreamer_jax.training import checkpoint
+from dreamer_jax.runs import checkpoint
 from dreamer_jax.training import train as training
 from dreamer_jax.training.interrupt import Stopped
 

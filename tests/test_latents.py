@@ -11,10 +11,10 @@ import pytest
 from agents import KEY, MIXED, B, K, S, T, quick_jit, random_batch, random_timestep, tiny_config
 
 from dreamer_jax.agent import make_agent
+from dreamer_jax.analysis.predictions import collapse, describe
 from dreamer_jax.interfaces import Latent
 from dreamer_jax.models.latents import make_latent
 from dreamer_jax.models.rssm import make_rssm
-from dreamer_jax.training.predictions import collapse, describe
 
 
 def simnorm(config):

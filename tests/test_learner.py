@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from trainer import make_toy, tiny_run
 
+from dreamer_jax.devices.data_parallel import Updates
 from dreamer_jax.replay.host import Replay
 from dreamer_jax.specs import ArraySpec, EnvSpec
 from dreamer_jax.training.learner import Learner, NotFinite, arrays_batch, batch_arrays
-from dreamer_jax.training.parallel import Updates
 from dreamer_jax.training.preflight import example_batch
 from dreamer_jax.training.schedule import forecast, updates_per_dispatch
 from dreamer_jax.types import TimeStep

@@ -11,11 +11,11 @@ from trainer import flags, tiny_run, trainer
 
 import dreamer_jax
 from dreamer_jax.config.schema import ConfigError
+from dreamer_jax.devices.acting import make_act
+from dreamer_jax.processes.shards import below
 from dreamer_jax.replay.storage import Layout, file_name, numpy_dtype
-from dreamer_jax.training.acting import make_act
-from dreamer_jax.training.checkpoint import Checkpoints
+from dreamer_jax.runs.checkpoint import Checkpoints
 from dreamer_jax.training.loop import ACT
-from dreamer_jax.training.shares import below
 from dreamer_jax.types import TimeStep
 
 FRAMES, E = 100, 2

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from dreamer_jax.config.schema import ConfigError
-from dreamer_jax.training.metrics import Episode, EpisodeStats, MetricBuffer, RunLog, read_jsonl, rewind_jsonl
-from dreamer_jax.training.progress import Joint, Progress
+from dreamer_jax.runs.metrics import Episode, EpisodeStats, MetricBuffer, RunLog, read_jsonl, rewind_jsonl
+from dreamer_jax.runs.progress import Joint, Progress
 from dreamer_jax.types import TimeStep
 
 

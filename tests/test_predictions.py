@@ -11,12 +11,12 @@ import test_held_out
 from PIL import Image
 from trainer import tiny_run
 
+from dreamer_jax.analysis import pictures, predictions
 from dreamer_jax.cli import main
 from dreamer_jax.config.schema import ConfigError
+from dreamer_jax.runs.checkpoint import read_replays
+from dreamer_jax.runs.metrics import read_jsonl
 from dreamer_jax.specs import ArraySpec, EnvSpec
-from dreamer_jax.training import pictures, predictions
-from dreamer_jax.training.checkpoint import read_replays
-from dreamer_jax.training.metrics import read_jsonl
 from dreamer_jax.training.train import train
 
 SPEC = EnvSpec({}, {"motor": ArraySpec((2,), "float32"), "button": ArraySpec((), "int32", 3)})

@@ -17,13 +17,13 @@ from test_parallel import DEVICES, RATE, ROWS, SURE, assert_close, named
 from test_resume import assert_same_run, complete, latest, saved, until
 from trainer import PATIENCE, flags, tiny_run, trainer
 
-from dreamer_jax.training.checkpoint import read_replays
-from dreamer_jax.training.metrics import read_jsonl
+from dreamer_jax.runs.checkpoint import read_replays
+from dreamer_jax.runs.metrics import read_jsonl
 
 PROCESSES = 2
 UPDATE = """
 import sys, numpy as np, jax
-from dreamer_jax.training import peers
+from dreamer_jax.processes import group as peers
 peers.start(sys.argv[2], 2, int(sys.argv[3]))
 import test_parallel
 here = peers.present(600)
@@ -37,7 +37,7 @@ for index, message in enumerate(here.exchange(long)):
 np.savez(f"{sys.argv[1]}/{sys.argv[3]}.npz", **found)
 """
 WHO = """
-from dreamer_jax.training import peers
+from dreamer_jax.processes import group as peers
 peers.start(None, None, None)
 here = peers.present(600)
 print(here.part, here.parts)

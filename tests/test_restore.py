@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from trainer import make_toy, tiny_run
 
+from dreamer_jax.processes.group import Peers
+from dreamer_jax.processes.shards import below, deal, join, share
 from dreamer_jax.replay.deal import drop_others, ring_folder
-from dreamer_jax.training.checkpoint import Checkpoints, read_replays
-from dreamer_jax.training.peers import Peers
+from dreamer_jax.runs.checkpoint import Checkpoints, read_replays
+from dreamer_jax.runs.restore import Restore
 from dreamer_jax.training.preflight import env_spec
-from dreamer_jax.training.restore import Restore
-from dreamer_jax.training.shares import below, deal, join, share
 from dreamer_jax.training.train import train
 
 ENVS, CAPACITY = 4, 80

@@ -262,7 +262,7 @@ def _serve() -> None:
     # All that runs import, so that none waits for it, or is stopped in the middle of it.
     for name in ("distrax", "matplotlib.figure", "orbax.checkpoint"):
         importlib.import_module(name)
-    for name in ("cli", "envs.gymnasium", "training.plot", "training.together"):
+    for name in ("cli", "envs.gymnasium", "analysis.plot", "training.multi_run"):
         importlib.import_module(f"dreamer_jax.{name}")
 
     for line in sys.stdin:
@@ -285,7 +285,8 @@ def _child(request: dict[str, Any]) -> None:
     status, phases = 1, None
     try:
         from dreamer_jax.cli import main
-        from dreamer_jax.training import together, train
+        from dreamer_jax.training import multi_run as together
+        from dreamer_jax.training import train
 
         if request["toy"] == "apart":  # devices learn without each other
             train.make_agent = lambda config, spec, axis_name: make_toy(config, spec)

@@ -31,13 +31,13 @@ def import_reference(options: argparse.Namespace, pairs: list[tuple[str, str]]) 
 
 
 def evaluate(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
-    from dreamer_jax.training.acting import make_act
-    from dreamer_jax.training.checkpoint import Checkpoints
+    from dreamer_jax.analysis.pictures import check_film, save_film
+    from dreamer_jax.analysis.statistics import format_summary, summary
+    from dreamer_jax.devices.acting import make_act
+    from dreamer_jax.runs.checkpoint import Checkpoints
+    from dreamer_jax.runs.integrity import read_run
+    from dreamer_jax.runs.load import load, overridden
     from dreamer_jax.training.evaluate import check_environment, evaluate, evaluation_envs, film_episode
-    from dreamer_jax.training.intact import read_run
-    from dreamer_jax.training.load import load, overridden
-    from dreamer_jax.training.pictures import check_film, save_film
-    from dreamer_jax.training.statistics import format_summary, summary
 
     start_computing(options)
     config, spec = read_run(options.run_dir)
@@ -89,13 +89,13 @@ def evaluate(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
 
 
 def plot(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
-    from dreamer_jax.training.plot import plot_runs
+    from dreamer_jax.analysis.plot import plot_runs
 
     print(plot_runs(options.run_dirs, options.output, marks_minutes=options.minutes))
 
 
 def compare(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
-    from dreamer_jax.training import compare, ranking
+    from dreamer_jax.analysis import compare, ranking
 
     if options.to is None:
         tables = ranking.rank(options.run_dirs)
@@ -118,7 +118,7 @@ def check_env(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None
 
 def export(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
     from dreamer_jax.replay.export import export_episodes
-    from dreamer_jax.training.checkpoint import read_replays
+    from dreamer_jax.runs.checkpoint import read_replays
 
     folder = options.output or options.run_dir / "episodes"
     count = export_episodes(read_replays(options.run_dir), folder)
@@ -126,7 +126,7 @@ def export(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
 
 
 def dream(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
-    from dreamer_jax.training.predictions import describe, dream_run
+    from dreamer_jax.analysis.predictions import describe, dream_run
 
     start_computing(options)
     metrics, drawn = dream_run(
@@ -146,7 +146,7 @@ def dream(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
 
 
 def bench(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
-    from dreamer_jax.training.bench import bench, in_words
+    from dreamer_jax.profiling.bench import bench, in_words
 
     start_computing(options)
     settings = {

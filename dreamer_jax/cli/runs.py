@@ -48,7 +48,7 @@ def train(options: argparse.Namespace, flags: Sequence[tuple[str, str]]) -> int:
         patience = options.patience or PATIENCE
         train(runs[0].config, runs[0].run_dir, loggers=loggers, profile=options.profile, patience=patience)
         return 0
-    from dreamer_jax.training.together import Member, MemberFailed, train_together
+    from dreamer_jax.training.multi_run import Member, MemberFailed, train_together
 
     _refuse_early(runs)
     failed: dict[Path, int] = {}
@@ -82,7 +82,7 @@ def train(options: argparse.Namespace, flags: Sequence[tuple[str, str]]) -> int:
 
 def _groups(runs: Sequence[_Run], most: int) -> list[list[_Run]]:
     """Runs that learn together, at most so many, in the order of their first ones."""
-    from dreamer_jax.training.together import in_step
+    from dreamer_jax.training.multi_run import in_step
 
     of, groups = {run.run_dir: run for run in runs}, []
     places = {run.point.name: run.run_dir for run in runs}
@@ -116,8 +116,8 @@ def _join(options: argparse.Namespace, runs: Sequence[_Run]) -> None:
     missing = [name for name, value in given.items() if value is None]
     if missing and not options.distributed:
         raise ConfigError(f"{asked[0]}: needs {' and '.join(missing)}, too, or --distributed, which looks for them")
-    from dreamer_jax.training.parallel import want_devices
-    from dreamer_jax.training.peers import start
+    from dreamer_jax.devices.data_parallel import want_devices
+    from dreamer_jax.processes.group import start
 
     want_devices(runs[0].config.train.devices)
     start(options.coordinator, count, index)
@@ -149,8 +149,8 @@ def _command(options: argparse.Namespace, flags: Sequence[tuple[str, str]], run:
 
 def _refuse_early(runs: Sequence[_Run]) -> None:
     """Before the first of several runs has taken hours, say what is wrong with the last."""
-    from dreamer_jax.training.parallel import check_devices
-    from dreamer_jax.training.run_directory import check_run
+    from dreamer_jax.devices.data_parallel import check_devices
+    from dreamer_jax.runs.directory import check_run
 
     check_devices(max(run.config.train.devices for run in runs))
     for run in runs:

@@ -9,14 +9,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from dreamer_jax.analysis.pictures import film_frame
 from dreamer_jax.config.schema import Config, ConfigError, EnvConfig
 from dreamer_jax.envs.preview import Preview, preview
 from dreamer_jax.envs.vector import VectorEnvs, make_envs
 from dreamer_jax.envs.wrappers import EnvironmentFailed
 from dreamer_jax.interfaces import Agent
+from dreamer_jax.runs.metrics import EpisodeStats
 from dreamer_jax.specs import EnvSpec
-from dreamer_jax.training.metrics import EpisodeStats
-from dreamer_jax.training.pictures import film_frame
 from dreamer_jax.training.preflight import env_spec
 
 PURPOSE, FILM = 1, 2

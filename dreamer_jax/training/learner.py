@@ -16,14 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from dreamer_jax.config.schema import Config
+from dreamer_jax.devices.data_parallel import Updates, check_devices
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.ops.train_ratio import in_prefill, least_windows, updates_after
+from dreamer_jax.processes.group import Peers
+from dreamer_jax.processes.shards import Arrays, below
 from dreamer_jax.replay.host import Replay
-from dreamer_jax.training.metrics import MetricBuffer
-from dreamer_jax.training.parallel import Updates, check_devices
-from dreamer_jax.training.peers import Peers
+from dreamer_jax.runs.metrics import MetricBuffer
 from dreamer_jax.training.schedule import updates_per_dispatch
-from dreamer_jax.training.shares import Arrays, below
 from dreamer_jax.types import Array, TrainState, TrajectoryBatch
 
 

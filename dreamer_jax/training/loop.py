@@ -15,28 +15,28 @@ import jax
 import numpy as np
 
 from dreamer_jax.config.schema import Config
+from dreamer_jax.devices.compilation_cache import collect_as_usual
+from dreamer_jax.devices.programs import Programs
 from dreamer_jax.envs.preview import Preview
 from dreamer_jax.envs.vector import VectorEnvs, make_envs
 from dreamer_jax.envs.wrappers import EnvironmentFailed
 from dreamer_jax.ops.train_ratio import in_prefill
+from dreamer_jax.processes.group import OutOfStep, Peers
+from dreamer_jax.processes.lockstep import Left
+from dreamer_jax.processes.shards import below, join
+from dreamer_jax.profiling.trace import Profile
 from dreamer_jax.replay.deal import drop_others
-from dreamer_jax.training.checkpoint import Checkpoints
-from dreamer_jax.training.facts import describe
+from dreamer_jax.runs.checkpoint import Checkpoints
+from dreamer_jax.runs.facts import describe
+from dreamer_jax.runs.loggers import Logger
+from dreamer_jax.runs.metrics import Episode, EpisodeStats, RunLog
+from dreamer_jax.runs.progress import Progress
+from dreamer_jax.runs.restore import Restore, join_carries, to_arrays
 from dreamer_jax.training.interrupt import Interrupt
 from dreamer_jax.training.learner import Learner
-from dreamer_jax.training.loggers import Logger
-from dreamer_jax.training.metrics import Episode, EpisodeStats, RunLog
 from dreamer_jax.training.observer import Observer
-from dreamer_jax.training.peers import OutOfStep, Peers
 from dreamer_jax.training.preflight import example_batch, introduction
-from dreamer_jax.training.profiling import Profile
-from dreamer_jax.training.program_cache import collect_as_usual
-from dreamer_jax.training.programs import Programs
-from dreamer_jax.training.progress import Progress
-from dreamer_jax.training.restore import Restore, join_carries, to_arrays
 from dreamer_jax.training.schedule import forecast, in_words
-from dreamer_jax.training.shares import below, join
-from dreamer_jax.training.threads import Left
 from dreamer_jax.types import Array, Mode, TrainState
 
 INIT, UPDATE, ACT, REPORT = range(4)

@@ -10,19 +10,19 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from dreamer_jax.analysis.predictions import Reports
 from dreamer_jax.config.schema import Config, ConfigError
+from dreamer_jax.devices.acting import Act
 from dreamer_jax.envs.preview import Preview
 from dreamer_jax.envs.vector import VectorEnvs
 from dreamer_jax.envs.wrappers import EnvironmentFailed
 from dreamer_jax.interfaces import Agent
+from dreamer_jax.processes.group import Peers
 from dreamer_jax.replay.host import Replay
-from dreamer_jax.training.acting import Act
+from dreamer_jax.runs.metrics import RunLog
+from dreamer_jax.runs.progress import Progress
 from dreamer_jax.training.evaluate import evaluate, evaluation_envs
 from dreamer_jax.training.learner import Learner
-from dreamer_jax.training.metrics import RunLog
-from dreamer_jax.training.peers import Peers
-from dreamer_jax.training.predictions import Reports
-from dreamer_jax.training.progress import Progress
 from dreamer_jax.types import Array
 
 Counters = dict[str, int]

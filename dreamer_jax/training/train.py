@@ -15,26 +15,26 @@ from typing import NamedTuple, TextIO
 from dreamer_jax.agent import make_agent
 from dreamer_jax.config.paths import path_of
 from dreamer_jax.config.schema import Config, ConfigError
+from dreamer_jax.devices.data_parallel import axis_of, check_devices, want_devices
+from dreamer_jax.devices.memory import check_room
+from dreamer_jax.devices.programs import Programs, make_programs
 from dreamer_jax.envs.preview import Preview
 from dreamer_jax.envs.signals import handled_by
 from dreamer_jax.envs.wrappers import EnvironmentFailed
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.numerics import find_devices, fixed_numerics
+from dreamer_jax.processes.group import Peers, Processes, present
+from dreamer_jax.processes.heartbeat import Watch
+from dreamer_jax.profiling.trace import Profile
+from dreamer_jax.runs.checkpoint import Checkpoints
+from dreamer_jax.runs.directory import check_peers, check_run, open_run, see_run, write_run
+from dreamer_jax.runs.loggers import Logger, check_loggers
+from dreamer_jax.runs.progress import Progress
 from dreamer_jax.specs import EnvSpec
-from dreamer_jax.training.checkpoint import Checkpoints
 from dreamer_jax.training.interrupt import Interrupt, Stopped
 from dreamer_jax.training.learner import NoUpdates
-from dreamer_jax.training.loggers import Logger, check_loggers
 from dreamer_jax.training.loop import Run
-from dreamer_jax.training.memory import check_room
-from dreamer_jax.training.parallel import axis_of, check_devices, want_devices
-from dreamer_jax.training.peers import Peers, Processes, present
 from dreamer_jax.training.preflight import env_preview, ring_plan
-from dreamer_jax.training.profiling import Profile
-from dreamer_jax.training.programs import Programs, make_programs
-from dreamer_jax.training.progress import Progress
-from dreamer_jax.training.run_directory import check_peers, check_run, open_run, see_run, write_run
-from dreamer_jax.training.watch import Watch
 from dreamer_jax.types import TrainState
 
 

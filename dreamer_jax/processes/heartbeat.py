@@ -21,8 +21,8 @@ from typing import Any
 
 import jax
 
-from dreamer_jax.training.peers import EXIT_STATUS, Processes
-from dreamer_jax.training.run_directory import replace_file
+from dreamer_jax.files import replace_file
+from dreamer_jax.processes.group import EXIT_STATUS, Processes
 
 SILENCE = 30.0
 """A process whose file has not changed for so many seconds has ended or was stopped."""

@@ -11,13 +11,13 @@ import numpy as np
 
 from dreamer_jax.config.schema import Config
 from dreamer_jax.interfaces import Agent
+from dreamer_jax.processes.group import Peers
+from dreamer_jax.processes.shards import Arrays, below, deal, share
 from dreamer_jax.replay.deal import deal_out, ring_folder
 from dreamer_jax.replay.host import Replay
 from dreamer_jax.replay.storage import clear
+from dreamer_jax.runs.checkpoint import Checkpoints, open_rings
 from dreamer_jax.specs import EnvSpec
-from dreamer_jax.training.checkpoint import Checkpoints, open_rings
-from dreamer_jax.training.peers import Peers
-from dreamer_jax.training.shares import Arrays, below, deal, share
 from dreamer_jax.types import TrainState
 
 SEEDS_APART = 64

@@ -16,13 +16,13 @@ from trainer import flags, make_toy, tiny_run
 from dreamer_jax.cli import main
 from dreamer_jax.config.loading import replace
 from dreamer_jax.config.schema import ConfigError
-from dreamer_jax.training import together
-from dreamer_jax.training.checkpoint import Checkpoints
+from dreamer_jax.processes.lockstep import Left, Neighbours, Threads
+from dreamer_jax.runs.checkpoint import Checkpoints
+from dreamer_jax.runs.metrics import read_jsonl
+from dreamer_jax.runs.progress import Joint
+from dreamer_jax.training import multi_run as together
 from dreamer_jax.training.loop import Run, in_common
-from dreamer_jax.training.metrics import read_jsonl
-from dreamer_jax.training.progress import Joint
-from dreamer_jax.training.threads import Left, Neighbours, Threads
-from dreamer_jax.training.together import Member, MemberFailed, in_step, train_together
+from dreamer_jax.training.multi_run import Member, MemberFailed, in_step, train_together
 from dreamer_jax.training.train import train
 
 NAME = "probe-continuous_target-dreamer_v3-1m"
@@ -122,12 +122,12 @@ def test_killed_and_resumed_is_as_never_stopped(process, tmp_path, alone):
 
 
 AWKWARD = """
-training.run_directory:replace_file:-3    training.checkpoint:Checkpoints.save:2
-training.checkpoint:Checkpoints.save:-2   training.checkpoint:Checkpoints.save:-5
+runs.directory:replace_file:-3    runs.checkpoint:Checkpoints.save:2
+runs.checkpoint:Checkpoints.save:-2   runs.checkpoint:Checkpoints.save:-5
 replay.host:Replay.committed:2            replay.host:Replay.snapshot:-5
-training.checkpoint:Checkpoints.drop_after:-2  replay.journal:Journal.undo:-2
-replay.host:Replay.committed:5            training.checkpoint:Checkpoints.save:6
-training.learner:Learner._land:-40        training.checkpoint:Checkpoints.save:-4
+runs.checkpoint:Checkpoints.drop_after:-2  replay.journal:Journal.undo:-2
+replay.host:Replay.committed:5            runs.checkpoint:Checkpoints.save:6
+training.learner:Learner._land:-40        runs.checkpoint:Checkpoints.save:-4
 """.split()
 
 

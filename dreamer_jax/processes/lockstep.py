@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from dreamer_jax.training.peers import Peers
+from dreamer_jax.processes.group import Peers
 
 T = TypeVar("T")
 

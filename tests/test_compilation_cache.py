@@ -12,8 +12,8 @@ import pytest
 from trainer import flags, tiny_run
 
 from dreamer_jax.cli import main
-from dreamer_jax.training import program_cache
-from dreamer_jax.training.program_cache import default_folder, keep_programs
+from dreamer_jax.devices import compilation_cache as program_cache
+from dreamer_jax.devices.compilation_cache import default_folder, keep_programs
 
 HERE = Path(__file__).parent
 QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
@@ -93,7 +93,7 @@ def test_what_compiling_leaves_is_let_go_of_and_later_garbage_is_found_as_usual(
     """In a process of its own: what is frozen stays so."""
     code = """
 import gc, weakref
-from dreamer_jax.training.program_cache import collect_as_usual, collect_rarely
+from dreamer_jax.devices.compilation_cache import collect_as_usual, collect_rarely
 class Cycle: pass
 usual = gc.get_threshold()
 collect_rarely(); collect_rarely()

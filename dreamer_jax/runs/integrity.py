@@ -10,8 +10,8 @@ from dreamer_jax.checksums import file_checksum
 from dreamer_jax.config.loading import load as load_config
 from dreamer_jax.config.paths import path_of
 from dreamer_jax.config.schema import Config, ConfigError, flatten
+from dreamer_jax.runs.facts import newest, steps
 from dreamer_jax.specs import EnvSpec
-from dreamer_jax.training.facts import newest, steps
 
 _NAMED = 3
 """Settings in one message."""

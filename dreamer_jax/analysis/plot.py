@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dreamer_jax.config.schema import ConfigError
-from dreamer_jax.training.intact import check_lines
-from dreamer_jax.training.metrics import read_jsonl
-from dreamer_jax.training.run_directory import replace_file
+from dreamer_jax.files import replace_file
+from dreamer_jax.runs.integrity import check_lines
+from dreamer_jax.runs.metrics import read_jsonl
 
 # Okabe and Ito's colours, told apart by colour-blind readers too; the line styles help in print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dreamer_jax.analysis.compare import check_seeds
+from dreamer_jax.analysis.plot import MARK_EPISODES, Run, draw_runs, load_run
+from dreamer_jax.analysis.statistics import Interval, bootstrap
 from dreamer_jax.config.loading import RESUMABLE, difference
 from dreamer_jax.config.loading import load as load_config
 from dreamer_jax.config.schema import FIELDS, Config, ConfigError, flatten
-from dreamer_jax.training.compare import check_seeds
-from dreamer_jax.training.intact import read_run
-from dreamer_jax.training.plot import MARK_EPISODES, Run, draw_runs, load_run
-from dreamer_jax.training.statistics import Interval, bootstrap
+from dreamer_jax.runs.integrity import read_run
 
 DRAWN = 8
 """Settings of a task in a picture; there are seven colours."""

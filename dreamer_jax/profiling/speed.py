@@ -20,12 +20,12 @@ import numpy as np
 
 from dreamer_jax.agent import make_agent
 from dreamer_jax.config.schema import Config
+from dreamer_jax.devices.acting import make_act
+from dreamer_jax.devices.data_parallel import Updates, axis_of, check_devices, compiler_options
 from dreamer_jax.envs.vector import make_envs
 from dreamer_jax.replay import record_bytes
+from dreamer_jax.runs import directory as run_directory
 from dreamer_jax.specs import ArraySpec, EnvSpec
-from dreamer_jax.training import run_directory
-from dreamer_jax.training.acting import make_act
-from dreamer_jax.training.parallel import Updates, axis_of, check_devices, compiler_options
 from dreamer_jax.types import TrajectoryBatch
 
 Note = Callable[[str], None]

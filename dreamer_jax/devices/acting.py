@@ -7,8 +7,8 @@ from typing import Any, get_args
 import jax
 import numpy as np
 
+from dreamer_jax.devices.packing import Packing, ask_for, fetch
 from dreamer_jax.interfaces import Agent
-from dreamer_jax.training.packing import Packing, ask_for, fetch
 from dreamer_jax.types import Array, Mode, PolicyCarry, TimeStep
 
 Chosen = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]

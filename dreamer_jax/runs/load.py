@@ -14,9 +14,9 @@ from dreamer_jax.config.paths import path_of
 from dreamer_jax.config.schema import Config, ConfigError, flatten
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.numerics import fixed_numerics
+from dreamer_jax.runs.checkpoint import Checkpoints
+from dreamer_jax.runs.integrity import read_run
 from dreamer_jax.specs import EnvSpec
-from dreamer_jax.training.checkpoint import Checkpoints
-from dreamer_jax.training.intact import read_run
 from dreamer_jax.types import TrainState
 
 Overrides = Sequence[tuple[str, str]]

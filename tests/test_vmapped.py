@@ -17,13 +17,13 @@ from dreamer_jax.config.loading import load, replace
 from dreamer_jax.config.presets import PRESETS
 from dreamer_jax.config.schema import ConfigError, flatten
 from dreamer_jax.config.sweep import SHARED
+from dreamer_jax.devices import memory
+from dreamer_jax.devices.data_parallel import Updates
+from dreamer_jax.devices.vmapped import member_updates
+from dreamer_jax.processes.lockstep import Threads
+from dreamer_jax.profiling.speed import SPECS, random_windows
 from dreamer_jax.specs import ArraySpec, EnvSpec
-from dreamer_jax.training import memory
-from dreamer_jax.training.members import member_updates
-from dreamer_jax.training.parallel import Updates
 from dreamer_jax.training.preflight import example_batch
-from dreamer_jax.training.speed import SPECS, random_windows
-from dreamer_jax.training.threads import Threads
 
 NUMBERS = ((4e-5, 0.1), (1e-4, 0.1), (4e-5, 0.5), (2e-4, 0.3))
 CONFIGS = [replace(CONFIG, {"optimizer.learning_rate": rate, "kl.rep": rep}) for rate, rep in NUMBERS]

@@ -8,12 +8,12 @@ from trainer import make_toy, tiny_run
 
 from dreamer_jax.config.loading import dump, replace
 from dreamer_jax.config.schema import ConfigError
-from dreamer_jax.training.checkpoint import Checkpoints
-from dreamer_jax.training.facts import describe, newest, place, steps
-from dreamer_jax.training.intact import check_lines, lines_lost, read_run, read_settings, read_spec
-from dreamer_jax.training.metrics import RunLog
+from dreamer_jax.runs.checkpoint import Checkpoints
+from dreamer_jax.runs.directory import write_run
+from dreamer_jax.runs.facts import describe, newest, place, steps
+from dreamer_jax.runs.integrity import check_lines, lines_lost, read_run, read_settings, read_spec
+from dreamer_jax.runs.metrics import RunLog
 from dreamer_jax.training.preflight import env_spec
-from dreamer_jax.training.run_directory import write_run
 
 CONFIG = tiny_run(seed=3)
 COUNTERS = {"agent_steps": 0, "env_frames": 0, "grad_steps": 0}

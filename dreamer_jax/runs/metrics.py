@@ -15,7 +15,7 @@ import numpy as np
 
 from dreamer_jax.checksums import file_checksum
 from dreamer_jax.config.schema import ConfigError
-from dreamer_jax.training.loggers import COUNTERS, Logger, make_logger
+from dreamer_jax.runs.loggers import COUNTERS, Logger, make_logger
 from dreamer_jax.types import Array, TimeStep
 
 

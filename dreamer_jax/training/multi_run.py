@@ -12,22 +12,22 @@ from dreamer_jax.agent import make_agent
 from dreamer_jax.config.loading import replace
 from dreamer_jax.config.schema import Config, ConfigError
 from dreamer_jax.config.sweep import numbers_of
+from dreamer_jax.devices.acting import make_acts
+from dreamer_jax.devices.data_parallel import check_devices
+from dreamer_jax.devices.programs import Programs
+from dreamer_jax.devices.vmapped import member_updates
 from dreamer_jax.envs.signals import handled_by, hold
 from dreamer_jax.envs.wrappers import EnvironmentFailed
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.numerics import fixed_numerics
+from dreamer_jax.processes.lockstep import Left, Neighbours, Threads
+from dreamer_jax.runs.checkpoint import Checkpoints
+from dreamer_jax.runs.loggers import Logger
+from dreamer_jax.runs.progress import Joint
 from dreamer_jax.specs import EnvSpec
-from dreamer_jax.training.acting import make_acts
-from dreamer_jax.training.checkpoint import Checkpoints
 from dreamer_jax.training.interrupt import Interrupt, Stopped
 from dreamer_jax.training.learner import NoUpdates
-from dreamer_jax.training.loggers import Logger
-from dreamer_jax.training.members import member_updates
-from dreamer_jax.training.parallel import check_devices
 from dreamer_jax.training.preflight import env_spec
-from dreamer_jax.training.programs import Programs
-from dreamer_jax.training.progress import Joint
-from dreamer_jax.training.threads import Left, Neighbours, Threads
 from dreamer_jax.training.train import Ended, carry_out
 from dreamer_jax.types import TrainState
 

@@ -15,9 +15,9 @@ import numpy as np
 from flax import jax_utils
 
 from dreamer_jax.config.schema import ConfigError
+from dreamer_jax.devices.packing import Packing, ask_for, fetch
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.numerics import find_devices
-from dreamer_jax.training.packing import Packing, ask_for, fetch
 from dreamer_jax.types import Array, TrainState
 
 AXIS = "devices"

@@ -10,9 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dreamer_jax.config.schema import Config, ConfigError
-from dreamer_jax.training.intact import read_run
-from dreamer_jax.training.plot import (
+from dreamer_jax.analysis.plot import (
     COLOURS,
     STYLES,
     Run,
@@ -23,13 +21,15 @@ from dreamer_jax.training.plot import (
     open_panels,
     save_picture,
 )
-from dreamer_jax.training.published import (
+from dreamer_jax.analysis.published import (
     Difference,
     Published,
     differing_settings,
     protocol_settings,
     published_curve,
 )
+from dreamer_jax.config.schema import Config, ConfigError
+from dreamer_jax.runs.integrity import read_run
 
 VERDICTS = ("inside", "above", "below", "no episode")
 BAND = 2  # standard deviations of the published seeds

@@ -15,10 +15,11 @@ import jax
 
 from dreamer_jax.config.loading import RESUMABLE, difference, dump
 from dreamer_jax.config.schema import Config, ConfigError, flatten
+from dreamer_jax.files import replace_file
+from dreamer_jax.processes.group import Peers
+from dreamer_jax.runs.facts import steps
+from dreamer_jax.runs.integrity import check_lines, lines_lost, read_settings, read_spec
 from dreamer_jax.specs import EnvSpec
-from dreamer_jax.training.facts import steps
-from dreamer_jax.training.intact import check_lines, lines_lost, read_settings, read_spec
-from dreamer_jax.training.peers import Peers
 
 SECONDS_TO_SEE = 60
 """File systems of a network may need so long to show a new directory everywhere."""
@@ -175,10 +176,3 @@ def machine() -> dict[str, Any]:
     """What computes here."""
     device = jax.devices()[0]
     return {"device": device.device_kind, "backend": jax.default_backend(), "cores": os.cpu_count()}
-
-
-def replace_file(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all."""
-    scratch = path.with_name(f"{path.name}.tmp")
-    scratch.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(scratch, path)

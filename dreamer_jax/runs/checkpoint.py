@@ -15,12 +15,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from dreamer_jax.config.schema import ConfigError
+from dreamer_jax.processes.shards import Arrays, below, share
 from dreamer_jax.replay.deal import ring_folder
 from dreamer_jax.replay.export import open_read_only
 from dreamer_jax.replay.host import Replay
-from dreamer_jax.training.facts import check_folder, place, read_facts, seal_folder, steps, write_facts
-from dreamer_jax.training.intact import read_run
-from dreamer_jax.training.shares import Arrays, below, share
+from dreamer_jax.runs.facts import check_folder, place, read_facts, seal_folder, steps, write_facts
+from dreamer_jax.runs.integrity import read_run
 from dreamer_jax.types import Array, TrainState
 
 _LEFT = re.compile(r"\d+\..*tmp.*")

@@ -11,11 +11,11 @@ import numpy as np
 
 from dreamer_jax.config.schema import Config
 from dreamer_jax.config.sweep import numbers_of
+from dreamer_jax.devices.data_parallel import Updates, compiler_options, repeat
+from dreamer_jax.devices.memory import check_fits
+from dreamer_jax.devices.packing import Packing, ask_for
 from dreamer_jax.interfaces import Agent
-from dreamer_jax.training.memory import check_fits
-from dreamer_jax.training.packing import Packing, ask_for
-from dreamer_jax.training.parallel import Updates, compiler_options, repeat
-from dreamer_jax.training.threads import Threads
+from dreamer_jax.processes.lockstep import Threads
 from dreamer_jax.types import Array, TrainState
 
 AgentOf = Callable[[dict[str, Any]], Agent]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from dreamer_jax.devices.acting import Act, make_acts
+from dreamer_jax.devices.data_parallel import Updates
 from dreamer_jax.interfaces import Agent
-from dreamer_jax.training.acting import Act, make_acts
-from dreamer_jax.training.parallel import Updates
 from dreamer_jax.types import Mode
 
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from dreamer_jax.agent import compute_dtype
 from dreamer_jax.config.loading import load
 from dreamer_jax.config.schema import ConfigError
-from dreamer_jax.training.parallel import check_devices
-from dreamer_jax.training.speed import SPECS, Note, acting_speed, machine, update_speed
+from dreamer_jax.devices.data_parallel import check_devices
+from dreamer_jax.profiling.speed import SPECS, Note, acting_speed, machine, update_speed
 
 TASKS = {
     "proprio": {"env.task": "dmc/walker_walk"},

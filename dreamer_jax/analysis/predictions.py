@@ -11,17 +11,17 @@ from typing import Any
 import jax
 import numpy as np
 
+from dreamer_jax.analysis import pictures
 from dreamer_jax.config.schema import Config, ConfigError
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.models.decoder import decoder_target
 from dreamer_jax.replay.host import Replay
 from dreamer_jax.replay.storage import Layout
 from dreamer_jax.report import HORIZONS, split_window
+from dreamer_jax.runs.checkpoint import read_replays
+from dreamer_jax.runs.integrity import read_run
+from dreamer_jax.runs.load import load
 from dreamer_jax.specs import EnvSpec
-from dreamer_jax.training import pictures
-from dreamer_jax.training.checkpoint import read_replays
-from dreamer_jax.training.intact import read_run
-from dreamer_jax.training.load import load
 from dreamer_jax.types import Array, Dream, TrainState, TrajectoryBatch
 
 SHOWN = 6

@@ -12,8 +12,8 @@ from agents import KEY, MIXED, many_devices, random_batch, tiny, tiny_config
 
 from dreamer_jax.agent import make_agent
 from dreamer_jax.config.schema import Config
+from dreamer_jax.devices.data_parallel import Updates, axis_of
 from dreamer_jax.optim import make_optimizer
-from dreamer_jax.training.parallel import Updates, axis_of
 
 DEVICES, ROWS = (1, 2, 4, 8), 16
 UPDATES = (1, 1, 1, 2)
@@ -153,9 +153,12 @@ def test_replicas_stay_equal_and_old_states_are_given_away(learnt, devices):
         assert learnt[devices][f"{call}/given_away"].all(), call
 
 
-THREE = (
-    "import jax; from dreamer_jax.training.parallel import check_devices; check_devices(3); print(jax.device_count())"
-)
+THREE = """
+import jax
+from dreamer_jax.devices.data_parallel import check_devices
+check_devices(3)
+print(jax.device_count())
+"""
 
 
 def test_a_cpu_becomes_as_many_devices_as_are_wanted():
@@ -167,7 +170,7 @@ def test_a_cpu_becomes_as_many_devices_as_are_wanted():
 
 AS_MANY_AS_CAN = """
 from dreamer_jax.config.schema import ConfigError
-from dreamer_jax.training.parallel import check_devices, want_devices
+from dreamer_jax.devices.data_parallel import check_devices, want_devices
 want_devices(8)
 print([check_devices(0, size) for size in (16, 12, 8, 7, 2, 1)])
 for devices, size in ((5, 16), (8, 8), (9, 18)):

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from dreamer_jax.analysis.plot import save_picture
 from dreamer_jax.config.schema import ConfigError
-from dreamer_jax.training.plot import save_picture
-from dreamer_jax.training.run_directory import replace_file
+from dreamer_jax.files import replace_file
 from dreamer_jax.types import Array
 
 SIDE = 96

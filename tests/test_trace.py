@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from trainer import flags, tiny_run
 
-from dreamer_jax.training.metrics import read_jsonl
-from dreamer_jax.training.profiling import TRACED, WARM_UP, Profile
+from dreamer_jax.profiling.trace import TRACED, WARM_UP, Profile
+from dreamer_jax.runs.metrics import read_jsonl
 
 
 def test_a_run_is_profiled_and_goes_on(tmp_path, process):
