@@ -13,7 +13,7 @@ import json
 import jax
 
 from dreamer_jax.config.loading import load
-from dreamer_jax.config.presets import PRESETS, SIZES
+from dreamer_jax.config.named import PRESETS, SIZES
 from dreamer_jax.devices.huge_pages import restart_with_huge_pages
 from dreamer_jax.profiling.speed import acting_speed, machine, peak_rss_mb
 

@@ -12,9 +12,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from dreamer_jax.analysis.published import differing_settings, published_scores
-from dreamer_jax.config.benchmarks import BENCHMARKS
 from dreamer_jax.config.loading import load
-from dreamer_jax.config.presets import PRESETS, SIZES, size_settings
+from dreamer_jax.config.named import BENCHMARKS, PRESETS, SIZES, size_settings
 from dreamer_jax.config.schema import FIELDS, Config, flatten
 
 COLUMNS = ("planet", "dreamer_v1", "dreamer_v2", "dreamer_v3_2023", "dreamer_v3_2024", "dreamer_v3")

@@ -26,7 +26,7 @@ import jax
 
 import dreamer_jax
 from dreamer_jax.config.loading import load
-from dreamer_jax.config.presets import PRESETS, SIZES
+from dreamer_jax.config.named import PRESETS, SIZES
 from dreamer_jax.devices.data_parallel import check_devices
 from dreamer_jax.devices.huge_pages import restart_with_huge_pages
 from dreamer_jax.profiling.speed import machine, peak_rss_mb

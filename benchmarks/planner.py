@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from dreamer_jax.agent import compute_dtype, make_agent
 from dreamer_jax.config.loading import load
-from dreamer_jax.config.presets import PRESETS, SIZES
+from dreamer_jax.config.named import PRESETS, SIZES
 from dreamer_jax.config.schema import Config
 from dreamer_jax.devices.acting import make_act
 from dreamer_jax.devices.huge_pages import restart_with_huge_pages

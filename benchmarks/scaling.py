@@ -35,7 +35,7 @@ from collectives import collectives
 from train_step import add_options, commit, configured, keep_or_forget
 
 from dreamer_jax.agent import make_agent
-from dreamer_jax.config.presets import PRESETS
+from dreamer_jax.config.named import PRESETS
 from dreamer_jax.config.schema import FIELDS, Config
 from dreamer_jax.devices.compilation_cache import collect_rarely
 from dreamer_jax.devices.data_parallel import Updates, compiler_options

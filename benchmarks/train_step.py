@@ -19,7 +19,7 @@ from pathlib import Path
 import jax
 
 from dreamer_jax.config.loading import load
-from dreamer_jax.config.presets import PRESETS, SIZES
+from dreamer_jax.config.named import PRESETS, SIZES
 from dreamer_jax.config.schema import Config
 from dreamer_jax.devices.compilation_cache import collect_rarely, keep_programs
 from dreamer_jax.devices.data_parallel import check_devices

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dreamer_jax.agent import make_agent
     from dreamer_jax.config.loading import load as load_config
-    from dreamer_jax.config.presets import PRESETS, SIZES
+    from dreamer_jax.config.named import PRESETS, SIZES
     from dreamer_jax.config.schema import Config, ConfigError
     from dreamer_jax.runs.load import load
     from dreamer_jax.training.train import train
@@ -33,8 +33,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "PRESETS": ("dreamer_jax.config.presets", "PRESETS"),
-    "SIZES": ("dreamer_jax.config.presets", "SIZES"),
+    "PRESETS": ("dreamer_jax.config.named", "PRESETS"),
+    "SIZES": ("dreamer_jax.config.named", "SIZES"),
     "Config": ("dreamer_jax.config.schema", "Config"),
     "ConfigError": ("dreamer_jax.config.schema", "ConfigError"),
     "load": ("dreamer_jax.runs.load", "load"),

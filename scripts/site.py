@@ -18,9 +18,8 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from dreamer_jax.cli.parser import make_parser
-from dreamer_jax.config.benchmarks import BENCHMARKS
 from dreamer_jax.config.loading import load
-from dreamer_jax.config.presets import PRESETS, SIZES, size_settings
+from dreamer_jax.config.named import BENCHMARKS, PRESETS, SIZES, size_settings
 from dreamer_jax.config.schema import FIELDS, Config, Field, flatten
 
 ROOT = Path(__file__).parent.parent
@@ -244,7 +243,7 @@ a line in a section of a YAML file. Later wins: preset, benchmark, size, YAML fi
 `dreamer-jax config` with the same flags prints what comes out. Where presets have another value than the default, they
 are named; [The family](../family.md) has the presets side by side."""
 PRESETS_TEXT = """\
-Generated from `dreamer_jax/config/presets.py` and `dreamer_jax/config/benchmarks.py`. A preset (`--preset`) is a
+Generated from the files in `dreamer_jax/config/presets/`, `sizes/` and `benchmarks/`. A preset (`--preset`) is a
 published algorithm, a size (`--size`) sets all widths, a benchmark (`--benchmark`, or the file of that name in
 `configs/`) the settings under which published scores came about. A preset made for pictures of one suite goes with
 tasks of another: what those can't use (`env.observation`) is left at its default, unless you set it.

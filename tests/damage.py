@@ -123,16 +123,16 @@ class Commands:
     def __init__(self, folder: Path) -> None:
         from dreamer_jax.analysis import compare, plot, predictions
         from dreamer_jax.devices import acting
-        from dreamer_jax.runs import checkpoint
+        from dreamer_jax.runs import load as loading
         from dreamer_jax.training import train
 
         self._folder, self._drawn = folder, list[str]()
-        self._make_agent, self._make_act = checkpoint.make_agent, acting.make_act
+        self._make_agent, self._make_act = loading.make_agent, acting.make_act
         self._agents, self._acts = dict[Any, Any](), dict[Any, Any]()
         self.real = False
         self._unpickled: list[str] = []
         sys.addaudithook(lambda name, args: self._unpickled.append(str(args)) if name == "pickle.find_class" else None)
-        for module in (checkpoint, train):
+        for module in (loading, train):
             module.make_agent = self._agent  # type: ignore[assignment]
         acting.make_act = self._act
         for module in (plot, compare):

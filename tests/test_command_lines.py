@@ -18,7 +18,7 @@ from dreamer_jax.analysis import predictions
 from dreamer_jax.cli import main
 from dreamer_jax.devices import compilation_cache as program_cache
 from dreamer_jax.profiling import bench
-from dreamer_jax.runs import checkpoint
+from dreamer_jax.runs import load as loading
 from dreamer_jax.training import evaluate, train
 from dreamer_jax.training import multi_run as together
 
@@ -46,7 +46,7 @@ def cut_off():
         patch.syspath_prepend(str(Path(__file__).parent))  # worlds:...
         patch.setattr(train, "open_run", validated)
         patch.setattr(train, "make_agent", make_toy)
-        patch.setattr(checkpoint, "make_agent", make_toy)
+        patch.setattr(loading, "make_agent", make_toy)
         patch.setattr(together, "train_together", validated)
         patch.setattr(evaluate, "evaluate", validated)
         patch.setattr(evaluate, "film_episode", validated)

@@ -11,8 +11,8 @@ import pytest
 from dreamer_jax.analysis import published
 from dreamer_jax.analysis.compare import as_text, compare
 from dreamer_jax.cli import main
-from dreamer_jax.config.benchmarks import BENCHMARKS
 from dreamer_jax.config.loading import dump, load
+from dreamer_jax.config.named import BENCHMARKS
 from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.specs import ArraySpec, EnvSpec
 

@@ -12,7 +12,7 @@ from pages import PAGES, ROOT, blocks, commands, prose, run, text
 
 from dreamer_jax.cli.parser import make_parser
 from dreamer_jax.cli.settings import pairs, settings
-from dreamer_jax.config.presets import PRESETS
+from dreamer_jax.config.named import PRESETS
 from dreamer_jax.config.schema import FIELDS
 from dreamer_jax.config.sweep import make_points
 

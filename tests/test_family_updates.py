@@ -9,7 +9,7 @@ from agents import KEY, assert_trees_equal, largest, quick_jit, random_batch
 from dreamer_jax.agent import make_agent
 from dreamer_jax.config.checks import check
 from dreamer_jax.config.loading import load, replace
-from dreamer_jax.config.presets import PRESETS
+from dreamer_jax.config.named import PRESETS
 from dreamer_jax.config.schema import ConfigError, RSSMConfig, flatten
 from dreamer_jax.models.latents import gaussian
 from dreamer_jax.models.losses import kl_losses

@@ -177,9 +177,9 @@ def test_variables_that_jax_cannot_use_are_one_line(variable, words, tmp_path):
 
 def test_evaluating_is_fixed_too(process_has, monkeypatch, tmp_path, toy):
     trained(tmp_path / "run")
-    from dreamer_jax.runs import checkpoint
+    from dreamer_jax.runs import load as loading
 
-    monkeypatch.setattr(checkpoint, "make_agent", make_toy)
+    monkeypatch.setattr(loading, "make_agent", make_toy)
     command = ["evaluate", str(tmp_path / "run"), "--episodes", "2", "--cache", "none", "--json"]
 
     answers = []

@@ -8,7 +8,7 @@ import pytest
 from dreamer_jax.agent import make_agent
 from dreamer_jax.config.checks import check
 from dreamer_jax.config.loading import load, replace
-from dreamer_jax.config.presets import PRESETS
+from dreamer_jax.config.named import PRESETS
 from dreamer_jax.config.schema import flatten
 from dreamer_jax.devices.acting import make_act
 from dreamer_jax.envs.probes import PROBES

@@ -14,7 +14,7 @@ from trainer import make_toy, tiny_run
 
 from dreamer_jax.agent import make_agent
 from dreamer_jax.config.loading import load, replace
-from dreamer_jax.config.presets import PRESETS
+from dreamer_jax.config.named import PRESETS
 from dreamer_jax.config.schema import ConfigError, flatten
 from dreamer_jax.config.sweep import SHARED
 from dreamer_jax.devices import memory

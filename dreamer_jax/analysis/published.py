@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dreamer_jax.config.benchmarks import BENCHMARKS
 from dreamer_jax.config.loading import RESUMABLE, difference
 from dreamer_jax.config.loading import load as load_config
-from dreamer_jax.config.presets import size_settings
+from dreamer_jax.config.named import BENCHMARKS, size_settings
 from dreamer_jax.config.schema import Config, ConfigError, flatten
 from dreamer_jax.envs import atari, dmc
 from dreamer_jax.specs import EnvSpec

@@ -8,9 +8,9 @@ import sys
 from contextlib import closing
 
 from dreamer_jax.cli.quick_start import start_computing
-from dreamer_jax.cli.settings import settings
-from dreamer_jax.config.loading import dump
-from dreamer_jax.config.schema import ConfigError
+from dreamer_jax.cli.settings import named, settings
+from dreamer_jax.config.loading import difference, dump, load, write
+from dreamer_jax.config.schema import FIELDS, ConfigError
 
 
 def import_reference(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
@@ -169,4 +169,11 @@ def bench(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
 
 
 def config(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
-    print(dump(settings(options, pairs)), end="")
+    mine = settings(options, pairs)
+    if options.diff is None:
+        print(dump(mine), end="")
+        return
+    flags = [(name, text) for name, text in named(options, pairs) if name != "preset"]
+    other = load(options.diff, files=options.config, overrides=flags, labels={"preset": "--diff"})
+    for name, left, right in difference(mine, other):
+        print(f"{f'{name}: {write(left)} -> {write(right)}':<54}  # {FIELDS[name].meaning}")

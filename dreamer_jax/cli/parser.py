@@ -11,10 +11,9 @@ from dreamer_jax.cli import commands, runs
 from dreamer_jax.cli.errors import FAILED
 from dreamer_jax.cli.output import say
 from dreamer_jax.cli.runs import PATIENCE
-from dreamer_jax.config.benchmarks import BENCHMARKS
-from dreamer_jax.config.loading import parse
+from dreamer_jax.config.named import BENCHMARKS, PRESETS, SIZES
 from dreamer_jax.config.paths import path_of
-from dreamer_jax.config.presets import PRESETS, SIZES
+from dreamer_jax.config.reading import parse
 from dreamer_jax.config.schema import FIELDS, Config, ConfigError
 
 SETTINGS_HELP = """\
@@ -184,7 +183,8 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--repeats", type=_positive, default=5, help="updates; 100 decisions for each (default 5)")
     sub.add_argument("--json", action="store_true", help="print a JSON object for each measurement")
 
-    command("config", commands.config, "print all settings, as preset, files and flags make them", settings=True)
+    sub = command("config", commands.config, "print all settings, as preset, files and flags make them", settings=True)
+    sub.add_argument("--diff", metavar="PRESET", help="print instead what would be otherwise with this preset")
     for sub in subparsers.choices.values():
         sub.set_defaults(flags=tuple(name for name in sub._option_string_actions if name.startswith("--")))
     return parser

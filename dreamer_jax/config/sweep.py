@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dreamer_jax.config.checks import check_limits
-from dreamer_jax.config.loading import load, parse
+from dreamer_jax.config.loading import load
+from dreamer_jax.config.reading import parse
 from dreamer_jax.config.schema import FIELDS, Config, ConfigError, flatten, is_enabled
 
 MAX_RUNS = 10_000

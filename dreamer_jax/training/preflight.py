@@ -9,8 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dreamer_jax.config.benchmarks import BENCHMARKS
-from dreamer_jax.config.presets import size_settings
+from dreamer_jax.config.named import BENCHMARKS, size_settings
 from dreamer_jax.config.schema import Config, flatten
 from dreamer_jax.envs.preview import Preview, preview
 from dreamer_jax.interfaces import Agent
