@@ -9,10 +9,8 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
-import parity_names
-from parity_family_v2 import KEY, env_spec
-from parity_units import Absent, Found, Unit
 
+import parity.names
 from dreamer_jax.behaviors import actor_critic
 from dreamer_jax.behaviors.imagination import Rollout
 from dreamer_jax.config.loading import load, replace
@@ -20,6 +18,8 @@ from dreamer_jax.models.rssm import RSSMState
 from dreamer_jax.models.world_model import make_world_model
 from dreamer_jax.ops.moments import initial_range
 from dreamer_jax.types import TrainState, TrajectoryBatch
+from parity.family_v2 import KEY, env_spec
+from parity.units import Absent, Found, Unit
 
 
 def given(u: Unit, meta: Mapping[str, Any]) -> Found:
@@ -67,8 +67,8 @@ def _given(u: Unit, case: str, options: Mapping[str, Any], dims: Mapping[str, in
             return seq["reward"][place], seq["discount"][place]
 
         learner = actor_critic.make_actor_critic(config, spec, model._replace(predict=predict))
-        actor = parity_names.turned(parity_names.policy(weights["actor"], discrete), deter)
-        critics = [parity_names.turned(parity_names.head(weights[name]), deter) for name in ("critic", "target_critic")]
+        actor = parity.names.turned(parity.names.policy(weights["actor"], discrete), deter)
+        critics = [parity.names.turned(parity.names.head(weights[name]), deter) for name in ("critic", "target_critic")]
         params = {"model": {}, "actor": actor, "critic": critics[0]}
         state = TrainState(jnp.zeros((), jnp.int32), params, critics[1], None, initial_range())
         both = seq["feat"][..., -deter:], seq["feat"][..., :-deter]

@@ -9,10 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import parity_names
-from parity_family_models import flat_state, prior_of, theirs
-from parity_units import Absent, Found, Unit
 
+import parity.names
 from dreamer_jax.agent import follow, loss_scales
 from dreamer_jax.behaviors import actor_critic
 from dreamer_jax.config.loading import load, replace
@@ -23,6 +21,8 @@ from dreamer_jax.ops.moments import initial_range
 from dreamer_jax.optim import make_optimizer
 from dreamer_jax.specs import ArraySpec, EnvSpec
 from dreamer_jax.types import TrainState, TrajectoryBatch
+from parity.family_models import flat_state, prior_of, theirs
+from parity.units import Absent, Found, Unit
 
 KEY = jax.random.key(0)  # sampling is replaced, so that no number depends on it
 FORWARD = "no preset turns the KL round, takes the sign of rewards, or keeps a head's gradient from the model"
@@ -110,7 +110,7 @@ def world_model(u: Unit, meta: Mapping[str, Any]) -> Found:
 
     @jax.jit
     def total(weights: Any) -> Any:
-        losses, aux = model.loss(parity_names.world_v2(weights), KEY, rows, batch)
+        losses, aux = model.loss(parity.names.world_v2(weights), KEY, rows, batch)
         return sum(scales[name] * x.mean() for name, x in losses.items()), (losses, aux)
 
     both = jax.jit(jax.value_and_grad(total, has_aux=True))
@@ -131,7 +131,7 @@ def world_model(u: Unit, meta: Mapping[str, Any]) -> Found:
             **{"embed": aux.tokens, "feat": theirs(rssm.features(post)), "post": flat_state(post, stats)},
             **{
                 "kl": aux.divergence,
-                "prior": flat_state(*prior_of(rssm, parity_names.world_v2(weights)["rssm"], post)),
+                "prior": flat_state(*prior_of(rssm, parity.names.world_v2(weights)["rssm"], post)),
                 "likes": likes,
             },
         },
@@ -174,15 +174,15 @@ def behavior(u: Unit, meta: Mapping[str, Any]) -> Found:
     world = {name: jnp.asarray(x) for name, x in u.part("params/wm").items()}
     weights = {name: {k: jnp.asarray(x) for k, x in u.part(f"params0/{name}").items()} for name in ("actor", "critic")}
     slow = {name: jnp.asarray(x) for name, x in u.part("params0/target_critic").items()}
-    critic_of = lambda w: parity_names.turned(parity_names.head(w), deter)  # noqa: E731
+    critic_of = lambda w: parity.names.turned(parity.names.head(w), deter)  # noqa: E731
 
     @jax.jit
     def run(weights: Any, slow: Any, magnitude: jax.Array) -> Any:
         def total(weights: Any) -> Any:
             # A normaliser of rewards that no preset has: the last layer of the head that predicts them takes it in.
             scaled = {k: x / magnitude if k.startswith("heads/reward/out/out/") else x for k, x in world.items()}
-            actor = parity_names.turned(parity_names.policy(weights["actor"], discrete), deter)
-            params = {"model": parity_names.world_v2(scaled), "actor": actor, "critic": critic_of(weights["critic"])}
+            actor = parity.names.turned(parity.names.policy(weights["actor"], discrete), deter)
+            params = {"model": parity.names.world_v2(scaled), "actor": actor, "critic": critic_of(weights["critic"])}
             state = TrainState(jnp.zeros((), jnp.int32), params, critic_of(slow), None, initial_range())
             rows = jnp.arange(len(terminal))
             losses, aux = learner.loss(params, state, KEY, rows, posterior=posterior, batch=batch)
@@ -204,7 +204,7 @@ def behavior(u: Unit, meta: Mapping[str, Any]) -> Found:
         value = replace(config, {"value.slow_rate": 1.0}).value if step == 1 else config.value
         slow = follow(value, jnp.int32(step), weights["critic"], slow)
         found[f"step{step}"] = {
-            "seq": sequence(aux, model, parity_names.world_v2(world), stats, step),
+            "seq": sequence(aux, model, parity.names.world_v2(world), stats, step),
             "target": aux.targets.returns.T,
             "grads": grads,
             "params": weights | {"target_critic": slow},

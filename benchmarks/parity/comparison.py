@@ -1,30 +1,20 @@
-"""Compare our numbers with numbers recorded from the reference.
-
-Reads recordings of whole training steps (every loss, every gradient, three updates, acting) and of single
-parts, rebuilds the same thing from our parts, and prints for every recorded quantity the largest absolute
-and relative difference, the tolerance, and whether it passes. Exit status 1 if a quantity differs by more than
-its tolerance, 2 if a file can't be read.
-"""
+"""Rows that say of every recorded quantity how far ours is from it."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from unittest import mock
 
 import numpy as np
-import parity_certificate
-import parity_family
-import parity_older
-import parity_training
-import parity_units
 
+import parity.family
+import parity.older
+import parity.training
+import parity.units
 from dreamer_jax import distributions
 from dreamer_jax.config.schema import ConfigError
 
@@ -59,10 +49,10 @@ def compare(path: str) -> list[Row]:
     if "agent_config" not in meta:
         return unit_rows(arrays)
     try:
-        recording = (parity_older if "revision" in meta else parity_training).read(arrays, meta)
+        recording = (parity.older if "revision" in meta else parity.training).read(arrays, meta)
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{path}: not a recording of training ({error!r})") from error
-    return training_rows(recording, parity_training.ours(recording))
+    return training_rows(recording, parity.training.ours(recording))
 
 
 def read(path: str) -> tuple[Arrays, dict[str, Any]]:
@@ -75,12 +65,12 @@ def read(path: str) -> tuple[Arrays, dict[str, Any]]:
         raise ConfigError(f"{path}: not a recording of the reference ({error})") from error
 
 
-def training_rows(recording: parity_training.Recording, found: Arrays, only: str | None = None) -> list[Row]:
+def training_rows(recording: parity.training.Recording, found: Arrays, only: str | None = None) -> list[Row]:
     """Of whole training steps, where nothing may be absent."""
     arrays, rate, tolerances = recording.arrays, recording.config.optimizer.learning_rate, recording.code.tolerances
     names, rows = [only] if only else list(arrays), []
     moved = any(kind in name for name in names for kind in ("/state/", "/update/"))
-    masks = parity_training.uncertain(arrays, found, tolerances.sign) if moved else {}
+    masks = parity.training.uncertain(arrays, found, tolerances.sign) if moved else {}
     for name in names:
         theirs = arrays[name]
         group, _, rest = name.partition("/")
@@ -94,7 +84,7 @@ def training_rows(recording: parity_training.Recording, found: Arrays, only: str
             if quantity in masks and masks[quantity].any():
                 excuse = Excuse(masks[quantity], 4 * rate * int(step.removeprefix("step")))
         elif kind == "metrics":
-            floor = tolerances.mean * parity_training.terms(quantity, found)
+            floor = tolerances.mean * parity.training.terms(quantity, found)
             limit = tolerances.gradient if quantity.endswith(("_opt_grad_norm", "_update_norm")) else limit
         elif "grad" in (group, kind) or group == "gradnorm":
             limit = tolerances.gradient
@@ -110,20 +100,20 @@ def unit_rows(arrays: Arrays) -> list[Row]:
         unit, rest = _unit(name)
         units.setdefault(unit, {})[rest] = value
     rows: list[Row] = []
-    with mock.patch.object(distributions, "sample", parity_training.deterministic(None)):
+    with mock.patch.object(distributions, "sample", parity.training.deterministic(None)):
         for unit, recorded in units.items():
-            inputs = parity_units.Unit(recorded)
-            found = parity_units.ours(unit, inputs)
+            inputs = parity.units.Unit(recorded)
+            found = parity.units.ours(unit, inputs)
             rows += _rows_of(f"{unit}/", recorded, found, inputs.read, partial(_unit_tolerance, unit))
     return rows
 
 
 def family_rows(arrays: Arrays, meta: Mapping[str, Any]) -> list[Row]:
     """Of a part of DreamerV1 or DreamerV2, by its own name in the file."""
-    inputs = parity_units.Unit(arrays)
-    with mock.patch.object(distributions, "sample", parity_training.deterministic(0.0)):
-        found = parity_family.ours(inputs, meta)
-    return _rows_of("", arrays, found, inputs.read, partial(parity_family.tolerance, arrays))
+    inputs = parity.units.Unit(arrays)
+    with mock.patch.object(distributions, "sample", parity.training.deterministic(0.0)):
+        found = parity.family.ours(inputs, meta)
+    return _rows_of("", arrays, found, inputs.read, partial(parity.family.tolerance, arrays))
 
 
 def _unit(name: str) -> tuple[str, str]:
@@ -133,13 +123,13 @@ def _unit(name: str) -> tuple[str, str]:
     return "/".join(words[:depth]), "/".join(words[depth:])
 
 
-def _unit_tolerance(unit: str, name: str) -> parity_family.Tolerance:
+def _unit_tolerance(unit: str, name: str) -> parity.family.Tolerance:
     words = name.split("/")
     if unit == "opt" and "param" in words:
-        return parity_family.Tolerance(STEP, absolute=True)
+        return parity.family.Tolerance(STEP, absolute=True)
     gradient = words[0].startswith("grad") or words[0].startswith("final_") or "update" in words[1:-1]
     floor = 1e-6 if words[-1] == "grad_plain_sum" else 0.0  # rounding alone, probabilities sum to one
-    return parity_family.Tolerance(GRADIENT if gradient else FORWARD, floor)
+    return parity.family.Tolerance(GRADIENT if gradient else FORWARD, floor)
 
 
 def _rows_of(
@@ -147,10 +137,10 @@ def _rows_of(
     recorded: Arrays,
     found: dict[str, Any],
     inputs: set[str],
-    tolerance: Callable[[str], parity_family.Tolerance],
+    tolerance: Callable[[str], parity.family.Tolerance],
 ) -> list[Row]:
     rows: list[Row] = []
-    absent = {name: value for name, value in found.items() if isinstance(value, parity_units.Absent)}
+    absent = {name: value for name, value in found.items() if isinstance(value, parity.units.Absent)}
     for part, value in absent.items():
         count = sum(name.startswith(part) for name in recorded)
         rows.append(
@@ -196,46 +186,3 @@ def row(
     worst = float(difference.max(initial=0.0))  # NaN stays NaN and fails
     passed &= bool(worst <= tolerance)
     return Row(name, "pass" if passed else "FAIL", worst, worst / scale if scale else worst, tolerance, note)
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+", metavar="FILE.npz")
-    parser.add_argument("--json", action="store_true", help="one JSON object for each quantity")
-    parser.add_argument("--certificate", type=Path, metavar="FILE.md", help="also write everything as Markdown")
-    options = parser.parse_args()
-    results: dict[str, list[Row]] = {}
-    unreadable = False
-    for path in options.files:
-        try:
-            results[Path(path).name] = compare(path)
-        except ConfigError as error:
-            print(f"parity: {error}", file=sys.stderr)
-            unreadable = True
-            continue
-        report(Path(path).name, results[Path(path).name], as_json=options.json)
-    if unreadable:
-        return 2
-    if options.certificate:
-        options.certificate.write_text(parity_certificate.markdown(results))
-    return int(any(row.status == "FAIL" for rows in results.values() for row in rows))
-
-
-def report(file: str, rows: list[Row], *, as_json: bool) -> None:
-    """The rows on stdout, their count on stderr."""
-    for one in rows:
-        if as_json:
-            print(json.dumps({"file": file, **one._asdict()}))
-        elif one.status == "absent":
-            print(f"absent  {one.name}: {one.note}")
-        else:
-            note = f"  ({one.note})" if one.note else ""
-            print(f"{one.status}  {one.absolute:9.2e} {one.relative:9.2e} {one.tolerance:9.2e}  {one.name}{note}")
-    counts: Mapping[str, int] = {status: sum(row.status == status for row in rows) for status in ("pass", "absent")}
-    computed = len(rows) - counts["absent"]
-    lacking = f", {counts['absent']} absent" if counts["absent"] else ""
-    print(f"{file}: {counts['pass']} of {computed} quantities agree{lacking}", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

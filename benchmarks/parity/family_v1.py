@@ -10,11 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import parity_names
-from parity_family_models import flat_state, theirs
-from parity_family_v2 import KEY, env_spec, our_action
-from parity_units import Absent, Found, Unit
 
+import parity.names
 from dreamer_jax.agent import loss_scales
 from dreamer_jax.behaviors import actor_critic
 from dreamer_jax.behaviors.imagination import Rollout
@@ -24,6 +21,9 @@ from dreamer_jax.models.rssm import RSSMState
 from dreamer_jax.models.world_model import make_world_model
 from dreamer_jax.ops.moments import initial_range
 from dreamer_jax.types import TrainState, TrajectoryBatch
+from parity.family_models import flat_state, theirs
+from parity.family_v2 import KEY, env_spec, our_action
+from parity.units import Absent, Found, Unit
 
 Weights = dict[str, jax.Array]
 
@@ -58,9 +58,9 @@ def settings(meta: Mapping[str, Any], weights: Mapping[str, Any]) -> Config:
 def behavior_params(weights: Weights, discrete: bool) -> dict[str, Any]:
     """The actor's and the critic's, whose features are the other way round here."""
     deter = weights["dynamics/cell/recurrent_kernel"].shape[0]
-    actor = parity_names.policy(parity_names.part(weights, "actor"), discrete)
-    critic = parity_names.head(parity_names.part(weights, "value"))
-    return {"actor": parity_names.turned(actor, deter), "critic": parity_names.turned(critic, deter)}
+    actor = parity.names.policy(parity.names.part(weights, "actor"), discrete)
+    critic = parity.names.head(parity.names.part(weights, "value"))
+    return {"actor": parity.names.turned(actor, deter), "critic": parity.names.turned(critic, deter)}
 
 
 def train(u: Unit, meta: Mapping[str, Any]) -> Found:
@@ -79,7 +79,7 @@ def train(u: Unit, meta: Mapping[str, Any]) -> Found:
 
     @jax.jit
     def total(weights: Weights) -> Any:
-        params = {"model": parity_names.world_v1(weights), **behavior_params(weights, discrete)}
+        params = {"model": parity.names.world_v1(weights), **behavior_params(weights, discrete)}
         state = TrainState(jnp.zeros((), jnp.int32), params, params["critic"], None, initial_range())
         losses, seen = model.loss(params["model"], KEY, rows, batch)
         more, aux = learner.loss(params, state, KEY, rows, posterior=seen.posterior, batch=batch)
@@ -114,7 +114,7 @@ def fixed(u: Unit, meta: Mapping[str, Any]) -> Found:
     spec = env_spec({"vector": np.zeros((1, 1, 1), np.float32)}, width, discrete)
     model = make_world_model(config, spec)
     learner = actor_critic.make_actor_critic(config, spec, model)
-    heads = {ours: name for ours, name in (("reward", "reward"), ("cont", "pcont")) if parity_names.part(weights, name)}
+    heads = {ours: name for ours, name in (("reward", "reward"), ("cont", "pcont")) if parity.names.part(weights, name)}
     count = feat.shape[1]
     start = RSSMState(jnp.zeros((count, 1, deter)), jnp.zeros((count, 1, config.rssm.stoch)))
     if config.behavior.starts == "but_last":
@@ -124,7 +124,7 @@ def fixed(u: Unit, meta: Mapping[str, Any]) -> Found:
 
     def run(weights: Weights, feat: jax.Array) -> Any:
         def head(name: str) -> Any:
-            return parity_names.turned(parity_names.head(parity_names.part(weights, name)), deter)
+            return parity.names.turned(parity.names.head(parity.names.part(weights, name)), deter)
 
         actor = _any_policy(feat.shape[-1], width if discrete else 2 * width, discrete)
         params = {"model": {ours: head(name) for ours, name in heads.items()}, "actor": actor, "critic": head("value")}
@@ -155,7 +155,7 @@ def fixed(u: Unit, meta: Mapping[str, Any]) -> Found:
 def _any_policy(features: int, outputs: int, discrete: bool) -> Any:
     """One that nobody asks: the recorded states came from nowhere."""
     shapes = {"hout/kernel": (features, outputs), "hout/bias": (outputs,)}
-    return parity_names.policy({name: jnp.zeros(shape) for name, shape in shapes.items()}, discrete)
+    return parity.names.policy({name: jnp.zeros(shape) for name, shape in shapes.items()}, discrete)
 
 
 def _behavior(aux: Any) -> Found:

@@ -9,9 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import parity_names
-from parity_units import Absent, Found, Unit, elementwise
 
+import parity.names
 from dreamer_jax import distributions
 from dreamer_jax.behaviors.policy import Policy
 from dreamer_jax.config.schema import DecoderConfig, NetsConfig, PolicyConfig
@@ -19,6 +18,7 @@ from dreamer_jax.models.decoder import reconstruction_loss
 from dreamer_jax.models.heads import Head
 from dreamer_jax.models.scalars import make_scalar
 from dreamer_jax.specs import ArraySpec
+from parity.units import Absent, Found, Unit, elementwise
 
 SAMPLED = "by sampling, which no preset asks a squashed policy for: its entropy has no weight"
 MOMENTS = "of the truncated law: nothing here asks for it"
@@ -77,7 +77,7 @@ def _raw(nets: NetsConfig, width: int) -> Callable[..., jax.Array]:
 
     def apply(weights: Mapping[str, Any], features: jax.Array) -> jax.Array:
         module = Head(features.shape[-1:], *_layers(weights).values(), width, 1.0, nets=nets)
-        return module.apply({"params": parity_names.head(weights)}, features)
+        return module.apply({"params": parity.names.head(weights)}, features)
 
     return apply
 
@@ -108,7 +108,7 @@ def _policy(config: PolicyConfig, spec: ArraySpec, nets: NetsConfig) -> Callable
 
     def run(weights: Mapping[str, Any], features: jax.Array) -> tuple[Any, Any]:
         policy = Policy(_with(config, **_layers(weights)), {"action": spec}, features.shape[-1:], nets=nets)
-        tree = parity_names.policy(weights, spec.discrete)
+        tree = parity.names.policy(weights, spec.discrete)
         stats = policy.apply({"params": tree}, features)
         return stats["action"], policy.distributions(stats)["action"]
 

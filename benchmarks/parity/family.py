@@ -13,18 +13,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import parity_family_given
-import parity_family_heads
-import parity_family_models
-import parity_family_v1
-import parity_family_v2
-from parity_units import Absent, Found, Unit
 
+import parity.family_given
+import parity.family_heads
+import parity.family_models
+import parity.family_v1
+import parity.family_v2
 from dreamer_jax import distributions
 from dreamer_jax.config.schema import ConfigError, OptimizerConfig
 from dreamer_jax.models.losses import kl_losses
 from dreamer_jax.ops.returns import departure_return
 from dreamer_jax.optim import make_optimizer
+from parity.units import Absent, Found, Unit
 
 FORWARD, GRADIENT, STEP, UPDATE = 2e-5, 1e-4, 2e-6, 2e-3
 """Relative to an array's largest value; parameters after a step absolute, or relative to the largest change."""
@@ -213,17 +213,17 @@ PARTS: dict[str, Callable[[Unit, Mapping[str, Any]], Found]] = {
     f"{V2} kl": kl,
     f"{V1} optim": optimizer,
     f"{V2} optim": optimizer,
-    f"{V1} actor": parity_family_heads.actors,
-    f"{V2} heads": parity_family_heads.heads,
-    f"{V2} gru": parity_family_models.gru,
-    f"{V2} rssm": parity_family_models.rssm_v2,
-    f"{V1} rssm": parity_family_models.rssm_v1,
-    f"{V2} encdec": parity_family_models.coders_v2,
-    f"{V1} conv": parity_family_models.coders_v1,
-    f"{V1} train_*": parity_family_v1.train,
-    f"{V1} fixed_*": parity_family_v1.fixed,
-    f"{V2} actorcritic": parity_family_given.given,
-    f"{V2} worldmodel_*": parity_family_v2.world_model,
-    f"{V2} behavior_*": parity_family_v2.behavior,
+    f"{V1} actor": parity.family_heads.actors,
+    f"{V2} heads": parity.family_heads.heads,
+    f"{V2} gru": parity.family_models.gru,
+    f"{V2} rssm": parity.family_models.rssm_v2,
+    f"{V1} rssm": parity.family_models.rssm_v1,
+    f"{V2} encdec": parity.family_models.coders_v2,
+    f"{V1} conv": parity.family_models.coders_v1,
+    f"{V1} train_*": parity.family_v1.train,
+    f"{V1} fixed_*": parity.family_v1.fixed,
+    f"{V2} actorcritic": parity.family_given.given,
+    f"{V2} worldmodel_*": parity.family_v2.world_model,
+    f"{V2} behavior_*": parity.family_v2.behavior,
     f"{V2} expl": lambda u, meta: {"": Absent("exploration by disagreement: no preset has it")},
 }

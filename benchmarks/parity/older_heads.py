@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from parity_training import Seen
 
 from dreamer_jax.behaviors.policy import Policy
 from dreamer_jax.config.schema import Config
@@ -17,6 +16,7 @@ from dreamer_jax.models.rssm import make_rssm
 from dreamer_jax.models.scalars import make_scalar
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.types import Features, LatentState, TrajectoryBatch
+from parity.training import Seen
 
 
 class Heads(NamedTuple):

@@ -13,10 +13,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from parity_older_heads import Heads, make_heads, start_reward
-from parity_older_metrics import metrics_2023, metrics_2024
-from parity_older_names import Names
-from parity_training import (
+
+from dreamer_jax.agent import loss_scales
+from dreamer_jax.behaviors.actor_critic import make_actor_critic
+from dreamer_jax.config.loading import load, replace
+from dreamer_jax.config.schema import Config
+from dreamer_jax.distributions import categorical
+from dreamer_jax.models.world_model import make_world_model
+from dreamer_jax.specs import EnvSpec
+from dreamer_jax.types import LatentState, TrainState, TrajectoryBatch
+from parity.older_heads import Heads, make_heads, start_reward
+from parity.older_metrics import metrics_2023, metrics_2024
+from parity.older_names import Names
+from parity.training import (
     KEY,
     Arrays,
     Code,
@@ -30,15 +39,6 @@ from parity_training import (
     same_gradient,
     trajectory,
 )
-
-from dreamer_jax.agent import loss_scales
-from dreamer_jax.behaviors.actor_critic import make_actor_critic
-from dreamer_jax.config.loading import load, replace
-from dreamer_jax.config.schema import Config
-from dreamer_jax.distributions import categorical
-from dreamer_jax.models.world_model import make_world_model
-from dreamer_jax.specs import EnvSpec
-from dreamer_jax.types import LatentState, TrainState, TrajectoryBatch
 
 Found = dict[str, Any]
 HEADS = {"reward": ("reward_head", "rewhead"), "cont": ("cont_head", "conhead"), "policy": ("actor",) * 2}

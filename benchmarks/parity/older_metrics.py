@@ -10,12 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from parity_older_heads import Heads, start_reward
-from parity_older_names import Names
-from parity_training import Recording, Update
 
 from dreamer_jax.agent import loss_scales
 from dreamer_jax.optim import norm
+from parity.older_heads import Heads, start_reward
+from parity.older_names import Names
+from parity.training import Recording, Update
 
 Found = dict[str, Any]
 Number = Callable[[np.ndarray], Any]

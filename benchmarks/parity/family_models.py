@@ -9,9 +9,8 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import parity_names
-from parity_units import Absent, Found, Unit
 
+import parity.names
 from dreamer_jax.config.schema import Config, DecoderConfig, EncoderConfig, NetsConfig, RSSMConfig
 from dreamer_jax.interfaces import Dynamics
 from dreamer_jax.models.decoder import Decoder, reconstruction_loss
@@ -21,6 +20,7 @@ from dreamer_jax.models.rssm import RSSMState, make_rssm
 from dreamer_jax.nets.recurrent import GRU
 from dreamer_jax.specs import ArraySpec
 from dreamer_jax.types import Stats
+from parity.units import Absent, Found, Unit
 
 PLAIN = NetsConfig(norm="none", activation="elu", cnn_activation="elu", init="glorot")
 Known = tuple[RSSMState, Stats]
@@ -34,7 +34,7 @@ def gru(u: Unit, meta: Mapping[str, Any]) -> Found:
         "plain/": Absent("the cell of every preset of this kind has a norm"),
         "norm_bias2/": Absent("the gate that lets new values in is shifted by -1 in every preset"),
     }
-    names = lambda w: {"gates": parity_names.dense(w, "cell"), "norm": parity_names.norm(w, "cell/norm")}  # noqa: E731
+    names = lambda w: {"gates": parity.names.dense(w, "cell"), "norm": parity.names.norm(w, "cell/norm")}  # noqa: E731
     weights = {f"cell/{name}": jnp.asarray(x) for name, x in u.part("norm/params").items()}
     outs, grads = _cell(u, "norm", "norm_gru", names, weights)
     grads["params"] = {name.removeprefix("cell/"): x for name, x in grads["params"].items()}
@@ -62,15 +62,15 @@ def rssm_v2(u: Unit, meta: Mapping[str, Any]) -> Found:
             continue
         config = {"cell": "norm_gru", "std": options["std_act"], "min_std": options["min_std"]}
         nets = NetsConfig(**{**vars(PLAIN), "norm": options["norm"], "activation": options["act"]})
-        found[case] = _rssm(u, f"{case}/", config, nets, parity_names.rssm_v2)
+        found[case] = _rssm(u, f"{case}/", config, nets, parity.names.rssm_v2)
     return found
 
 
 def rssm_v1(u: Unit, meta: Mapping[str, Any]) -> Found:
     """``v1-rssm``."""
-    found = _rssm(u, "", {"cell": "gru"}, PLAIN, parity_names.rssm_v1)
+    found = _rssm(u, "", {"cell": "gru"}, PLAIN, parity.names.rssm_v1)
     weights = {name: jnp.asarray(x) for name, x in u.part("params").items()}
-    out, _ = _cell(u, "gru", "gru", lambda w: parity_names.rssm_v1(w)["core"], weights)
+    out, _ = _cell(u, "gru", "gru", lambda w: parity.names.rssm_v1(w)["core"], weights)
     return found | {"gru/out": out}
 
 
@@ -78,7 +78,7 @@ def _rssm(u: Unit, place: str, settings: Mapping[str, Any], nets: NetsConfig, na
     """What ``observe`` and ``imagine`` give from zero and from a given state, and their gradients."""
     weights = {name: jnp.asarray(x) for name, x in u.part(f"{place}params").items()}
     inputs = {name: jnp.asarray(x) for name, x in u.part(f"{place}in").items()}
-    start = _state(parity_names.part(inputs, "state"))
+    start = _state(parity.names.part(inputs, "state"))
     embed, action, cotangent = inputs["embed"], inputs["action"], inputs["cotangent"]
     resets = "is_first" in inputs
     first, first2 = (
@@ -139,7 +139,7 @@ def _rssm(u: Unit, place: str, settings: Mapping[str, Any], nets: NetsConfig, na
         value, grads = jax.value_and_grad(last, (0, 1, 2))(weights, start, inputs["img_action"])
         by_state = {"deter": grads[1].deter, "stoch": grads[1].stoch}
         unused = {
-            name: jnp.zeros_like(x) for name, x in parity_names.part(inputs, "state").items() if name not in by_state
+            name: jnp.zeros_like(x) for name, x in parity.names.part(inputs, "state").items() if name not in by_state
         }
         found["grad_imagine"] = {"scalar": value, "params": grads[0], "state": by_state | unused, "action": grads[2]}
         found["dist/entropy"] = model.latent.entropy(seen[1])
@@ -235,12 +235,12 @@ def _coders(
     pixels = sum(spec.image for spec in specs.values()) and cotangent.shape[-1] - _vector_width(weights["enc"])
 
     def encode(w: Any) -> jax.Array:
-        tokens = encoder.apply({"params": parity_names.encoder(w)}, observation)
+        tokens = encoder.apply({"params": parity.names.encoder(w)}, observation)
         vectors = tokens[..., : tokens.shape[-1] - pixels]
         return jnp.concatenate([tokens[..., tokens.shape[-1] - pixels :], vectors], -1)  # images come first there
 
     def decode(w: Any, feat: jax.Array) -> Found:
-        return decoder.apply({"params": parity_names.decoder(w)}, feat[..., -1:], feat[..., :-1])
+        return decoder.apply({"params": parity.names.decoder(w)}, feat[..., -1:], feat[..., :-1])
 
     def log_prob(outputs: Found) -> Found:
         losses = {name: reconstruction_loss(x, observation[name], specs[name], config) for name, x in outputs.items()}
@@ -259,5 +259,5 @@ def _coders(
 
 
 def _vector_width(weights: Mapping[str, jax.Array]) -> int:
-    tree = parity_names.encoder(weights)
+    tree = parity.names.encoder(weights)
     return len(list(tree["mlp"].values())[-1]["dense"]["bias"]) if "mlp" in tree else 0
