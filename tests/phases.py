@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 SPANS = {
-    "opening": ["training.train:carry_out"],
+    "opening": ["training.train:run_training"],
     "restoring": ["training.loop:Run.__init__"],
     "compiling": ["training.loop:Run.prepare"],
     "acting": ["training.loop:Run.loop"],
-    "updating": ["training.learner:Learner.run_ahead", "training.learner:Learner.catch_up"],
+    "updating": ["training.learner:Learner.dispatch_early", "training.learner:Learner.catch_up"],
     "evaluating": ["training.observer:evaluate"],
     "reporting": ["analysis.predictions:Reports.__call__"],
     "saving": ["training.loop:Run.save", "training.loop:Run._commit"],
@@ -36,7 +36,7 @@ CALLS = {
     "acting": """devices.acting:Act.begin devices.acting:Act.finish envs.vector:VectorEnvs.step
         replay.host:Replay.append runs.metrics:RunLog.episodes training.observer:Observer.write_metrics""",
     "updating": """training.learner:Learner.catch_up training.learner:Learner._dispatch
-        training.learner:Learner._land training.learner:Learner._sample replay.host:Replay.write_back
+        training.learner:Learner._finish training.learner:Learner._sample replay.host:Replay.write_back
         replay.journal:Journal.preserve""",
     "evaluating": """training.observer:evaluate training.observer:Observer._act_and_say_so""",
     "reporting": """analysis.predictions:Reports.__call__ analysis.predictions:draw

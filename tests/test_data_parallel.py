@@ -26,9 +26,9 @@ RATE, SURE = CONFIG.optimizer.learning_rate, 2e-6
 ALL = """
 import sys
 import numpy as np
-import test_parallel
-for devices in test_parallel.DEVICES:
-    np.savez(f"{sys.argv[1]}/{devices}.npz", **test_parallel.learn(devices))
+import test_data_parallel
+for devices in test_data_parallel.DEVICES:
+    np.savez(f"{sys.argv[1]}/{devices}.npz", **test_data_parallel.learn(devices))
 """
 
 

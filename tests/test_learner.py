@@ -109,7 +109,7 @@ def test_updates_in_bursts(tmp_path, per_dispatch, ratio, every):
     changes |= dict(train__pretrain=5, train__start_windows=1, train__prefill=22, train__frames=40 * E)
     bench = Bench(tmp_path, counting=True, **changes)
     for _ in range(40):
-        bench.learner.run_ahead(bench.steps + E)
+        bench.learner.dispatch_early(bench.steps + E)
         bench.step()
         bursts = (bench.steps - 22) // every
         due = 5 + Fraction(ratio) * bursts * every // (B * T) if bench.steps >= 22 else 0
@@ -146,7 +146,7 @@ def test_updates_wait_while_no_long_enough_episode_is_in_the_ring(tmp_path):
     def play(*lengths):
         for length in lengths:
             for step in range(length):
-                bench.learner.run_ahead(bench.steps + E)
+                bench.learner.dispatch_early(bench.steps + E)
                 bench.step(first=step == 0, last=step == length - 1)
 
     play(3, 2)
@@ -211,7 +211,7 @@ def test_running_ahead_only_dispatches_earlier(tmp_path, per_dispatch, ratio):
     for _ in range(30):
         one.step()
         before = sum(event == "update" for event, _ in other.events)
-        other.learner.run_ahead(other.steps + E)
+        other.learner.dispatch_early(other.steps + E)
         early += sum(event == "update" for event, _ in other.events) - before
         other.step()
     assert early

@@ -16,13 +16,13 @@ from trainer import flags, make_toy, tiny_run
 from dreamer_jax.cli import main
 from dreamer_jax.config.loading import replace
 from dreamer_jax.config.schema import ConfigError
-from dreamer_jax.processes.lockstep import Left, Neighbours, Threads
+from dreamer_jax.processes.lockstep import BrokenRendezvous, Lockstep, ThreadGroup
 from dreamer_jax.runs.checkpoint import Checkpoints
 from dreamer_jax.runs.metrics import read_jsonl
-from dreamer_jax.runs.progress import Joint
+from dreamer_jax.runs.progress import SharedProgress
 from dreamer_jax.training import multi_run as together
-from dreamer_jax.training.loop import Run, in_common
-from dreamer_jax.training.multi_run import Member, MemberFailed, in_step, train_together
+from dreamer_jax.training.loop import Run, newest_in_common
+from dreamer_jax.training.multi_run import Member, MemberFailed, same_checkpoint, train_together
 from dreamer_jax.training.train import train
 
 NAME = "probe-continuous_target-dreamer_v3-1m"
@@ -127,7 +127,7 @@ runs.checkpoint:Checkpoints.save:-2   runs.checkpoint:Checkpoints.save:-5
 replay.host:Replay.committed:2            replay.host:Replay.snapshot:-5
 runs.checkpoint:Checkpoints.drop_after:-2  replay.journal:Journal.undo:-2
 replay.host:Replay.committed:5            runs.checkpoint:Checkpoints.save:6
-training.learner:Learner._land:-40        runs.checkpoint:Checkpoints.save:-4
+training.learner:Learner._finish:-40        runs.checkpoint:Checkpoints.save:-4
 """.split()
 
 
@@ -173,7 +173,7 @@ def test_one_that_fails_ends_all_and_all_go_back_to_where_all_had_saved(
     assert said[2].startswith("dreamer-jax: 3 of 3 runs failed")
     newest = [complete(run_dir)[-1] for run_dir in runs(parent)]
     assert newest[1] == 80 and 160 in newest
-    assert in_step(runs(parent)) == [runs(parent)]
+    assert same_checkpoint(runs(parent)) == [runs(parent)]
     log = tmp_path / "log"
     assert process.run(command, log) == 0, log.read_text()
     assert log.read_text().count("resumed at 80 frames") == 1
@@ -199,7 +199,7 @@ def test_a_signal_saves_and_stops_all(process, tmp_path, alone):
     assert process.wait() == 143
     assert log.read_text().endswith("stopped by SIGTERM; the same command goes on from there\n")
     (newest,) = {complete(run_dir)[-1] for run_dir in runs(parent)}
-    assert newest > 40 and not in_step(runs(parent))[1:]
+    assert newest > 40 and not same_checkpoint(runs(parent))[1:]
     updates = {int(saved(run_dir)["train_state/step"]) for run_dir in runs(parent)}
     assert len(updates) == 1
     more = ["--train.frames", str(newest + 40)]
@@ -239,8 +239,8 @@ def test_what_can_go_on_together(tmp_path):
     fake(c, 0, 80, 160)  # went on by itself
     fake(d, 0, 80, 160, 240, saved_with="bad")  # two saves ahead: never
     fake(e, 0, saved_with="ef")  # f had not begun
-    assert in_step(paths) == [[a, b], [c], [d], [e, f]]
-    assert in_step([b, c]) == [[b, c]] and in_step([f, d]) == [[f], [d]]
+    assert same_checkpoint(paths) == [[a, b], [c], [d], [e, f]]
+    assert same_checkpoint([b, c]) == [[b, c]] and same_checkpoint([f, d]) == [[f], [d]]
     config = tiny_run()
     with pytest.raises(ConfigError, match="have no checkpoint in common"):
         train_together([Member(config, a), Member(config, c)])
@@ -295,46 +295,46 @@ def test_a_fault_is_a_cause(tmp_path, monkeypatch, toy):
 def test_the_way_back_is_given_up_when_all_have_saved():
     given_up = []
     replay = SimpleNamespace(committed=given_up.append)
-    run = SimpleNamespace(_committed=80, replay=replay, peers=SimpleNamespace(leads=False))
+    run = SimpleNamespace(_committed=80, replay=replay, group=SimpleNamespace(is_primary=False))
     for said in ([80, 80], [160, 80], [80, 160]):
         Run._commit(run, said)
     assert given_up == []
     for said in ([160, 160], [160, 160], [None, 240]):  # a process that writes none says nothing
         Run._commit(run, said)
     assert given_up == [160, 240]
-    assert in_common([[0, 80, 160], [0, 80], None]) == 80 and in_common([[0], []]) is None
+    assert newest_in_common([[0, 80, 160], [0, 80], None]) == 80 and newest_in_common([[0], []]) is None
 
 
 def test_nobody_waits_for_one_that_has_left():
-    threads, found, told = Threads(["a", "b", "c"]), [], threading.Semaphore(0)
+    threads, found, told = Lockstep(["a", "b", "c"]), [], threading.Semaphore(0)
 
     def wait(index):
-        peers = Neighbours(threads, index)
-        said = [peers.exchange((turn, index)) for turn in range(50)]
+        group = ThreadGroup(threads, index)
+        said = [group.all_gather((turn, index)) for turn in range(50)]
         assert said == [[(turn, 0), (turn, 1), (turn, 2)] for turn in range(50)]
         told.release()
         try:
-            peers.exchange("alone")
-        except Left:
+            group.all_gather("alone")
+        except BrokenRendezvous:
             found.append(index)
 
     waiting = [threading.Thread(target=wait, args=(index,)) for index in range(2)]
     [thread.start() for thread in waiting]
     for turn in range(50):
-        Neighbours(threads, 2).exchange((turn, 2))
+        ThreadGroup(threads, 2).exchange((turn, 2))
     assert told.acquire(timeout=60) and told.acquire(timeout=60)
     threads.leave()
     [thread.join(60) for thread in waiting]
     assert sorted(found) == [0, 1]
-    with pytest.raises(Left):
-        Neighbours(threads, 0).exchange("late")
+    with pytest.raises(BrokenRendezvous):
+        ThreadGroup(threads, 0).exchange("late")
 
 
 def test_the_first_compiles_before_the_others():
-    threads, order = Threads(["a", "b"]), []
+    threads, order = Lockstep(["a", "b"]), []
 
     def run(index):
-        assert Neighbours(threads, index).one_first(lambda: order.append(index) or index) == index
+        assert ThreadGroup(threads, index).primary_first(lambda: order.append(index) or index) == index
 
     other = threading.Thread(target=run, args=(1,))
     other.start()
@@ -345,7 +345,7 @@ def test_the_first_compiles_before_the_others():
 
 def test_one_line_for_all():
     stream = io.StringIO()
-    joint = Joint(1000, ["a", "b", "c"], stream=stream)
+    joint = SharedProgress(1000, ["a", "b", "c"], stream=stream)
     parts = [joint.of(index) for index in range(3)]
     for index, part in enumerate(parts):
         part.note("all say so")
@@ -361,7 +361,7 @@ def test_one_line_for_all():
     parts[1].state("not said")
     assert joint.line().endswith("| looking …") and "not said" not in stream.getvalue()
     parts[1].close()
-    many = Joint(1000, "abcdefgh", stream=io.StringIO())
+    many = SharedProgress(1000, "abcdefgh", stream=io.StringIO())
     for index in range(8):
         many.of(index).update(counters, (float(index), index))
     many.of(0).update(counters)
@@ -369,4 +369,4 @@ def test_one_line_for_all():
 
 
 def test_a_run_directory_has_no_other_names(tmp_path):
-    assert in_step([Path(tmp_path / "none")]) == [[tmp_path / "none"]]
+    assert same_checkpoint([Path(tmp_path / "none")]) == [[tmp_path / "none"]]

@@ -141,7 +141,7 @@ replay.host:Replay.committed:1            replay.host:Replay.snapshot:-3
 runs.checkpoint:Checkpoints.save:-2   replay.host:Replay.committed:2
 replay.journal:Journal.undo:-1            replay.journal:Journal.resume:-1
 replay.host:Replay.append:-25             runs.metrics:rewind_jsonl:-1
-training.learner:Learner._land:-24        runs.checkpoint:Checkpoints.save:-2
+training.learner:Learner._finish:-24        runs.checkpoint:Checkpoints.save:-2
 """.split()
 
 

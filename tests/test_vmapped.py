@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from agents import KEY, MIXED, many_devices, random_batch
-from test_parallel import CONFIG, SURE, UPDATES, assert_close, follow, named
+from test_data_parallel import CONFIG, SURE, UPDATES, assert_close, follow, named
 from trainer import make_toy, tiny_run
 
 from dreamer_jax.agent import make_agent
@@ -20,7 +20,7 @@ from dreamer_jax.config.sweep import SHARED
 from dreamer_jax.devices import memory
 from dreamer_jax.devices.data_parallel import Updates
 from dreamer_jax.devices.vmapped import member_updates
-from dreamer_jax.processes.lockstep import Threads
+from dreamer_jax.processes.lockstep import Lockstep
 from dreamer_jax.profiling.speed import SPECS, random_windows
 from dreamer_jax.specs import ArraySpec, EnvSpec
 from dreamer_jax.training.preflight import example_batch
@@ -33,13 +33,13 @@ TRIALS = {"three": (3, 1), "four": (4, 2)}
 ALL = """
 import sys
 import numpy as np
-import test_members
-for trial, (members, devices) in test_members.TRIALS.items():
-    for index, found in enumerate(test_members.learn(members, devices)):
+import test_vmapped
+for trial, (members, devices) in test_vmapped.TRIALS.items():
+    for index, found in enumerate(test_vmapped.learn(members, devices)):
         np.savez(f"{sys.argv[1]}/{trial}{index}.npz", **found)
-for index, found in enumerate(test_members.learn_alone()):
+for index, found in enumerate(test_vmapped.learn_alone()):
     np.savez(f"{sys.argv[1]}/alone{index}.npz", **found)
-np.savez(f"{sys.argv[1]}/start0.npz", **test_members.compile_all())
+np.savez(f"{sys.argv[1]}/start0.npz", **test_vmapped.compile_all())
 """
 
 
@@ -62,7 +62,7 @@ def learn(members, devices):
         traced.append(sorted(numbers))
         return make_agent(replace(CONFIG, numbers), MIXED)
 
-    updates = member_updates(CONFIGS[:members], agent_of, Threads(["x"] * members), devices)
+    updates = member_updates(CONFIGS[:members], agent_of, Lockstep(["x"] * members), devices)
 
     def run(index):
         found[index] = follow(updates[index], CONFIGS[index], keys()[index], 10 * index)
@@ -84,7 +84,7 @@ def compile_all():
     """How often an update is traced as four runs start on two devices."""
     config, spec = tiny_run(), EnvSpec({"eye": ArraySpec((3,), "float32")}, {"arm": ArraySpec((2,), "float32")})
     agent, traced = make_toy(config, spec), []
-    updates = member_updates([config] * 4, lambda numbers: traced.append(numbers) or agent, Threads("abcd"), 2)
+    updates = member_updates([config] * 4, lambda numbers: traced.append(numbers) or agent, Lockstep("abcd"), 2)
     batch = jax.tree.map(lambda x: x[None], example_batch(config, spec, agent.latent_spec, 2))
 
     def run(index):
@@ -205,7 +205,7 @@ def test_what_does_not_fit_is_refused_with_both_numbers(monkeypatch):
 def test_the_real_program_is_asked(monkeypatch):
     monkeypatch.setattr(memory, "free_bytes", lambda _: 1000)
     config = CONFIG
-    (mine,) = member_updates([config], lambda _: make_agent(config, MIXED), Threads(["x"]), 1)
+    (mine,) = member_updates([config], lambda _: make_agent(config, MIXED), Lockstep(["x"]), 1)
     batch = mine.put(jax.tree.map(lambda x: np.stack([x]), random_batch(MIXED, config)))
     with pytest.raises(ConfigError, match=r"need [0-9.]+ GB, cpu has 1e-06 GB free"):
         mine.compile(mine.place(tiny_state()), KEY, batch)

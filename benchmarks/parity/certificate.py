@@ -35,8 +35,8 @@ Recordings train-2023 and train-2024 are whole training steps of danijar/dreamer
 world model takes its step before actor and critic learn: there `warm0/step1/grad` is what that step followed, and
 `grad` the gradient of all losses at the initial parameters.
 
-Computed with jax {jax} on {device}, in float32. "Closest" is the quantity whose difference takes the largest share of its
-tolerance.
+Computed with jax {jax} on {device}, in float32. "Closest" is the quantity whose difference takes the largest share
+of its tolerance.
 """
 
 TOLERANCES = """\

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from dreamer_jax.cli import commands, runs
 from dreamer_jax.cli.errors import FAILED
 from dreamer_jax.cli.output import say
-from dreamer_jax.cli.runs import PATIENCE
+from dreamer_jax.cli.runs import TIMEOUT
 from dreamer_jax.config.named import BENCHMARKS, PRESETS, SIZES
 from dreamer_jax.config.paths import path_of
 from dreamer_jax.config.reading import parse
@@ -97,10 +97,10 @@ def make_parser() -> argparse.ArgumentParser:
         "--distributed", action="store_true", help="find these three in what Slurm, Open MPI or a TPU says"
     )
     shared.add_argument(
-        "--patience",
+        "--timeout",
         type=_positive,
         metavar="SECONDS",
-        help=f"end if all stand still for so long (default {PATIENCE})",
+        help=f"end if all stand still for so long (default {TIMEOUT})",
     )
 
     sub = command(

@@ -15,14 +15,14 @@ from dreamer_jax.devices.data_parallel import Updates, compiler_options, repeat
 from dreamer_jax.devices.memory import check_fits
 from dreamer_jax.devices.packing import Packing, ask_for
 from dreamer_jax.interfaces import Agent
-from dreamer_jax.processes.lockstep import Threads
+from dreamer_jax.processes.lockstep import Lockstep
 from dreamer_jax.types import Array, TrainState
 
 AgentOf = Callable[[dict[str, Any]], Agent]
 """An agent from numbers by name, which may be those of a trace."""
 
 
-def member_updates(configs: Sequence[Config], agent_of: AgentOf, threads: Threads, num_devices: int) -> list[Updates]:
+def member_updates(configs: Sequence[Config], agent_of: AgentOf, threads: Lockstep, num_devices: int) -> list[Updates]:
     """What updates each of so many runs, in one thread each.
 
     The devices are as many as can have equally many runs; each updates its own, and needs nothing of the others.
@@ -69,7 +69,7 @@ class Program:
 class _Room:
     """Where the threads of one device's runs meet: the last who comes calls the program for all."""
 
-    def __init__(self, program: Program, members: range, device: jax.Device, threads: Threads) -> None:
+    def __init__(self, program: Program, members: range, device: jax.Device, threads: Lockstep) -> None:
         self.device, self.packing, self._jitted = device, program.packing, program.call
         self._call: Callable[..., list[tuple[TrainState, jax.Array]]] = program.call
         self._numbers = tuple(program.numbers[i] for i in members)

@@ -1,7 +1,7 @@
 """Processes that share one run: each steps environments of its own and takes its rows of every batch.
 
 All go through the same program in the same order. What only one of them can know, such as that a signal came,
-it tells the others with ``exchange``.
+it tells the others with ``all_gather``.
 """
 
 from __future__ import annotations
@@ -21,88 +21,88 @@ from dreamer_jax.config.schema import ConfigError
 FRAME = 1024
 """Bytes that processes send each other at first; where a message is longer, all send the rest in pieces."""
 PIECE = 1 << 22
-START_SECONDS = 600
-"""How long a process waits for the others until there is a ``Watch``."""
+START_TIMEOUT = 600
+"""How long a process waits for the others until there is a ``Heartbeat``."""
 EXIT_STATUS = 75
 """Of a process that others have left alone. EX_TEMPFAIL of sysexits.h: the same command may do better."""
 
 T = TypeVar("T")
 
 
-class OutOfStep(RuntimeError):
+class ParametersDiffer(RuntimeError):
     """Processes have come to different parameters. The message is one line for a person."""
 
 
-class Peers:
-    """Nobody else. ``part`` of ``parts`` is this process's share of a run."""
+class ProcessGroup:
+    """A run's processes, or runs in step, as one of them sees them: here it is the only one."""
 
-    part, parts = 0, 1
+    process_index, process_count = 0, 1
     members = 1
-    """Those that go in step."""
-    apart = False
+    """How many go in step."""
+    separate_runs = False
     """Whether each of them has a whole run of its own."""
     names: tuple[str, ...] = ()
     """Of their runs' directories, if so."""
 
     @property
-    def leads(self) -> bool:
-        """Whether this one writes what all share."""
-        return self.part == 0
+    def is_primary(self) -> bool:
+        """Whether this one writes what there is once for all."""
+        return self.process_index == 0
 
-    def share(self, count: int) -> range:
+    def local_range(self, count: int) -> range:
         """Which of ``count`` environments or rows are this one's."""
-        size = count // self.parts
-        return range(self.part * size, (self.part + 1) * size)
+        size = count // self.process_count
+        return range(self.process_index * size, (self.process_index + 1) * size)
 
-    def exchange(self, message: Any) -> list[Any]:
+    def all_gather(self, message: Any) -> list[Any]:
         """Wait for all; their messages in the same order everywhere. Numbers, text, arrays, and dicts and lists."""
         return [message]
 
-    def mark(self) -> None:
+    def beat(self) -> None:
         """Show that this one moves on, where it takes long until the next exchange."""
 
-    def one_first(self, action: Callable[[], T]) -> T:
+    def primary_first(self, action: Callable[[], T]) -> T:
         """What ``action`` returns; of several in one process the first does it before the others, and compiles it."""
         return action()
 
-    def agree(self, action: Callable[[], T]) -> T:
+    def all_succeed(self, action: Callable[[], T]) -> T:
         """What ``action`` returns here, once it went well for all.
 
         Raises:
           ConfigError: the first one that an action raised, for all; where it is another error, for the others.
         """
         result: T | None = None
-        mine: Exception | None = None
+        error_here: Exception | None = None
         try:
             result = action()
         except Exception as error:
-            mine = error
-        problem = None if mine is None else " ".join(f"{mine}".split()) or type(mine).__name__
-        for part, found in enumerate(self.exchange(problem)):
+            error_here = error
+        problem = None if error_here is None else " ".join(f"{error_here}".split()) or type(error_here).__name__
+        for part, found in enumerate(self.all_gather(problem)):
             if found is not None:
-                if mine is not None and not isinstance(mine, ConfigError):
-                    raise mine
+                if error_here is not None and not isinstance(error_here, ConfigError):
+                    raise error_here
                 raise ConfigError(found if part == 0 else f"process {part}: {found}")
         return result  # type: ignore[return-value]
 
 
-class Processes(Peers):
-    """The processes of ``jax.distributed``; after ``patience`` seconds in which all stand still they give up."""
+class DistributedGroup(ProcessGroup):
+    """The processes of ``jax.distributed``; after ``timeout`` seconds in which all stand still they give up."""
 
-    def __init__(self, patience: float) -> None:
-        self.patience = patience
-        self.part, self.parts = jax.process_index(), jax.process_count()
-        self.members = self.parts
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        self.process_index, self.process_count = jax.process_index(), jax.process_count()
+        self.members = self.process_count
         self.begun = 0  # exchanges
         self.moves = 0
         self.watched = False
 
-    def mark(self) -> None:
+    def beat(self) -> None:
         self.moves += 1
 
-    def exchange(self, message: Any) -> list[Any]:
+    def all_gather(self, message: Any) -> list[Any]:
         self.begun += 1
-        limit = threading.Timer(START_SECONDS, _left_alone)
+        limit = threading.Timer(START_TIMEOUT, _give_up)
         limit.daemon = True
         if not self.watched:
             limit.start()
@@ -111,8 +111,8 @@ class Processes(Peers):
         return [serialization.msgpack_restore(data) for data in messages]
 
 
-def _left_alone() -> None:
-    os.write(2, f"\ndreamer-jax: other processes have not come as far within {START_SECONDS} seconds\n".encode())
+def _give_up() -> None:
+    os.write(2, f"\ndreamer-jax: other processes have not come as far within {START_TIMEOUT} seconds\n".encode())
     os._exit(EXIT_STATUS)
 
 
@@ -137,7 +137,7 @@ def _gather(data: bytes) -> list[bytes]:
 def start(coordinator: str | None, processes: int | None, process: int | None) -> None:
     """Become one of several processes; what is not given, JAX finds in the variables of Slurm, Open MPI or a TPU.
 
-    To be called before JAX is used. Signs of life are the business of ``Watch``, which is quicker and says more.
+    To be called before JAX is used. Signs of life are the business of ``Heartbeat``, which is quicker and says more.
 
     Raises:
       ConfigError: it can't be found out, or the others can't be reached.
@@ -154,6 +154,6 @@ def start(coordinator: str | None, processes: int | None, process: int | None) -
         raise ConfigError(f"{asked}: the processes do not find each other ({reason})") from error
 
 
-def present(patience: float) -> Peers:
-    """Those that this process goes in step with."""
-    return Processes(patience) if jax.process_count() > 1 else Peers()
+def present(timeout: float) -> ProcessGroup:
+    """The group that this process is in."""
+    return DistributedGroup(timeout) if jax.process_count() > 1 else ProcessGroup()

@@ -1,7 +1,7 @@
 """Signs of life of the processes that share a run. Who has ended or stands still is named, and the others end, too.
 
 Each process writes a small file into the run directory every second and reads those of the others. JAX's own
-watch over its processes is turned off (``peers.start``): it ends a program with a trace of the stack.
+watch over its processes is turned off (``group.start``): it ends a program with a trace of the stack.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import jax
 
 from dreamer_jax.files import replace_file
-from dreamer_jax.processes.group import EXIT_STATUS, Processes
+from dreamer_jax.processes.group import EXIT_STATUS, DistributedGroup
 
 SILENCE = 30.0
 """A process whose file has not changed for so many seconds has ended or was stopped."""
@@ -34,14 +34,14 @@ UNTIL_THE_LOOP = 10
 """So many times as patient until the first step: streams are dealt out, programs compiled, episodes lived again."""
 
 
-class Watch:
+class Heartbeat:
     """While entered, this process shows that it lives, and ends with a line on stderr if another one does not.
 
-    If all stand still for as long as ``peers`` are patient, one of them behind the others, that one hangs.
+    If all stand still for as long as ``group`` are patient, one of them behind the others, that one hangs.
     """
 
-    def __init__(self, run_dir: Path, peers: Processes) -> None:
-        self._folder, self._peers = run_dir / "processes", peers
+    def __init__(self, run_dir: Path, group: DistributedGroup) -> None:
+        self._folder, self._group = run_dir / "processes", group
         self._me: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "ended": None}
         self._beats = 0
         self._silence = SILENCE
@@ -50,11 +50,11 @@ class Watch:
         self._over = threading.Event()
         self._lock = threading.Lock()
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Heartbeat:
         self._folder.mkdir(exist_ok=True)
         self._write()
-        self._peers.exchange(None)  # from here on all files are of this start
-        self._peers.watched = True
+        self._group.all_gather(None)  # from here on all files are of this start
+        self._group.watched = True
         self._looked = time.monotonic()
         # If the first process ends, JAX aborts the others, from a thread of its own.
         self._abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda number: self.broken())
@@ -89,16 +89,16 @@ class Watch:
 
     def _write(self) -> None:
         self._beats += 1
-        file = {**self._me, "beats": self._beats, "begun": self._peers.begun, "moves": self._peers.moves}
+        file = {**self._me, "beats": self._beats, "begun": self._group.begun, "moves": self._group.moves}
         with suppress(OSError):  # a full disk, for example: others may end, but for what ends this process
-            replace_file(self._folder / f"{self._peers.part}.json", json.dumps(file))
+            replace_file(self._folder / f"{self._group.process_index}.json", json.dumps(file))
 
     def _look(self) -> None:
         now, files = time.monotonic(), {}
         if now - self._looked > SILENCE_AFTER_ERROR:  # this process was stopped itself, and the others had no chance
             self._seen, self._moved = {}, ([], now)
         self._looked = now
-        for part in range(self._peers.parts):
+        for part in range(self._group.process_count):
             try:
                 text = (self._folder / f"{part}.json").read_text()
                 files[part] = json.loads(text)
@@ -109,7 +109,7 @@ class Watch:
             silent = now - self._seen[part][1]
             if not text:
                 continue
-            if part == self._peers.part:
+            if part == self._group.process_index:
                 if any(files[part][name] != self._me[name] for name in ("host", "pid")):
                     self._end(f"{_who(part, files[part])} has taken this process's place")
                 continue
@@ -120,12 +120,12 @@ class Watch:
         places = [(file["begun"], file["moves"]) for file in files.values()]
         if places != self._moved[0]:
             self._moved = places, now
-        patience = self._peers.patience * (1 if all(file["moves"] for file in files.values()) else UNTIL_THE_LOOP)
-        if now - self._moved[1] > patience and len(files) == self._peers.parts:
+        timeout = self._group.timeout * (1 if all(file["moves"] for file in files.values()) else UNTIL_THE_LOOP)
+        if now - self._moved[1] > timeout and len(files) == self._group.process_count:
             last = min(files, key=lambda part: files[part]["begun"])
             behind = files[last]["begun"] < max(file["begun"] for file in files.values())
             who = f"{_who(last, files[last])} stands still" if behind else "all processes stand still"
-            self._end(f"{who} since {now - self._moved[1]:.0f} seconds (--patience)")
+            self._end(f"{who} since {now - self._moved[1]:.0f} seconds (--timeout)")
 
     def _end(self, problem: str) -> None:
         sys.stderr.flush()

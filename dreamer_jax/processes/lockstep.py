@@ -6,16 +6,16 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from dreamer_jax.processes.group import Peers
+from dreamer_jax.processes.group import ProcessGroup
 
 T = TypeVar("T")
 
 
-class Left(Exception):
+class BrokenRendezvous(Exception):
     """Another thread that was to come has ended."""
 
 
-class Meeting:
+class Rendezvous:
     """Where all come again and again: each brings something, and takes its share of what is made of it all.
 
     ``make(brought) -> shares`` is called by the last who comes; what it raises, it raises there.
@@ -37,7 +37,7 @@ class Meeting:
         try:
             self._barrier.wait()
         except threading.BrokenBarrierError:
-            raise Left from None
+            raise BrokenRendezvous from None
         # There are no other shares before all have come again.
         return self._shares[index]
 
@@ -49,17 +49,17 @@ class Meeting:
         self._shares = self._make(self._brought)
 
 
-class Threads:
+class Lockstep:
     """The runs' threads; ``between`` is called whenever all have met to exchange messages."""
 
     def __init__(self, names: Sequence[str], between: Callable[[], None] = lambda: None) -> None:
         self.names, self._between = tuple(names), between
-        self._meetings: list[Meeting] = []
-        self.exchange = self.meeting(len(names), self._pass_on)
+        self._meetings: list[Rendezvous] = []
+        self.all_gather = self.meeting(len(names), self._pass_on)
 
-    def meeting(self, count: int, make: Callable[[list[Any]], Sequence[Any]]) -> Meeting:
+    def meeting(self, count: int, make: Callable[[list[Any]], Sequence[Any]]) -> Rendezvous:
         """One that ends when somebody leaves."""
-        self._meetings.append(Meeting(count, make))
+        self._meetings.append(Rendezvous(count, make))
         return self._meetings[-1]
 
     def leave(self) -> None:
@@ -72,29 +72,29 @@ class Threads:
         return [list(messages) for _ in messages]
 
 
-class Neighbours(Peers):
+class ThreadGroup(ProcessGroup):
     """The threads as the one of number ``index`` sees them. It has a whole run of its own."""
 
-    apart = True
+    separate_runs = True
 
-    def __init__(self, threads: Threads, index: int) -> None:
+    def __init__(self, threads: Lockstep, index: int) -> None:
         self._threads, self._index = threads, index
         self.names, self.members = threads.names, len(threads.names)
 
-    def exchange(self, message: Any) -> list[Any]:
-        return self._threads.exchange(self._index, message)
+    def all_gather(self, message: Any) -> list[Any]:
+        return self._threads.all_gather(self._index, message)
 
-    def agree(self, action: Callable[[], T]) -> T:
+    def all_succeed(self, action: Callable[[], T]) -> T:
         """What ``action`` returns here, once it went well for all; what it raises ends this thread."""
         result = action()
-        self.exchange(None)
+        self.all_gather(None)
         return result
 
-    def one_first(self, action: Callable[[], T]) -> T:
+    def primary_first(self, action: Callable[[], T]) -> T:
         if self._index:
-            self.exchange(None)
+            self.all_gather(None)
         try:
             return action()
         finally:
             if not self._index:
-                self.exchange(None)
+                self.all_gather(None)

@@ -15,10 +15,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from dreamer_jax.config.schema import ConfigError
-from dreamer_jax.processes.shards import Arrays, below, share
-from dreamer_jax.replay.deal import ring_folder
+from dreamer_jax.processes.shards import Arrays, below, shard
 from dreamer_jax.replay.export import open_read_only
 from dreamer_jax.replay.host import Replay
+from dreamer_jax.replay.reshard import ring_folder
 from dreamer_jax.runs.facts import check_folder, place, read_facts, seal_folder, steps, write_facts
 from dreamer_jax.runs.integrity import read_run
 from dreamer_jax.types import Array, TrainState
@@ -256,7 +256,7 @@ def open_rings(
     Raises:
       ConfigError: one is missing or damaged.
     """
-    states = {part: below(share(arrays, part, processes, num_envs), "replay") for part in parts}
+    states = {part: below(shard(arrays, part, processes, num_envs), "replay") for part in parts}
     return [
         open_read_only(ring_folder(run_dir, part, processes), state, step, batch_length)
         for part, state in states.items()

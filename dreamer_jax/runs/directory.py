@@ -16,7 +16,7 @@ import jax
 from dreamer_jax.config.loading import RESUMABLE, difference, dump
 from dreamer_jax.config.schema import Config, ConfigError, flatten
 from dreamer_jax.files import replace_file
-from dreamer_jax.processes.group import Peers
+from dreamer_jax.processes.group import ProcessGroup
 from dreamer_jax.runs.facts import steps
 from dreamer_jax.runs.integrity import check_lines, lines_lost, read_settings, read_spec
 from dreamer_jax.specs import EnvSpec
@@ -52,22 +52,24 @@ def check_run(run_dir: Path, config: Config) -> list[str]:
     return []
 
 
-def check_peers(config: Config, run_dir: Path, peers: Peers) -> None:
+def check_group(config: Config, run_dir: Path, group: ProcessGroup) -> None:
     """Refuse processes that were started with other settings than the first, or that can't share its numbers.
 
     Raises:
       ConfigError: with the field; the same one for all.
     """
-    if peers.apart:
+    if group.separate_runs:
         return
-    first, *others = peers.exchange({**flatten(config), "--run-dir": str(run_dir.absolute())})
+    first, *others = group.all_gather({**flatten(config), "--run-dir": str(run_dir.absolute())})
     for number, settings in enumerate(others, start=1):
         for name, value in settings.items():
             if value != first[name]:
                 raise ConfigError(f"{name}: process 0 was started with {first[name]}, process {number} with {value}")
     for name, count in (("env.num_envs", config.env.num_envs), ("train.batch_size", config.train.batch_size)):
-        if count % peers.parts:
-            raise ConfigError(f"{name}: got {count}, must be a multiple of the number of processes, {peers.parts}")
+        if count % group.process_count:
+            raise ConfigError(
+                f"{name}: got {count}, must be a multiple of the number of processes, {group.process_count}"
+            )
 
 
 def see_run(run_dir: Path) -> None:

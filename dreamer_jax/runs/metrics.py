@@ -51,10 +51,10 @@ class EpisodeStats:
             )
             for env in ended
         ]
-        self.hear(finished)
+        self.add_finished(finished)
         return finished
 
-    def hear(self, finished: Sequence[Episode]) -> None:
+    def add_finished(self, finished: Sequence[Episode]) -> None:
         """Let ``recent`` count episodes that ended elsewhere, too."""
         for episode in finished:
             self._recent = np.append(self._recent[1:], episode.score)

@@ -138,7 +138,7 @@ class Progress:
         return row
 
 
-class Joint(Progress):
+class SharedProgress(Progress):
     """One line for several runs that go in step; ``of`` gives each what looks like a progress of its own.
 
     ``flush`` prints what they noted, once for all if all said the same, else with the run's name before it; nobody may

@@ -11,10 +11,10 @@ import numpy as np
 
 from dreamer_jax.config.schema import Config
 from dreamer_jax.interfaces import Agent
-from dreamer_jax.processes.group import Peers
-from dreamer_jax.processes.shards import Arrays, below, deal, share
-from dreamer_jax.replay.deal import deal_out, ring_folder
+from dreamer_jax.processes.group import ProcessGroup
+from dreamer_jax.processes.shards import Arrays, below, reshard, shard
 from dreamer_jax.replay.host import Replay
+from dreamer_jax.replay.reshard import reshard_rings, ring_folder
 from dreamer_jax.replay.storage import clear
 from dreamer_jax.runs.checkpoint import Checkpoints, open_rings
 from dreamer_jax.specs import EnvSpec
@@ -35,13 +35,15 @@ class Restored(NamedTuple):
 
 
 class Restore:
-    """Opens what a run needs, for one of ``peers``."""
+    """Opens what a run needs, for one of ``group``."""
 
-    def __init__(self, config: Config, run_dir: Path, spec: EnvSpec, agent: Agent, capacity: int, peers: Peers) -> None:
+    def __init__(
+        self, config: Config, run_dir: Path, spec: EnvSpec, agent: Agent, capacity: int, group: ProcessGroup
+    ) -> None:
         self._config, self._run_dir, self._spec, self._agent = config, run_dir, spec, agent
-        self._rows, self._peers = capacity // config.env.num_envs, peers
-        self._envs = peers.share(config.env.num_envs)
-        self._folder = ring_folder(run_dir, peers.part, peers.parts)
+        self._rows, self._group = capacity // config.env.num_envs, group
+        self._envs = group.local_range(config.env.num_envs)
+        self._folder = ring_folder(run_dir, group.process_index, group.process_count)
 
     def new(self, state: TrainState) -> Restored:
         """A run that begins with ``state``."""
@@ -58,18 +60,18 @@ class Restore:
           ConfigError: a ring is missing or damaged.
           OSError: the disk has no room for streams that are dealt out.
         """
-        parts, total = self._peers.parts, self._config.env.num_envs
+        parts, total = self._group.process_count, self._config.env.num_envs
         carry = jax.eval_shape(lambda params: self._agent.reset(params, total), shapes.params)
         # All is read, and compared with its checksums, before any process changes a file.
-        state, carry, arrays, facts = self._peers.agree(lambda: checkpoints.restore(step, shapes, carry))
+        state, carry, arrays, facts = self._group.all_succeed(lambda: checkpoints.restore(step, shapes, carry))
         before = facts.get("processes", 1)
-        rings, compared = self._peers.agree(lambda: self._rings(arrays, before, step))
-        if self._peers.leads:
+        rings, compared = self._group.all_succeed(lambda: self._rings(arrays, before, step))
+        if self._group.is_primary:
             checkpoints.drop_after(step)
         if parts > 1:
             carry = jax.tree.map(lambda x: x[self._envs.start : self._envs.stop] if x.ndim else x, carry)
         if before == parts:
-            arrays = share(arrays, self._peers.part, parts, total)
+            arrays = shard(arrays, self._group.process_index, parts, total)
             replay = self._replay(self._rows)
             replay.restore(below(arrays, "replay"), step, compared=compared)
             return Restored(state, carry, arrays, facts, replay)
@@ -78,12 +80,12 @@ class Restore:
             f"the checkpoint is of {_processes(before)}: {total} streams of {len(rows):,} records are dealt out to "
             f"{_processes(parts)}, and the batch that was drawn ahead is drawn again"
         )
-        dealt = share(deal(arrays, before, parts, total), self._peers.part, parts, total)
+        dealt = shard(reshard(arrays, before, parts, total), self._group.process_index, parts, total)
         clear(self._folder)
         size = rings[0].capacity // rings[0].num_envs
         replay = self._replay(size if rows.start else max(size, self._rows))  # a ring that has wrapped keeps its size
-        deal_out(rings, replay, self._envs.start, below(dealt, "replay"), step)
-        self._land(arrays, replay)
+        reshard_rings(rings, replay, self._envs.start, below(dealt, "replay"), step)
+        self._finish(arrays, replay)
         return Restored(state, carry, dealt, facts, replay)
 
     def _rings(self, arrays: Arrays, before: int, step: int) -> tuple[list[Replay], bool]:
@@ -93,12 +95,12 @@ class Restore:
           ConfigError: one is missing or damaged.
         """
         config = self._config
-        parts = [self._peers.part] if before == self._peers.parts else range(before)
+        parts = [self._group.process_index] if before == self._group.process_count else range(before)
         places = self._run_dir, arrays, parts, before, config.env.num_envs
         rings = open_rings(*places, step, config.train.batch_length)
         return rings, all(ring.compare() for ring in rings)
 
-    def _land(self, arrays: Arrays, replay: Replay) -> None:
+    def _finish(self, arrays: Arrays, replay: Replay) -> None:
         """Write latents that were in flight back into the streams that are here."""
         latents = below(arrays, "learner/flight/latents")
         for k, index in enumerate(arrays.get("learner/flight/index", ())):
@@ -117,7 +119,7 @@ class Restore:
             capacity=rows * count,
             batch_length=config.train.batch_length,
             online=config.replay.online,
-            seed=config.seed + (self._peers.part << SEEDS_APART),
+            seed=config.seed + (self._group.process_index << SEEDS_APART),
             validation_fraction=config.replay.validation_fraction,
             sampling=config.replay.sampling,
             ends=config.replay.ends,

@@ -20,15 +20,15 @@ from dreamer_jax.envs.signals import handled_by, hold
 from dreamer_jax.envs.wrappers import EnvironmentFailed
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.numerics import fixed_numerics
-from dreamer_jax.processes.lockstep import Left, Neighbours, Threads
+from dreamer_jax.processes.lockstep import BrokenRendezvous, Lockstep, ThreadGroup
 from dreamer_jax.runs.checkpoint import Checkpoints
 from dreamer_jax.runs.loggers import Logger
-from dreamer_jax.runs.progress import Joint
+from dreamer_jax.runs.progress import SharedProgress
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.training.interrupt import Interrupt, Stopped
 from dreamer_jax.training.learner import NoUpdates
 from dreamer_jax.training.preflight import env_spec
-from dreamer_jax.training.train import Ended, carry_out
+from dreamer_jax.training.train import Ended, run_training
 from dreamer_jax.types import TrainState
 
 SECONDS_TO_HOLD = 0.5
@@ -72,23 +72,23 @@ def train_together(
     """
     members = [Member(config, run_dir.absolute()) for config, run_dir in members]
     run_dirs = [run_dir for _, run_dir in members]
-    if len(in_step(run_dirs)) > 1:
+    if len(same_checkpoint(run_dirs)) > 1:
         raise ConfigError(f"--together: {', '.join(map(str, run_dirs))} have no checkpoint in common")
     names = [run_dir.name for run_dir in run_dirs]
-    progress = Joint(members[0].config.train.frames, names, stream=stream)
-    threads = Threads(names, progress.flush)
+    progress = SharedProgress(members[0].config.train.frames, names, stream=stream)
+    threads = Lockstep(names, progress.flush)
     programs = _programs([config for config, _ in members], threads)
     ended: dict[int, Ended] = {}
     failed: dict[int, BaseException] = {}
 
     def run(index: int, interrupt: Interrupt) -> None:
         config, run_dir = members[index]
-        peers, mine = Neighbours(threads, index), programs[index]
+        group, mine = ThreadGroup(threads, index), programs[index]
         try:
-            ended[index] = carry_out(
-                config, run_dir, lambda _: mine, loggers, progress.of(index), interrupt, peers, profile and not index
+            ended[index] = run_training(
+                config, run_dir, lambda _: mine, loggers, progress.of(index), interrupt, group, profile and not index
             )
-        except Left:
+        except BrokenRendezvous:
             pass
         except BaseException as error:
             failed[index] = error
@@ -123,7 +123,7 @@ def train_together(
 
 
 @fixed_numerics()
-def _programs(configs: Sequence[Config], threads: Threads) -> list[Programs]:
+def _programs(configs: Sequence[Config], threads: Lockstep) -> list[Programs]:
     """Of each run; only what depends on numbers that differ is compiled for each of them."""
     first = configs[0]
     devices, spec = check_devices(first.train.devices), env_spec(first)
@@ -138,7 +138,7 @@ def _agent_of(config: Config, spec: EnvSpec, agent: Agent) -> Callable[[dict], A
     return lambda numbers: make_agent(replace(config, numbers), spec) if numbers else agent
 
 
-def in_step(run_dirs: Sequence[Path]) -> list[list[Path]]:
+def same_checkpoint(run_dirs: Sequence[Path]) -> list[list[Path]]:
     """Groups that can go on from the same place: the newest checkpoint of all, or none.
 
     Where a kill came between the saves of runs that went in step, those that had saved can go back to the one before.

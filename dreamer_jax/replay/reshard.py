@@ -19,7 +19,7 @@ def ring_folder(run_dir: Path, part: int = 0, parts: int = 1) -> Path:
     return run_dir / ("replay" if parts == 1 else f"replay-{part}-of-{parts}")
 
 
-def deal_out(rings: Sequence[Replay], replay: Replay, first: int, state: dict[str, np.ndarray], name: int) -> None:
+def reshard_rings(rings: Sequence[Replay], replay: Replay, first: int, state: dict[str, np.ndarray], name: int) -> None:
     """Fill the empty ``replay`` with the streams from number ``first`` on that ``rings`` hold, equally many each.
 
     ``state`` is that of ``replay`` at checkpoint ``name``, to which the rings have been brought.
@@ -36,7 +36,7 @@ def deal_out(rings: Sequence[Replay], replay: Replay, first: int, state: dict[st
     replay.fill(state, name, column)
 
 
-def drop_others(run_dir: Path, parts: int) -> None:
+def delete_other_rings(run_dir: Path, parts: int) -> None:
     """Delete rings of other numbers of processes, whose records those of ``parts`` have."""
     own = {ring_folder(run_dir, part, parts).name for part in range(parts)}
     for folder in run_dir.iterdir():
