@@ -2,7 +2,7 @@
 
     python benchmarks/acting.py --preset dreamer_v3 --size 1m --task dmc/walker_walk --num-envs 1 16
 
-``dreamer_jax/training/speed.py`` says what is measured.
+``dreamer_jax/profiling/speed.py`` says what is measured.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import json
 import jax
 
 from dreamer_jax.config.loading import load
-from dreamer_jax.config.presets import PRESETS, SIZES
-from dreamer_jax.training.huge_pages import restart_with_huge_pages
-from dreamer_jax.training.speed import acting_speed, machine, peak_rss_mb
+from dreamer_jax.config.named import PRESETS, SIZES
+from dreamer_jax.devices.huge_pages import restart_with_huge_pages
+from dreamer_jax.profiling.speed import acting_speed, machine, peak_rss_mb
 
 
 def main() -> None:

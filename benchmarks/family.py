@@ -11,11 +11,10 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from dreamer_jax.config.benchmarks import BENCHMARKS
+from dreamer_jax.analysis.published import differing_settings, published_scores
 from dreamer_jax.config.loading import load
-from dreamer_jax.config.presets import PRESETS, SIZES, size_settings
+from dreamer_jax.config.named import BENCHMARKS, PRESETS, SIZES, size_settings
 from dreamer_jax.config.schema import FIELDS, Config, flatten
-from dreamer_jax.training.published import differing_settings, published_scores
 
 COLUMNS = ("planet", "dreamer_v1", "dreamer_v2", "dreamer_v3_2023", "dreamer_v3_2024", "dreamer_v3")
 NO_EFFECT = "–"
@@ -41,7 +40,7 @@ EARLIER = {
     "dreamer_v1": ("dmc_vision_2019", "atari200m_2019"),
     "dreamer_v2": ("dmc_vision_2020", "dmc_proprio_2020", "atari200m_2020", "crafter_2021"),
 }
-"""Benchmarks by the preset that they are settings of; those of DreamerV3 are in the README."""
+"""Benchmarks by the preset that they are settings of; those of DreamerV3 are on the site's page of benchmarks."""
 
 PLANET_REPEATS = {
     "cartpole_balance": 8,
@@ -87,7 +86,8 @@ SUITES = """\
 ## Settings for a suite
 
 A preset has its repository's default settings. Those of a suite come on top with `--benchmark`, such as
-`dreamer-jax train --preset dreamer_v2 --benchmark atari200m_2020 --env.task atari/pong`. DreamerV3's are in the README.
+`dreamer-jax train --preset dreamer_v2 --benchmark atari200m_2020 --env.task atari/pong`. DreamerV3's are under
+[Benchmarks](reference/presets.md#benchmarks).
 
 """
 REPEATS = """\

@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from dreamer_jax.training.plot import Run, bin_means, finish_panel, load_run, open_panels, save_picture
-from dreamer_jax.training.speed import machine
+from dreamer_jax.analysis.plot import Run, bin_means, finish_panel, load_run, open_panels, save_picture
+from dreamer_jax.profiling.speed import machine
 
 RESAMPLES = 20_000
 

@@ -26,11 +26,11 @@ import jax
 
 import dreamer_jax
 from dreamer_jax.config.loading import load
-from dreamer_jax.config.presets import PRESETS, SIZES
+from dreamer_jax.config.named import PRESETS, SIZES
+from dreamer_jax.devices.data_parallel import check_devices
+from dreamer_jax.devices.huge_pages import restart_with_huge_pages
+from dreamer_jax.profiling.speed import machine, peak_rss_mb
 from dreamer_jax.training import learner
-from dreamer_jax.training.huge_pages import restart_with_huge_pages
-from dreamer_jax.training.parallel import check_devices
-from dreamer_jax.training.speed import machine, peak_rss_mb
 
 WARM_UP = 10
 """Dispatches before counting begins."""

@@ -166,7 +166,7 @@ def update_text(size: str, observation: str, dtype: str) -> str:
 
     from dreamer_jax.agent import make_agent
     from dreamer_jax.config.loading import load
-    from dreamer_jax.training.speed import SPECS, random_windows
+    from dreamer_jax.profiling.speed import SPECS, random_windows
 
     # An accelerator's form: no chunks of rows.
     config = load(size=size, overrides=[("dtype", dtype), ("behavior.chunk_rows", "0")])

@@ -21,11 +21,11 @@ import jax.numpy as jnp
 
 from dreamer_jax.agent import compute_dtype, make_agent
 from dreamer_jax.config.loading import load
-from dreamer_jax.config.presets import PRESETS, SIZES
+from dreamer_jax.config.named import PRESETS, SIZES
 from dreamer_jax.config.schema import Config
-from dreamer_jax.training.acting import make_act
-from dreamer_jax.training.huge_pages import restart_with_huge_pages
-from dreamer_jax.training.speed import SPECS, machine, median, peak_rss_mb, random_windows, seconds, times_ms
+from dreamer_jax.devices.acting import make_act
+from dreamer_jax.devices.huge_pages import restart_with_huge_pages
+from dreamer_jax.profiling.speed import SPECS, machine, median, peak_rss_mb, random_windows, seconds, times_ms
 from dreamer_jax.types import TimeStep
 
 

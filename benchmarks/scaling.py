@@ -35,16 +35,15 @@ from collectives import collectives
 from train_step import add_options, commit, configured, keep_or_forget
 
 from dreamer_jax.agent import make_agent
-from dreamer_jax.config.presets import PRESETS
+from dreamer_jax.config.named import PRESETS
 from dreamer_jax.config.schema import FIELDS, Config
-from dreamer_jax.specs import EnvSpec
-from dreamer_jax.training.huge_pages import restart_with_huge_pages
-from dreamer_jax.training.members import Program
-from dreamer_jax.training.memory import needed_bytes
-from dreamer_jax.training.parallel import Updates, compiler_options
-from dreamer_jax.training.peers import start
-from dreamer_jax.training.program_cache import collect_rarely
-from dreamer_jax.training.speed import (
+from dreamer_jax.devices.compilation_cache import collect_rarely
+from dreamer_jax.devices.data_parallel import Updates, compiler_options
+from dreamer_jax.devices.huge_pages import restart_with_huge_pages
+from dreamer_jax.devices.memory import needed_bytes
+from dreamer_jax.devices.vmapped import Program
+from dreamer_jax.processes.group import start
+from dreamer_jax.profiling.speed import (
     SPECS,
     machine,
     median,
@@ -54,6 +53,7 @@ from dreamer_jax.training.speed import (
     times_ms,
     update_speed,
 )
+from dreamer_jax.specs import EnvSpec
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from dreamer_jax.training.speed import machine
+from dreamer_jax.profiling.speed import machine
 
 SETTINGS = {
     "env.vectorization": "async",

@@ -2,7 +2,7 @@
 
     python benchmarks/train_step.py --preset dreamer_v3 --size 1m --batch-size 16 --batch-length 64
 
-``dreamer_jax/training/speed.py`` says what is measured. Compile times are those of a first run, unless
+``dreamer_jax/profiling/speed.py`` says what is measured. Compile times are those of a first run, unless
 ``--cache DIR`` keeps compiled programs there: with an empty folder it then measures a cold start, and
 when called again a warm one.
 """
@@ -19,12 +19,12 @@ from pathlib import Path
 import jax
 
 from dreamer_jax.config.loading import load
-from dreamer_jax.config.presets import PRESETS, SIZES
+from dreamer_jax.config.named import PRESETS, SIZES
 from dreamer_jax.config.schema import Config
-from dreamer_jax.training.huge_pages import restart_with_huge_pages
-from dreamer_jax.training.parallel import check_devices
-from dreamer_jax.training.program_cache import collect_rarely, keep_programs
-from dreamer_jax.training.speed import SPECS, machine, update_speed
+from dreamer_jax.devices.compilation_cache import collect_rarely, keep_programs
+from dreamer_jax.devices.data_parallel import check_devices
+from dreamer_jax.devices.huge_pages import restart_with_huge_pages
+from dreamer_jax.profiling.speed import SPECS, machine, update_speed
 
 
 def main() -> None:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dreamer_jax.agent import make_agent
     from dreamer_jax.config.loading import load as load_config
-    from dreamer_jax.config.presets import PRESETS, SIZES
+    from dreamer_jax.config.named import PRESETS, SIZES
     from dreamer_jax.config.schema import Config, ConfigError
-    from dreamer_jax.training.checkpoint import load
+    from dreamer_jax.runs.load import load
     from dreamer_jax.training.train import train
 
     __version__: str
@@ -33,11 +33,11 @@ __all__ = [
 ]
 
 _HOMES = {
-    "PRESETS": ("dreamer_jax.config.presets", "PRESETS"),
-    "SIZES": ("dreamer_jax.config.presets", "SIZES"),
+    "PRESETS": ("dreamer_jax.config.named", "PRESETS"),
+    "SIZES": ("dreamer_jax.config.named", "SIZES"),
     "Config": ("dreamer_jax.config.schema", "Config"),
     "ConfigError": ("dreamer_jax.config.schema", "ConfigError"),
-    "load": ("dreamer_jax.training.checkpoint", "load"),
+    "load": ("dreamer_jax.runs.load", "load"),
     "load_config": ("dreamer_jax.config.loading", "load"),
     "make_agent": ("dreamer_jax.agent", "make_agent"),
     "train": ("dreamer_jax.training.train", "train"),

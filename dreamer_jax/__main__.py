@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from dreamer_jax.cli import main
 from dreamer_jax.cli.errors import STOPPED
-from dreamer_jax.training.huge_pages import restart_with_huge_pages
+from dreamer_jax.devices.huge_pages import restart_with_huge_pages
 
 SECONDS_TO_FOLLOW = 5
 """If the first of several processes fails, the others get so long to do the same, before JAX's service goes with it."""

@@ -14,22 +14,26 @@ from dreamer_jax import report as reports
 from dreamer_jax.behaviors.actor_critic import make_actor_critic
 from dreamer_jax.behaviors.exploration import counts_records, explore
 from dreamer_jax.behaviors.planner import make_planner
-from dreamer_jax.config.schema import Config, ConfigError, ValueConfig
-from dreamer_jax.config.sweep import is_on
+from dreamer_jax.config.schema import Config, ConfigError, ValueConfig, is_enabled
 from dreamer_jax.distributions import uniform_actions
-from dreamer_jax.interfaces import Agent, Behavior, WorldModel
+from dreamer_jax.interfaces import Agent, Behavior, MakeBehavior, MakeDynamics, WorldModel
 from dreamer_jax.models.encoder import image_grid
+from dreamer_jax.models.rssm import make_rssm
 from dreamer_jax.models.world_model import make_world_model
-from dreamer_jax.nets.layers import drawn_at_once
+from dreamer_jax.nets.layers import batched_init_noise
 from dreamer_jax.ops.moments import initial_range
+from dreamer_jax.ops.sequence import mask_first
 from dreamer_jax.optim import make_optimizer, norm
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.types import (
+    AgentAux,
     Array,
     ArrayDict,
+    BehaviorAux,
+    LatentState,
     Mode,
+    ModelAux,
     PolicyCarry,
-    RSSMState,
     TimeStep,
     TrainState,
     TrajectoryBatch,
@@ -37,70 +41,105 @@ from dreamer_jax.types import (
 
 LOSSES = ("dyn", "rep", "rew", "con", "policy", "value", "repval", "overshooting")
 """Names of the losses besides one for each observation key."""
+Losses = dict[str, jax.Array]
 EXPLORE = 2
 """Folded into a policy's key, beside its halves for latents and actions."""
 
 
-def make_agent(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -> Agent:
+def make_behavior(
+    config: Config, spec: EnvSpec, model: WorldModel, /, *, dtype: Any, axis_name: str | None
+) -> Behavior:
+    """How actions come about, as configured."""
+    match config.behavior.method:
+        case "actor_critic":
+            return make_actor_critic(config, spec, model, dtype=dtype, axis_name=axis_name)
+        case "planner":
+            return make_planner(config, spec, model)
+
+
+def make_agent(
+    config: Config,
+    spec: EnvSpec,
+    *,
+    dynamics: MakeDynamics = make_rssm,
+    behavior: MakeBehavior = make_behavior,
+    axis_name: str | None = None,
+) -> Agent:
     """The agent that ``config`` describes, for the observations and actions of ``spec``.
 
-    With ``axis_name``, ``update`` runs inside a ``pmap`` of that name: gradients, metrics and return
-    percentiles are those of the whole batch.
+    Args:
+      dynamics: makes the recurrent part of the world model.
+      behavior: makes what acts in it and learns from it; what ``config`` says is ``make_behavior``.
+      axis_name: ``update`` runs inside a ``pmap`` of that name: gradients, metrics and return percentiles are those of
+        the whole batch.
 
     Raises:
       ConfigError: if a key of an observation can't be used.
     """
-    check_spec(config, spec)
+    check_names(spec)
     dtype = compute_dtype(config)
-    model = make_world_model(config, spec, dtype=dtype, axis_name=axis_name)
-    behavior = make_behavior(config, spec, model, dtype=dtype, axis_name=axis_name)
+    model = make_world_model(config, spec, dynamics=dynamics, dtype=dtype, axis_name=axis_name)
+    check_images(config, spec, model.dynamics.feature_widths[0])
+    learner = behavior(config, spec, model, dtype=dtype, axis_name=axis_name)
     optimizer = make_optimizer(config.optimizer)
     scales = loss_scales(config, spec)
 
-    @drawn_at_once
+    @batched_init_noise
     def initial_params(key: Array) -> dict[str, Any]:
         model_key, behavior_key = jax.random.split(key)
-        return {"model": model.init(model_key), **behavior.init(behavior_key)}
+        return {"model": model.init(model_key), **learner.init(behavior_key)}
 
     def init(key: Array) -> TrainState:
         params = initial_params(key)
         slow = jax.tree.map(jnp.copy, params.get("critic", {}))
-        return TrainState(jnp.zeros((), jnp.int32), params, slow, optimizer.init(params), initial_range())
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            slow=slow,
+            opt_state=optimizer.init(params),
+            moments=initial_range(),
+        )
 
     def reset(params: Any, num_envs: int) -> PolicyCarry:
         """Carry before the first record of ``num_envs`` environments."""
         actions = {name: jnp.zeros((num_envs, *leaf.shape), leaf.dtype) for name, leaf in spec.action.items()}
         records = jnp.zeros((), jnp.int32) if counts_records(config.explore) else None
-        return PolicyCarry(model.initial(num_envs), actions, records)
+        latent, memory = model.dynamics.initial(num_envs), learner.initial(num_envs)
+        return PolicyCarry(latent=latent, prev_action=actions, records=records, behavior=memory)
 
     def policy(
-        params: Any, key: Array, carry: PolicyCarry, timestep: TimeStep, mode: Mode = "sample", first: Array = 0
-    ) -> tuple[PolicyCarry, ArrayDict, RSSMState]:
-        """Action for each environment after seeing ``timestep``, and the latents to keep beside it.
-
-        Random numbers belong to environments, of which ``first`` is the number of the first.
-        """
-        rows = first + jnp.arange(timestep.reward.shape[0])
+        params: Any, key: Array, carry: PolicyCarry, timestep: TimeStep, mode: Mode = "sample", env_offset: Array = 0
+    ) -> tuple[PolicyCarry, ArrayDict, ArrayDict]:
+        """Action for each environment after seeing ``timestep``, and the latents to keep beside it."""
+        num_envs = timestep.reward.shape[0]
+        rows = env_offset + jnp.arange(num_envs)
         latent_key, action_key = jax.random.split(key)
         latent = model.filter(
             params["model"],
             latent_key,
             rows,
             carry.latent,
-            carry.prev_action,
-            timestep.observation,
-            timestep.is_first,
-        ).without_stats()
+            prev_action=carry.prev_action,
+            observation=timestep.observation,
+            is_first=timestep.is_first,
+        )
+        reset_rows = partial(mask_first, is_first=jnp.asarray(timestep.is_first))
+        memory = jax.tree.map(lambda x, new: reset_rows(x, first=new), carry.behavior, learner.initial(num_envs))
         records = carry.records
         if mode == "random":
             action = uniform_actions(action_key, rows, spec.action)
         else:
-            action = behavior.act(params, action_key, rows, latent, mode)
+            memory, action = learner.act(params, action_key, rows, latent, memory, mode)
         if mode == "train":
             action = explore(config.explore, spec, jax.random.fold_in(key, EXPLORE), rows, action, records)
         if mode in ("train", "random") and records is not None:
             records = records + len(rows) * jax.process_count()  # each steps equally many
-        return PolicyCarry(latent, action, records), action, model.compress(latent)
+        carry = PolicyCarry(latent=latent, prev_action=action, records=records, behavior=memory)
+        return carry, action, stored(latent)
+
+    def stored(states: LatentState) -> ArrayDict:
+        """What replay keeps of states, by the names of ``latent_spec``."""
+        return model.dynamics.compress(states) if model.latent_spec else {}
 
     def rows_and_keys(key: Array, batch: TrajectoryBatch) -> tuple[jax.Array, jax.Array]:
         """Places of the batch's rows in the global batch; keys for the world model and for the behaviour."""
@@ -108,68 +147,68 @@ def make_agent(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -
         first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * size
         return first + jnp.arange(size), jax.random.split(key)
 
-    def model_loss(params: Any, key: Array, batch: TrajectoryBatch) -> tuple[jax.Array, tuple[Any, ...]]:
+    def model_loss(params: Any, key: Array, batch: TrajectoryBatch) -> tuple[jax.Array, tuple[Losses, ModelAux]]:
         rows, (model_key, _) = rows_and_keys(key, batch)
-        losses, posterior, aux = model.loss(params["model"], model_key, rows, batch)
-        return total_of(losses), (losses, posterior, aux)
-
-    def behavior_loss(
-        params: Any, state: TrainState, key: Array, batch: TrajectoryBatch, posterior: RSSMState
-    ) -> tuple[jax.Array, tuple[Any, ...]]:
-        rows, (_, behavior_key) = rows_and_keys(key, batch)
-        losses, aux = behavior.loss(params, state, behavior_key, rows, posterior, batch)
+        losses, aux = model.loss(params["model"], model_key, rows, batch)
         return total_of(losses), (losses, aux)
 
-    def total_of(losses: dict[str, jax.Array]) -> jax.Array:
+    def behavior_loss(
+        params: Any, state: TrainState, key: Array, batch: TrajectoryBatch, posterior: LatentState
+    ) -> tuple[jax.Array, tuple[Losses, BehaviorAux]]:
+        rows, (_, behavior_key) = rows_and_keys(key, batch)
+        losses, aux = learner.loss(params, state, behavior_key, rows, posterior=posterior, batch=batch)
+        return total_of(losses), (losses, aux)
+
+    def total_of(losses: Losses) -> jax.Array:
         return jnp.asarray(sum(scales[name] * value.mean() for name, value in losses.items()))
 
-    def joined(losses: Any, model_aux: Any, more: Any, behavior_aux: Any) -> dict[str, Any]:
+    def joined(losses: Losses, found: ModelAux, more: Losses, learnt: BehaviorAux) -> AgentAux:
         losses = {**losses, **more}
         if losses.keys() != scales.keys():
             raise KeyError(f"losses {sorted(losses)} and scales {sorted(scales)} differ")
-        return {"losses": losses, "model": model_aux, "behavior": behavior_aux}
+        return AgentAux(losses=losses, model=found, behavior=learnt)
 
-    def loss(params: Any, state: TrainState, key: Array, batch: TrajectoryBatch) -> tuple[jax.Array, dict[str, Any]]:
+    def loss(params: Any, state: TrainState, key: Array, batch: TrajectoryBatch) -> tuple[jax.Array, AgentAux]:
         """Everything at the same parameters, whatever ``optimizer.order`` is."""
-        _, (losses, posterior, model_aux) = model_loss(params, key, batch)
-        _, (more, behavior_aux) = behavior_loss(params, state, key, batch, posterior)
-        aux = joined(losses, model_aux, more, behavior_aux)
-        return total_of(aux["losses"]), aux
+        _, (losses, found) = model_loss(params, key, batch)
+        _, (more, learnt) = behavior_loss(params, state, key, batch, found.posterior)
+        aux = joined(losses, found, more, learnt)
+        return total_of(aux.losses), aux
 
-    def joint_gradient(state: TrainState, key: Array, batch: TrajectoryBatch) -> tuple[Any, Any, dict[str, Any]]:
+    def joint_gradient(state: TrainState, key: Array, batch: TrajectoryBatch) -> tuple[Any, Any, AgentAux]:
         """Gradients of the whole batch, those of this device's rows, and what ``loss`` hands out."""
         (_, aux), grads = jax.value_and_grad(loss, has_aux=True)(state.params, state, key, batch)
         return {}, grads, aux
 
-    def gradient_in_turn(state: TrainState, key: Array, batch: TrajectoryBatch) -> tuple[Any, Any, dict[str, Any]]:
+    def gradient_in_turn(state: TrainState, key: Array, batch: TrajectoryBatch) -> tuple[Any, Any, AgentAux]:
         """The same, the world model's first; actor and critic see what it imagines after its step."""
-        learner = dict(state.params)
-        known = {"model": learner.pop("model")}
-        (_, (losses, posterior, model_aux)), grads = jax.value_and_grad(model_loss, has_aux=True)(known, key, batch)
+        others = dict(state.params)
+        known = {"model": others.pop("model")}
+        (_, (losses, found)), grads = jax.value_and_grad(model_loss, has_aux=True)(known, key, batch)
         if axis_name is not None:
             grads = jax.lax.pmean(grads, axis_name)
-        still = jax.tree.map(jnp.zeros_like, learner)
+        still = jax.tree.map(jnp.zeros_like, others)
         step, _ = optimizer.update(grads | still, state.opt_state, state.params)  # groups do not know of each other
         ahead = {"model": optax.apply_updates(known["model"], step["model"])}
 
-        def after(learner: Any) -> tuple[jax.Array, tuple[Any, ...]]:
-            return behavior_loss(learner | ahead, state, key, batch, posterior)
+        def after(others: Any) -> tuple[jax.Array, tuple[Losses, BehaviorAux]]:
+            return behavior_loss(others | ahead, state, key, batch, found.posterior)
 
-        (_, (more, behavior_aux)), rest = jax.value_and_grad(after, has_aux=True)(learner)
-        return grads, rest, joined(losses, model_aux, more, behavior_aux)
+        (_, (more, learnt)), rest = jax.value_and_grad(after, has_aux=True)(others)
+        return grads, rest, joined(losses, found, more, learnt)
 
     def update(
         state: TrainState, key: Array, batch: TrajectoryBatch
-    ) -> tuple[TrainState, dict[str, jax.Array], RSSMState]:
+    ) -> tuple[TrainState, dict[str, jax.Array], ArrayDict]:
         """One gradient step; metrics are scalars, latents [B, T] go back to replay."""
         known, grads, aux = gradient(state, key, batch)
         metrics = {
-            **{f"loss/{name}": value.mean() for name, value in aux["losses"].items()},
-            "loss/total": total_of(aux["losses"]),
-            "kl": aux["model"]["kl"].mean(),
-            "dyn_ent": aux["model"]["prior_entropy"].mean(),
-            "rep_ent": aux["model"]["posterior_entropy"].mean(),
-            **aux["behavior"]["metrics"],
+            **{f"loss/{name}": value.mean() for name, value in aux.losses.items()},
+            "loss/total": total_of(aux.losses),
+            model.dynamics.latent.divergence_name: aux.model.divergence.mean(),
+            "dyn_ent": aux.model.prior_entropy.mean(),
+            "rep_ent": aux.model.posterior_entropy.mean(),
+            **aux.behavior.metrics,
         }
         if axis_name is not None:
             grads, metrics = mean_over_devices(grads, metrics, axis_name)
@@ -181,23 +220,22 @@ def make_agent(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -
         metrics |= {"opt/grad_norm": norms["grad"], **{f"opt/{name}_rms": x / root_size for name, x in norms.items()}}
         step = state.step + 1
         slow = follow(config.value, step, params.get("critic", {}), state.slow)
-        state = TrainState(step, params, slow, opt_state, aux["behavior"]["moments"])
-        return state, metrics, model.compress(aux["model"]["posterior"])
+        moments = aux.behavior.moments
+        state = TrainState(step=step, params=params, slow=slow, opt_state=opt_state, moments=moments)
+        return state, metrics, stored(model.dynamics.starts(aux.model.posterior))
 
     in_turn = config.optimizer.order == "model_first" and config.behavior.method == "actor_critic"
     gradient = gradient_in_turn if in_turn else joint_gradient
-    report = partial(reports.report, config, spec, model, behavior)
-    dream = partial(reports.dream, model, behavior)
-    return Agent(init, reset, policy, loss, update, report, dream, model.latent_spec)
-
-
-def make_behavior(config: Config, spec: EnvSpec, model: WorldModel, *, dtype: Any, axis_name: str | None) -> Behavior:
-    """How actions come about, as configured."""
-    match config.behavior.method:
-        case "actor_critic":
-            return make_actor_critic(config, spec, model, dtype=dtype, axis_name=axis_name)
-        case "planner":
-            return make_planner(config, spec, model)
+    return Agent(
+        init=init,
+        reset=reset,
+        policy=policy,
+        loss=loss,
+        update=update,
+        report=partial(reports.report, config, spec, model, learner),
+        dream=partial(reports.dream, model, learner),
+        latent_spec=model.latent_spec,
+    )
 
 
 def mean_over_devices(grads: Any, metrics: dict[str, jax.Array], axis_name: str) -> tuple[Any, dict[str, jax.Array]]:
@@ -227,7 +265,7 @@ def loss_scales(config: Config, spec: EnvSpec) -> dict[str, float]:
     scales |= dict(overshooting=config.kl.overshooting_scale) if config.kl.overshooting else {}
     if config.behavior.method == "actor_critic":
         scales |= dict(policy=c.policy, value=c.value)
-        scales |= dict(repval=c.replay_value) if is_on(c.replay_value) else {}
+        scales |= dict(repval=c.replay_value) if is_enabled(c.replay_value) else {}
     return scales | dict.fromkeys(spec.observation, c.reconstruction)
 
 
@@ -238,14 +276,18 @@ def compute_dtype(config: Config) -> Any:
     return jnp.dtype(config.dtype)
 
 
-def check_spec(config: Config, spec: EnvSpec) -> None:
-    """Refuse observations that the parts can't take."""
+def check_names(spec: EnvSpec) -> None:
+    """Refuse observations whose loss would have the name of another."""
     for name in spec.observation:
         if name in LOSSES:
             raise ConfigError(f"observation {name!r}: the name is taken by a loss ({', '.join(LOSSES)})")
+
+
+def check_images(config: Config, spec: EnvSpec, width: int) -> None:
+    """Refuse images that encoder or decoder can't take; ``width`` is that of the first of the features."""
     grid = [image_grid(spec.observation, part.cnn) for part in (config.encoder, config.decoder)]
     if any(grid[1]) and config.decoder.cnn in ("repeat", "transpose"):
         c = config.decoder
-        for field, width in (("rssm.deter", config.rssm.deter), ("4 x decoder.depth", 4 * c.depth)):
-            if width % c.blocks:
-                raise ConfigError(f"decoder.blocks: got {c.blocks}, for images it must divide {field} = {width}")
+        for what, size in (("the width of the first features (rssm.deter)", width), ("4 x decoder.depth", 4 * c.depth)):
+            if size % c.blocks:
+                raise ConfigError(f"decoder.blocks: got {c.blocks}, for images it must divide {what}, {size}")

@@ -43,11 +43,24 @@ def uniform_actions(key: Array, rows: Array, specs: Mapping[str, ArraySpec]) -> 
 
 
 class OneHot(distrax.OneHotCategorical):
-    """distrax's, which would trace a sample whenever it is asked for its shape."""
+    """A one-hot variable; distrax's would trace a sample whenever it is asked for its shape."""
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
         return (self._probs if self._logits is None else self._logits).shape[:-1]
+
+    def from_noise(self, noise: Array) -> jax.Array:
+        """The draw [..., K] that uniform noise [...] makes, with the gradient of the probabilities."""
+        probs = self.probs
+        return straight_through(inverse_cdf(jax.lax.stop_gradient(probs), noise), probs)
+
+
+class Normal(distrax.Normal):
+    """A normal variable."""
+
+    def from_noise(self, noise: Array) -> jax.Array:
+        """The draw that standard normal noise makes."""
+        return self.loc + self.scale * noise
 
 
 def categorical(logits: jax.Array, unimix: float = 0.0) -> distrax.Distribution:
@@ -62,11 +75,11 @@ def categorical(logits: jax.Array, unimix: float = 0.0) -> distrax.Distribution:
 
 def normal(mean: jax.Array, std: jax.Array) -> distrax.Distribution:
     """Independent normal variables over the last axis."""
-    return distrax.Independent(distrax.Normal(mean.astype(jnp.float32), std.astype(jnp.float32)), 1)
+    return distrax.Independent(Normal(mean.astype(jnp.float32), std.astype(jnp.float32)), 1)
 
 
-class Pushed(distrax.Distribution):
-    """A number that ``push`` makes of noise of one ``kind``, and ``at`` of what is then standardised."""
+class Reparameterized(distrax.Distribution):
+    """A variable given by how it is drawn from noise of one ``kind``, by way of a standardised number."""
 
     kind: Kind
 
@@ -82,22 +95,24 @@ class Pushed(distrax.Distribution):
     def batch_shape(self) -> tuple[int, ...]:
         return self.loc.shape
 
-    def push(self, noise: Array) -> jax.Array:
-        return self.at(noise)
+    def from_noise(self, noise: Array) -> jax.Array:
+        """The draw that noise of ``kind`` makes."""
+        return self.from_standard(noise)
 
-    def at(self, standard: Array) -> jax.Array:
+    def from_standard(self, standard: Array) -> jax.Array:
+        """The draw of a standardised number."""
         raise NotImplementedError
 
     def _sample_n(self, key: Any, n: int) -> jax.Array:
-        return self.push(draw_noise(key, jnp.arange(n), self.batch_shape, self.kind))
+        return self.from_noise(draw_noise(key, jnp.arange(n), self.batch_shape, self.kind))
 
 
-class TanhNormal(Pushed):
+class TanhNormal(Reparameterized):
     """``tanh(x)`` of a normal variable x (DreamerV1, sec. 3). It has neither a mode nor an entropy in closed form."""
 
     kind = "normal"
 
-    def at(self, standard: Array) -> jax.Array:
+    def from_standard(self, standard: Array) -> jax.Array:
         return jnp.tanh(self.loc + self.scale * standard)
 
     def log_prob(self, value: Array) -> jax.Array:
@@ -107,7 +122,7 @@ class TanhNormal(Pushed):
         return distrax.Normal(self.loc, self.scale).log_prob(x) - volume
 
 
-class TruncNormal(Pushed):
+class TruncNormal(Reparameterized):
     """A normal variable given that it lies in [-1, 1], where its ``loc`` is too.
 
     With the standardised bounds a and b, and ``Z = Phi(b) - Phi(a)``, the log-probability is ``log N(x) - log Z`` and
@@ -124,14 +139,14 @@ class TruncNormal(Pushed):
         low, high = (jax.lax.erf(bound / math.sqrt(2)) for bound in self._bounds())
         return low, high
 
-    def push(self, noise: Array) -> jax.Array:
+    def from_noise(self, noise: Array) -> jax.Array:
         """The inverse of the distribution function."""
         low, high = self._cumulative()
         place = low + noise * (high - low)
         # At its lower end the noise is exactly 0, and infinity lies there.
-        return self.at(math.sqrt(2) * jax.lax.erf_inv(jnp.clip(place, -1 + 2**-23, 1 - 2**-23)))
+        return self.from_standard(math.sqrt(2) * jax.lax.erf_inv(jnp.clip(place, -1 + 2**-23, 1 - 2**-23)))
 
-    def at(self, standard: Array) -> jax.Array:
+    def from_standard(self, standard: Array) -> jax.Array:
         """``loc + scale standard``, clipped to +-(1 - 1e-6) in value, but not in gradient.
 
         The standardised number has no gradient, as if its bounds stayed where they are: the event's is 1 by ``loc``,
@@ -176,13 +191,7 @@ def noise_kind(discrete: bool, continuous: str = "normal") -> Kind:
 
 def sample(distribution: distrax.Distribution, noise: Array) -> jax.Array:
     """A draw from noise [..., S] or [..., A]: a straight-through one-hot, or a reparameterised number."""
-    inner = distribution.distribution
-    if isinstance(inner, distrax.OneHotCategorical):
-        probs = inner.probs
-        return straight_through(inverse_cdf(jax.lax.stop_gradient(probs), noise), probs)
-    if isinstance(inner, Pushed):
-        return inner.push(noise)
-    return inner.loc + inner.scale * noise
+    return distribution.distribution.from_noise(noise)
 
 
 def mode(distribution: distrax.Distribution, noise: Array | None = None) -> jax.Array:
@@ -197,7 +206,7 @@ def mode(distribution: distrax.Distribution, noise: Array | None = None) -> jax.
     if noise is None:
         raise ValueError("mode: that of a tanh_normal takes noise")
     each = tanh_normal(inner.loc[..., None, :], inner.scale[..., None, :])
-    return likeliest(each, each.distribution.push(noise))
+    return likeliest(each, each.distribution.from_noise(noise))
 
 
 def likeliest(distribution: distrax.Distribution, draws: jax.Array) -> jax.Array:
@@ -211,18 +220,11 @@ def variable_kl(left: distrax.Distribution, right: distrax.Distribution) -> jax.
     return left.distribution.kl_divergence(right.distribution)
 
 
-def active_variables(distribution: distrax.Distribution) -> jax.Array:
-    """Which variables [S] tell the leading axes apart.
-
-    Categorical ones by their information H(mean of q) - mean of H(q), above 0.05 nats; normal ones by the
-    variance of their mean, above 0.01 (Burda et al. 2016, "Importance Weighted Autoencoders", section 5.2).
-    """
+def information(distribution: distrax.Distribution) -> jax.Array:
+    """What each one-hot variable says about its place among the leading axes: H(mean of q) - mean of H(q), [S] nats."""
     inner = distribution.distribution
-    if isinstance(inner, distrax.OneHotCategorical):
-        axes = tuple(range(inner.probs.ndim - 2))
-        mean = distrax.OneHotCategorical(probs=inner.probs.mean(axes))
-        return mean.entropy() - inner.entropy().mean(axes) > 0.05
-    return inner.loc.var(tuple(range(inner.loc.ndim - 1))) > 0.01
+    axes = tuple(range(inner.probs.ndim - 2))
+    return OneHot(probs=inner.probs.mean(axes)).entropy() - inner.entropy().mean(axes)
 
 
 def inverse_cdf(probs: jax.Array, uniform: Array) -> jax.Array:

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dreamer_jax.config.schema import OptimizerConfig
-from dreamer_jax.config.sweep import is_on
+from dreamer_jax.config.schema import OptimizerConfig, is_enabled
 
 
 def norm(tree: optax.Params) -> jax.Array:
@@ -23,7 +22,9 @@ def clip_by_tensor_norm(limit: float, floor: float = 1e-3) -> optax.GradientTran
     optax's adaptive clipping takes norms by unit instead.
     """
 
-    def update(grads: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None) -> tuple:
+    def update(
+        grads: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.EmptyState]:
         def clip(grad: jax.Array, param: jax.Array) -> jax.Array:
             allowed = limit * jnp.maximum(floor, norm(param))
             return grad / jnp.maximum(1.0, norm(grad) / allowed)
@@ -62,9 +63,9 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     A norm that is clipped is a group's, too. Groups may be absent.
     """
     groups = {"model": config, "actor": _actor_critic(config, config.actor_learning_rate, config.actor_critic_clip)}
-    critic_clip = config.critic_clip if is_on(config.critic_clip) else config.actor_critic_clip
+    critic_clip = config.critic_clip if is_enabled(config.critic_clip) else config.actor_critic_clip
     groups["critic"] = _actor_critic(config, config.critic_learning_rate, critic_clip)
-    clipped = any(is_on(clip) for clip in (config.clip, config.actor_critic_clip, config.critic_clip))
+    clipped = any(is_enabled(clip) for clip in (config.clip, config.actor_critic_clip, config.critic_clip))
     if not clipped and all(_same(group, config) for group in groups.values()):
         return _chain(config)
     return optax.partition(
@@ -76,9 +77,9 @@ def _actor_critic(config: OptimizerConfig, learning_rate: float, clip: float) ->
     """What is not set for actor and critic is the model's."""
     return replace(
         config,
-        learning_rate=learning_rate if is_on(learning_rate) else config.learning_rate,
-        eps=config.actor_critic_eps if is_on(config.actor_critic_eps) else config.eps,
-        clip=clip if is_on(clip) else config.clip,
+        learning_rate=learning_rate if is_enabled(learning_rate) else config.learning_rate,
+        eps=config.actor_critic_eps if is_enabled(config.actor_critic_eps) else config.eps,
+        clip=clip if is_enabled(clip) else config.clip,
     )
 
 
@@ -107,9 +108,9 @@ def _chain(config: OptimizerConfig) -> optax.GradientTransformation:
         case "adam_eps_hat":
             steps = [scale_by_adam_eps_hat(config.beta1, config.beta2, config.eps)]
     return optax.chain(
-        *([optax.clip_by_global_norm(config.clip)] if is_on(config.clip) else []),
-        clip_by_tensor_norm(config.agc) if is_on(config.agc) else optax.identity(),
+        *([optax.clip_by_global_norm(config.clip)] if is_enabled(config.clip) else []),
+        clip_by_tensor_norm(config.agc) if is_enabled(config.agc) else optax.identity(),
         *steps,
         optax.scale_by_learning_rate(rate),
-        *([optax.add_decayed_weights(-config.weight_decay)] if is_on(config.weight_decay) else []),
+        *([optax.add_decayed_weights(-config.weight_decay)] if is_enabled(config.weight_decay) else []),
     )

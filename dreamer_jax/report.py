@@ -10,13 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from dreamer_jax.config.schema import Config, DecoderConfig
-from dreamer_jax.distributions import active_variables, sample, variable_kl
 from dreamer_jax.interfaces import Behavior, WorldModel
 from dreamer_jax.models.decoder import decoder_target, reconstruction_loss
-from dreamer_jax.models.world_model import features
 from dreamer_jax.ops.sequence import scan_time
 from dreamer_jax.specs import EnvSpec
-from dreamer_jax.types import Array, ArrayDict, Dream, Mode, RSSMState, TrainState, TrajectoryBatch
+from dreamer_jax.types import Array, ArrayDict, Dream, Features, LatentState, Mode, TrainState, TrajectoryBatch
 
 HORIZONS = (1, 5, 15)
 """Steps after which an open-loop prediction is measured; the last is also that of the returns."""
@@ -34,22 +32,24 @@ def dream(
 ) -> Dream:
     """Watch ``seen`` [B, C], then imagine ``length`` = H steps: by ``actions`` [B, H, ...], or by the policy's own."""
     rows = jnp.arange(seen.reward.shape[0])
+    dynamics = model.dynamics
     posterior = model.observe(params["model"], key, rows, seen)
-    start = jax.tree.map(lambda x: x[:, -1], posterior.without_stats())
-    noise = model.latent_noise(jax.random.fold_in(key, 1), rows, (length,))
+    start = jax.tree.map(lambda x: x[:, -1], dynamics.starts(posterior)), behavior.initial(len(rows))
+    noise = dynamics.noise(jax.random.fold_in(key, 1), rows, (length,))
     steps = jnp.broadcast_to(jnp.arange(length), (len(rows), length))
     given = None if actions is None else model.action_vector(actions)
 
-    def step(latent: RSSMState, inputs: tuple[Any, ...]) -> tuple[RSSMState, Any]:
-        noise, number, action = inputs
+    def step(before: tuple[LatentState, Any], inputs: tuple[Any, ...]) -> tuple[tuple[LatentState, Any], Features]:
+        (latent, memory), (noise, number, action) = before, inputs
         if action is None:
             act_key = jax.random.fold_in(jax.random.fold_in(key, 2), number[0])
-            action = model.action_vector(behavior.act(params, act_key, rows, latent, mode))
-        latent = model.imagine_step(params["model"], noise, latent, action).without_stats()
-        return latent, features(latent)
+            memory, chosen = behavior.act(params, act_key, rows, latent, memory, mode)
+            action = model.action_vector(chosen)
+        latent = model.imagine_step(params["model"], noise, latent, action)
+        return (latent, memory), dynamics.features(latent)
 
     _, ahead = scan_time(step, start, (noise, steps, given))
-    feat = jax.tree.map(lambda *parts: jnp.concatenate(parts, 1), features(posterior), ahead)
+    feat = jax.tree.map(lambda *parts: jnp.concatenate(parts, 1), dynamics.features(posterior), ahead)
     return Dream(model.decode(params["model"], feat), *model.predict(params["model"], feat))
 
 
@@ -67,10 +67,11 @@ def report(
     Errors of numbers are mean squares, in symlog space or of images in [0, 1]; of classes cross entropies.
     Metrics are means over all records, those ahead only over records without a reset before them:
 
-    - ``kl`` raw, ``kl_latent/i`` of each latent, ``kl_below_free_nats`` the share of records below free nats;
-    - ``active_latents``, whose distribution says something about the record (``active_variables``);
-    - ``elbo`` in nats a record: log-likelihoods of observation, reward and continuation, less the KL (a squared
-      error is the likelihood of a normal with variance 1/2);
+    - ``kl`` raw, ``kl_latent/i`` of each latent, ``kl_below_free_nats`` the share of records below free nats; under
+      the name that the kind of latents gives to its divergence;
+    - ``active_latents``, whose distribution says something about the record (``Latent.active``);
+    - ``elbo`` in nats a record, if that divergence is a KL: log-likelihoods of observation, reward and continuation,
+      less the KL (a squared error is the likelihood of a normal with variance 1/2);
     - ``posterior_error``, ``prior_error`` (the latent drawn one step ahead), ``permuted_error`` (the latent of
       another window) of each observation;
     - ``openloop_error/<key>/<h>`` h steps ahead, ``repeat_error`` of the last record seen, ``mean_error`` of
@@ -78,24 +79,26 @@ def report(
     - ``return_imagined`` and ``return_realised`` over the longest horizon, ``return_error`` their mean square.
     """
     params, rows = state.params["model"], jnp.arange(batch.reward.shape[0])
-    losses, posterior, aux = model.loss(params, key, rows, batch)
-    before = model.distribution(model.prior_stats(params, posterior.deter))
-    after = model.distribution(posterior.stats)
-    kl = variable_kl(after, before)
-    nats = sum(_nats(losses, spec, config.decoder).values())
+    losses, aux = model.loss(params, key, rows, batch)
+    dynamics, latent = model.dynamics, model.dynamics.latent
+    each, kl = latent.divergence(aux.posterior_stats, aux.prior_stats), latent.divergence_name
     metrics = {
-        "kl": kl.sum(-1).mean(),
-        "kl_below_free_nats": (kl.sum(-1) < config.kl.free_nats).mean(),
-        **{f"kl_latent/{i:02d}": x for i, x in enumerate(kl.mean((0, 1)))},
-        "active_latents": active_variables(after).sum(),
-        "elbo": -(aux["kl"] + losses["rew"] + losses.get("con", 0) + nats).mean(),
+        kl: each.sum(-1).mean(),
+        f"{kl}_below_free_nats": (each.sum(-1) < config.kl.free_nats).mean(),
+        **{f"{kl}_latent/{i:02d}": x for i, x in enumerate(each.mean((0, 1)))},
+        "active_latents": latent.active(aux.posterior_stats).sum(),
     }
+    if latent.bounds_likelihood:
+        nats = sum(_nats(losses, spec, config.decoder).values())
+        metrics["elbo"] = -(aux.divergence + losses["rew"] + losses.get("con", 0) + nats).mean()
 
-    prior_noise = model.latent_noise(jax.random.fold_in(key, 3), rows, batch.reward.shape[1:])
-    stochs = {"prior": sample(before, prior_noise), "permuted": jnp.roll(posterior.stoch, 1, 0)}
-    outputs = {"posterior": aux["reconstruction"]}
-    for label, stoch in stochs.items():
-        outputs[label] = model.decode(params, features(replace(posterior, stoch=stoch)))
+    prior_noise = dynamics.noise(jax.random.fold_in(key, 3), rows, batch.reward.shape[1:])
+    others = {
+        "prior": dynamics.redraw(aux.posterior, aux.prior_stats, prior_noise),
+        "permuted": dynamics.exchange(aux.posterior, jax.tree.map(lambda x: jnp.roll(x, 1, 0), aux.posterior)),
+    }
+    outputs = {"posterior": aux.reconstruction}
+    outputs |= {label: model.decode(params, dynamics.features(state)) for label, state in others.items()}
     squared = replace(config.decoder, loss="squared")
     for name, leaf in spec.observation.items():
         target = jnp.asarray(batch.observation[name])

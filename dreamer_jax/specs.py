@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +42,7 @@ class ArraySpec:
         return {"shape": list(self.shape), "dtype": self.dtype, "classes": self.classes}
 
     @classmethod
-    def from_json(cls, data: dict) -> ArraySpec:
+    def from_json(cls, data: dict[str, Any]) -> ArraySpec:
         return cls(tuple(data["shape"]), data["dtype"], data["classes"])
 
 
@@ -52,14 +53,14 @@ class EnvSpec:
     observation: dict[str, ArraySpec]
     action: dict[str, ArraySpec]
 
-    def as_json(self) -> dict[str, dict]:
+    def as_json(self) -> dict[str, dict[str, dict[str, object]]]:
         return {
             part: {name: spec.as_json() for name, spec in getattr(self, part).items()}
             for part in ("observation", "action")
         }
 
     @classmethod
-    def from_json(cls, data: dict) -> EnvSpec:
+    def from_json(cls, data: dict[str, Any]) -> EnvSpec:
         return cls(
             *(
                 {name: ArraySpec.from_json(spec) for name, spec in data[part].items()}

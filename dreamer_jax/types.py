@@ -2,12 +2,11 @@
 
 The letters used in every docstring: ``B`` batch, ``T`` replay time, ``H`` imagination horizon,
 ``N = B*T`` imagination starts, ``E`` environments, ``A`` action width, ``F`` feature width,
-``S x K`` latent variables x classes, ``D`` width of the deterministic state.
+``S x K`` latent variables x classes, ``D`` width of the deterministic state of an RSSM.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Literal
 
 from flax import struct
@@ -16,6 +15,14 @@ Array = Any
 """A ``jax.Array`` or a ``np.ndarray``: what takes one takes the other, and ``jit`` turns numpy's into JAX's."""
 ArrayDict = dict[str, Array]
 Params = Any
+LatentState = Any
+"""A world model's state: a pytree of arrays [B, ...] or [B, T, ...]. Only the dynamics that made it look inside."""
+Stats = ArrayDict
+"""Parameters of the distribution of latent variables; only their ``Latent`` knows what they are."""
+Noise = Any
+"""Random numbers for one or more draws of latents, a pytree of arrays [B, ...] (of nothing, if nothing is drawn)."""
+Features = tuple[Array, ...]
+"""What heads read of a state: vectors [..., F_i], in the order of ``Dynamics.feature_widths``."""
 Mode = Literal["train", "sample", "mode", "random"]
 """How a policy acts: ``train`` explores as in training, ``sample`` draws, ``mode`` is greedy, ``random`` is uniform."""
 
@@ -36,33 +43,12 @@ class TimeStep:
 
 
 @struct.dataclass
-class RSSMState:
-    """Recurrent latent state; ``stats`` are the parameters of the distribution of ``stoch``.
-
-    Replay stores a state without ``stats`` and, in compact form, with class indices in ``stoch``.
-    """
-
-    deter: Array  # [..., D]
-    stoch: Array  # [..., S, K] one-hot (categorical) or [..., S] (Gaussian); stored: [..., S] int
-    stats: ArrayDict = struct.field(default_factory=dict)  # {"logits": [..., S, K]} or mean, std
-    cell: Array | None = None  # deter again, in the layout of the recurrent cell; only from step to step of a scan
-
-    def without_stats(self) -> RSSMState:
-        """What goes from one step to the next."""
-        return replace(self, stats={})
-
-    def without_cell(self) -> RSSMState:
-        """What leaves a scan."""
-        return replace(self, cell=None)
-
-
-@struct.dataclass
 class TrajectoryBatch:
     """``B`` windows of ``T`` records that may span episodes.
 
     ``prev_action`` is the action that LED TO the observation of the same row; it has no meaning
-    where ``is_first`` (the model masks it). ``context`` is the stored latent of the record before
-    the window.
+    where ``is_first`` (the model masks it). ``context`` is the state at the record before the window, as
+    replay stores it (``Dynamics.compress``).
     """
 
     observation: ArrayDict  # {name: [B, T, ...]}
@@ -71,17 +57,50 @@ class TrajectoryBatch:
     is_first: Array  # [B, T]
     is_last: Array  # [B, T]
     is_terminal: Array  # [B, T]
-    context: RSSMState | None = None  # [B, ...]
+    context: ArrayDict | None = None  # {name: [B, ...]}
 
 
 @struct.dataclass
 class ImaginedTrajectory:
     """``H`` imagined steps from ``N`` starts; index 0 of the time axis is the start itself."""
 
-    features: tuple[Array, Array]  # deter [N, H+1, D], flat stoch [N, H+1, S*K]
+    features: Features  # [N, H+1, F_i] each
     action: ArrayDict  # {name: [N, H+1, ...]} one-hot if discrete; the last one is in no loss
     reward: Array  # [N, H+1]
     discount: Array  # [N, H+1] probability of going on, discount included
+
+
+@struct.dataclass
+class ModelAux:
+    """What a world model's loss finds on the way."""
+
+    tokens: Array  # [B, T, W] encoded observations
+    posterior: LatentState  # [B, T, ...]
+    posterior_stats: Stats  # [B, T, ...]
+    prior_stats: Stats  # [B, T, ...]
+    divergence: Array  # [B, T] of the posterior from the prior, before anything is clipped
+    posterior_entropy: Array  # [B, T]
+    prior_entropy: Array  # [B, T]
+    reconstruction: ArrayDict  # {name: [B, T, ...]}
+    cont_target: Array  # [B, T] what the probability of going on is learnt from
+
+
+@struct.dataclass
+class BehaviorAux:
+    """What a behaviour's loss finds on the way."""
+
+    moments: ArrayDict  # the next ``TrainState.moments``
+    metrics: dict[str, Array]  # {name: []}
+    details: Any = None  # of its own kind
+
+
+@struct.dataclass
+class AgentAux:
+    """What an agent's loss finds on the way."""
+
+    losses: dict[str, Array]  # {name: [B, T]}, not yet scaled
+    model: ModelAux
+    behavior: BehaviorAux
 
 
 @struct.dataclass
@@ -97,9 +116,10 @@ class Dream:
 class PolicyCarry:
     """What acting remembers from one record to the next, one row per environment."""
 
-    latent: RSSMState  # [E, ...]
+    latent: LatentState  # [E, ...]
     prev_action: ArrayDict  # {name: [E, ...]} the action taken after the previous record
     records: Array | None = None  # [] int32 agent steps in training, all environments; where exploration changes
+    behavior: Any = ()  # what the behaviour remembers, [E, ...]
 
 
 @struct.dataclass

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole check, with the tools on PATH: style, types, the wheel, the tests. Arguments go to pytest.
+# The whole check, with the tools on PATH: style, types, the wheel, the site, the tests. Arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -26,6 +26,12 @@ assert os.path.exists("dreamer_jax/py.typed")
 print("dreamer_jax", dreamer_jax.__version__, "imports from its wheel:", dreamer_jax.load_config().revision)
 PYTHON
 )
+
+echo "== docs"
+export NO_MKDOCS_2_WARNING=1
+# Not with --quiet, which would let warnings pass.
+JAX_PLATFORMS=cpu python -m mkdocs build --strict --site-dir "$scratch/docs" >"$scratch/log" 2>&1 || { cat "$scratch/log"; exit 1; }
+export DREAMER_JAX_DOCS="$scratch/docs" # for tests/test_site.py
 
 echo "== tests"
 python -m pytest -n "${PYTEST_WORKERS:-2}" --durations 10 "$@"

@@ -23,7 +23,7 @@ from dreamer_jax.config.schema import Config
 from dreamer_jax.interfaces import Agent, Behavior, WorldModel
 from dreamer_jax.models.world_model import make_world_model
 from dreamer_jax.specs import ArraySpec, EnvSpec
-from dreamer_jax.types import RSSMState, TimeStep, TrainState, TrajectoryBatch
+from dreamer_jax.types import TimeStep, TrainState, TrajectoryBatch
 
 B, T, H = 3, 7, 4
 D, S, K, BLOCKS = 36, 5, 6, 2
@@ -86,7 +86,7 @@ def random_batch(spec: EnvSpec, config: Config, seed: int = 0, size: int = B, le
         is_first,
         is_last,
         is_terminal,
-        RSSMState(deter, stoch),
+        {"deter": deter, "stoch": stoch},
     )
 
 
@@ -146,6 +146,11 @@ def many_devices(count: int) -> dict[str, str]:
     paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
     text = " ".join(f"--{name}={value}" for name, value in flags.items())
     return {**os.environ, "XLA_FLAGS": text, "NPROC": "16", "PYTHONPATH": paths}
+
+
+def bundle(kind: Any, **functions: Any) -> Any:
+    """A bundle that has some of its functions only."""
+    return kind(**(dict.fromkeys(kind._fields) | functions))
 
 
 def quick_jit(function: Any) -> Any:

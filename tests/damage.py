@@ -121,15 +121,18 @@ class Commands:
     """Runs them in this process, with an agent that compiles in no time, or with a real one."""
 
     def __init__(self, folder: Path) -> None:
-        from dreamer_jax.training import acting, checkpoint, compare, plot, predictions, train
+        from dreamer_jax.analysis import compare, plot, predictions
+        from dreamer_jax.devices import acting
+        from dreamer_jax.runs import load as loading
+        from dreamer_jax.training import train
 
         self._folder, self._drawn = folder, list[str]()
-        self._make_agent, self._make_act = checkpoint.make_agent, acting.make_act
+        self._make_agent, self._make_act = loading.make_agent, acting.make_act
         self._agents, self._acts = dict[Any, Any](), dict[Any, Any]()
         self.real = False
         self._unpickled: list[str] = []
         sys.addaudithook(lambda name, args: self._unpickled.append(str(args)) if name == "pickle.find_class" else None)
-        for module in (checkpoint, train):
+        for module in (loading, train):
             module.make_agent = self._agent  # type: ignore[assignment]
         acting.make_act = self._act
         for module in (plot, compare):
@@ -188,7 +191,7 @@ class Commands:
         import dreamer_jax
         from dreamer_jax.cli import main
         from dreamer_jax.config.schema import ConfigError
-        from dreamer_jax.training.metrics import read_jsonl
+        from dreamer_jax.runs.metrics import read_jsonl
 
         def said() -> str:
             sys.stdout.flush()

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from dreamer_jax.cli.parser import make_parser
-from dreamer_jax.config.presets import PRESETS, SIZES
+from dreamer_jax.config.named import PRESETS, SIZES
 from dreamer_jax.config.schema import FIELDS
 
 SECTIONS = sorted({name.partition(".")[0] for name in FIELDS if "." in name})

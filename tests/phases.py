@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 SPANS = {
-    "opening": ["training.train:carry_out"],
+    "opening": ["training.train:run_training"],
     "restoring": ["training.loop:Run.__init__"],
     "compiling": ["training.loop:Run.prepare"],
     "acting": ["training.loop:Run.loop"],
-    "updating": ["training.learner:Learner.run_ahead", "training.learner:Learner.catch_up"],
+    "updating": ["training.learner:Learner.dispatch_early", "training.learner:Learner.catch_up"],
     "evaluating": ["training.observer:evaluate"],
-    "reporting": ["training.predictions:Reports.__call__"],
+    "reporting": ["analysis.predictions:Reports.__call__"],
     "saving": ["training.loop:Run.save", "training.loop:Run._commit"],
 }
 """A run is in a phase while one of these is at work, the innermost one. Before ``opening`` no signal is handled."""
@@ -27,26 +27,26 @@ PHASES = ("starting", *SPANS, "closing")
 
 CALLS = {
     "opening": """training.train:check_run training.train:env_preview training.train:open_run
-        training.checkpoint:Checkpoints.__init__ training.run_directory:replace_file""",
-    "restoring": """training.restore:Restore.new training.restore:Restore.checkpoint training.loop:make_envs
-        training.metrics:RunLog.__init__ training.metrics:rewind_jsonl replay.storage:clear
+        runs.checkpoint:Checkpoints.__init__ runs.directory:replace_file""",
+    "restoring": """runs.restore:Restore.new runs.restore:Restore.checkpoint training.loop:make_envs
+        runs.metrics:RunLog.__init__ runs.metrics:rewind_jsonl replay.storage:clear
         replay.host:Replay.restore replay.journal:Journal.undo replay.journal:Journal.resume""",
     "compiling": """training.loop:Run.prepare training.observer:evaluation_envs training.learner:Learner.prepare
-        training.parallel:Updates.compile""",
-    "acting": """training.acting:Act.begin training.acting:Act.finish envs.vector:VectorEnvs.step
-        replay.host:Replay.append training.metrics:RunLog.episodes training.observer:Observer.write_metrics""",
+        devices.data_parallel:Updates.compile""",
+    "acting": """devices.acting:Act.begin devices.acting:Act.finish envs.vector:VectorEnvs.step
+        replay.host:Replay.append runs.metrics:RunLog.episodes training.observer:Observer.write_metrics""",
     "updating": """training.learner:Learner.catch_up training.learner:Learner._dispatch
-        training.learner:Learner._land training.learner:Learner._sample replay.host:Replay.write_back
+        training.learner:Learner._finish training.learner:Learner._sample replay.host:Replay.write_back
         replay.journal:Journal.preserve""",
     "evaluating": """training.observer:evaluate training.observer:Observer._act_and_say_so""",
-    "reporting": """training.predictions:Reports.__call__ training.predictions:draw
-        training.pictures:save_picture""",
-    "saving": """training.loop:Run.save training.checkpoint:Checkpoints.save replay.host:Replay.snapshot
-        training.checkpoint:Checkpoints.completed replay.host:Replay.committed replay.journal:Journal.begin
+    "reporting": """analysis.predictions:Reports.__call__ analysis.predictions:draw
+        analysis.pictures:save_picture""",
+    "saving": """training.loop:Run.save runs.checkpoint:Checkpoints.save replay.host:Replay.snapshot
+        runs.checkpoint:Checkpoints.completed replay.host:Replay.committed replay.journal:Journal.begin
         replay.journal:Journal.committed""",
     "closing": """training.observer:Observer.close envs.vector:VectorEnvs.close replay.host:Replay.close
-        training.metrics:RunLog.close training.checkpoint:Checkpoints.close
-        training.progress:Progress.close""",
+        runs.metrics:RunLog.close runs.checkpoint:Checkpoints.close
+        runs.progress:Progress.close""",
 }
 """Calls of each phase at which a run can be stopped."""
 

@@ -20,10 +20,10 @@ from trainer import Trainer, flags, helpers, tiny_run
 from dreamer_jax.config.schema import Config
 
 FRAMES = 160
-NEW = ("training.restore:Restore.new", "replay.storage:clear")
+NEW = ("runs.restore:Restore.new", "replay.storage:clear")
 """Calls that only a new run makes."""
 RESUMED = (
-    "training.restore:Restore.checkpoint",
+    "runs.restore:Restore.checkpoint",
     "replay.host:Replay.restore",
     "replay.journal:Journal.undo",
     "replay.journal:Journal.resume",

@@ -266,8 +266,8 @@ class Plain:
         size, length = batch.reward.shape
         found = {}
         for b in range(size):
-            deter = np.asarray(batch.context.deter[b], np.float64)
-            stoch = np.array([onehot(index, self.config.rssm.classes) for index in batch.context.stoch[b]])
+            deter = np.asarray(batch.context["deter"][b], np.float64)
+            stoch = np.array([onehot(index, self.config.rssm.classes) for index in batch.context["stoch"][b]])
             for t in range(length):
                 choice, motors = batch.prev_action["choice"][b, t], batch.prev_action["motors"][b, t]
                 action = np.concatenate([onehot(choice, self.spec.action["choice"].classes), motors])
@@ -359,16 +359,18 @@ def ours(config, spec, state, batch):
     """The same quantities of the agent."""
     with mock.patch.object(distributions, "sample", most_likely):
         total, aux = quick_jit(make_agent(config, spec).loss)(state.params, state, KEY, batch)
-    model, behavior = aux["model"], aux["behavior"]
-    posterior, path = model["posterior"], behavior["imagined"]
-    found = {"deter": posterior.deter, "stoch": posterior.stoch, "logits": posterior.stats["logits"]}
-    found |= {"prior": model["prior"]["logits"], "kl": model["kl"]}
+    model, behavior = aux.model, aux.behavior.details
+    targets = behavior.targets
+    posterior, path = model.posterior, behavior.imagined
+    found = {"deter": posterior.deter, "stoch": posterior.stoch, "logits": model.posterior_stats["logits"]}
+    found |= {"prior": model.prior_stats["logits"], "kl": model.divergence}
     imagined = {"deter": path.features[0], "stoch": path.features[1], "reward": path.reward, "discount": path.discount}
-    imagined |= {name: behavior[name] for name in ("value", "weight", "return")}
+    imagined |= {"value": behavior.predictions.value, "return": targets.returns}
+    imagined["weight"] = targets.credit.cumulative_discount
     found |= {f"imagined {name}": value for name, value in imagined.items()}
-    found |= {"scale": behavior["scale"], "advantage": behavior["advantage"]}
-    found |= {"replayed return": behavior["replayed"]["return"], "total": total}
-    return found | {f"loss {name}": value for name, value in aux["losses"].items()}
+    found |= {"scale": targets.scale, "advantage": targets.advantage}
+    found |= {"replayed return": behavior.replayed.returns, "total": total}
+    return found | {f"loss {name}": value for name, value in aux.losses.items()}
 
 
 @pytest.mark.parametrize("seed", (3, 4, 5))

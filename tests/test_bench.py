@@ -12,9 +12,9 @@ import train_step
 
 from dreamer_jax.cli import main
 from dreamer_jax.config.schema import ConfigError
-from dreamer_jax.training import bench as module
-from dreamer_jax.training.bench import bench, in_words
-from dreamer_jax.training.speed import SPECS
+from dreamer_jax.profiling import bench as module
+from dreamer_jax.profiling.bench import bench, in_words
+from dreamer_jax.profiling.speed import SPECS
 
 QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 MACHINE = {"versions", "device", "backend", "cores", "processor", "load"}

@@ -12,9 +12,9 @@ from trainer import SETTINGS
 from dreamer_jax.agent import make_agent
 from dreamer_jax.config.loading import load
 from dreamer_jax.config.schema import FIELDS, ConfigError
+from dreamer_jax.devices.memory import check_room
 from dreamer_jax.envs.preview import Preview
 from dreamer_jax.specs import ArraySpec, EnvSpec
-from dreamer_jax.training.memory import check_room
 from dreamer_jax.training.preflight import example_batch, ring_plan
 from dreamer_jax.types import TimeStep
 

@@ -9,8 +9,8 @@ import orbax.checkpoint as ocp
 import pytest
 
 from dreamer_jax.config.schema import ConfigError
-from dreamer_jax.training.checkpoint import Checkpoints
-from dreamer_jax.training.facts import place
+from dreamer_jax.runs.checkpoint import Checkpoints
+from dreamer_jax.runs.facts import place
 from dreamer_jax.types import TrainState
 
 CARRY = {"latent": np.arange(6.0, dtype=np.float32).reshape(2, 3)}
@@ -131,7 +131,7 @@ def test_what_could_not_be_written_is_not_there(two, tmp_path, monkeypatch):
     def full(folder, content):
         raise OSError(errno.ENOSPC, "No space left on device", str(folder))
 
-    monkeypatch.setattr("dreamer_jax.training.checkpoint.write_facts", full)
+    monkeypatch.setattr("dreamer_jax.runs.checkpoint.write_facts", full)
     checkpoints.save(16, state(16), CARRY, arrays(16), {})
     with pytest.raises(OSError, match="No space left"):
         checkpoints.completed(wait=True)

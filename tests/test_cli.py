@@ -20,12 +20,12 @@ from dreamer_jax.cli import main
 from dreamer_jax.cli.output import answers_alone
 from dreamer_jax.config.loading import load as load_config
 from dreamer_jax.config.loading import replace
-from dreamer_jax.config.schema import Config, ConfigError
+from dreamer_jax.config.schema import FIELDS, Config, ConfigError
+from dreamer_jax.devices.compilation_cache import default_folder
 from dreamer_jax.replay.storage import Layout, file_name
-from dreamer_jax.training.checkpoint import load
-from dreamer_jax.training.metrics import read_jsonl
+from dreamer_jax.runs.load import load
+from dreamer_jax.runs.metrics import read_jsonl
 from dreamer_jax.training.preflight import env_spec
-from dreamer_jax.training.program_cache import default_folder
 from dreamer_jax.training.train import train
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -74,7 +74,7 @@ REFUSED = [
     ("--env.num_envs 0", "--env.num_envs: got 0, must be at least 1"),
     ("--train.frames", "--train.frames: expected a value"),
     ("fast", "fast: expected a flag"),
-    ("--preset dreamer_v9", "got 'dreamer_v9', expected one of dreamer_v3"),
+    ("--preset dreamer_v9", "got 'dreamer_v9', expected one of dreamer_v1"),
     ("--seed one", "--seed: got 'one', expected a whole number"),
     ("--config nowhere.yaml", "nowhere.yaml: no such file"),
     ("--logger paper", "invalid choice: 'paper'"),
@@ -132,6 +132,16 @@ def test_a_run_directory_that_cannot_be_used(tmp_path, capsys):
     assert "config.yaml:1: seeed: unknown field; did you mean 'seed'?" in refusal(capsys, *train, run_dir)
     (run_dir / "config.yaml").write_bytes(before[run_dir / "config.yaml"])
     assert files(tmp_path) == before
+
+
+def test_config_prints_in_what_presets_differ(capsys):
+    assert main(["config", "--preset", "dreamer_v1", "--diff", "dreamer_v2", "--rssm.deter", "7"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("preset: dreamer_v1 -> dreamer_v2") and len(lines) > 40
+    assert any(line.startswith("kl.dyn: 1.0 -> 0.8 ") and line.endswith(FIELDS["kl.dyn"].meaning) for line in lines)
+    assert not any("rssm.deter" in line for line in lines)  # set by hand on both sides
+    assert main(["config", "--preset", "planet", "--diff", "planet"]) == 0 and capsys.readouterr().out == ""
+    assert "--diff: got 'v9', expected one of dreamer_v1" in refusal(capsys, "config", "--diff", "v9")
 
 
 def test_an_environment_of_another_shape(tmp_path, capsys, monkeypatch):
@@ -230,8 +240,8 @@ def test_a_preset_goes_with_a_task_of_another_suite(task, word, tmp_path, capsys
 TOY = """
 from trainer import make_toy
 from dreamer_jax.__main__ import run
-from dreamer_jax.training import checkpoint
-checkpoint.make_agent = make_toy
+from dreamer_jax.runs import load as loading
+loading.make_agent = make_toy
 run()
 """
 
@@ -502,6 +512,22 @@ def test_evaluate(run, capsys):
     assert files(run) == before
     line = refusal(capsys, "evaluate", run, "--checkpoint", "7")
     assert line == f"{run}: no complete checkpoint 7"
+
+
+def test_evaluate_with_other_settings(run, capsys):
+    before = files(run)
+    assert main(["evaluate", str(run), "--episodes", "1", "--env.time_limit", "20", "--policy.evaluate", "mode"]) == 0
+    out = capsys.readouterr().out
+    assert "greedy actions" in out and float(re.search(r"mean\s+([\d.]+)", out)[1]) <= 20
+    line = refusal(capsys, "evaluate", run, "--env.observation", "image")
+    assert line == "--env.observation image: the environment then has other observations than the run's"
+    line = refusal(capsys, "evaluate", run, "--env.time_limit", "20", "--rssm.hidden", "32")
+    assert line.startswith("--rssm.hidden: got 32, but the parameters of ") and "were learnt with 16" in line
+    assert refusal(capsys, "evaluate", run, "--size", "12m").startswith("--size: got 12m, a run has settings already")
+    assert refusal(capsys, "evaluate", run, "--epsodes", "3").startswith(
+        "--epsodes: unknown flag; did you mean --episodes?"
+    )
+    assert files(run) == before
 
 
 def test_a_film_of_an_agent_that_sees_states(run, tmp_path, capsys):

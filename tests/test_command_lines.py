@@ -14,8 +14,13 @@ from hostile import COMMAND_LINES, COMMANDS, FILES, many
 from hypothesis import event, given
 from trainer import flags, make_toy, tiny_run
 
+from dreamer_jax.analysis import predictions
 from dreamer_jax.cli import main
-from dreamer_jax.training import bench, checkpoint, evaluate, predictions, program_cache, together, train
+from dreamer_jax.devices import compilation_cache as program_cache
+from dreamer_jax.profiling import bench
+from dreamer_jax.runs import load as loading
+from dreamer_jax.training import evaluate, train
+from dreamer_jax.training import multi_run as together
 
 
 class Validated(BaseException):
@@ -41,7 +46,7 @@ def cut_off():
         patch.syspath_prepend(str(Path(__file__).parent))  # worlds:...
         patch.setattr(train, "open_run", validated)
         patch.setattr(train, "make_agent", make_toy)
-        patch.setattr(checkpoint, "make_agent", make_toy)
+        patch.setattr(loading, "make_agent", make_toy)
         patch.setattr(together, "train_together", validated)
         patch.setattr(evaluate, "evaluate", validated)
         patch.setattr(evaluate, "film_episode", validated)

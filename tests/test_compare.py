@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dreamer_jax.analysis import published
+from dreamer_jax.analysis.compare import as_text, compare
 from dreamer_jax.cli import main
-from dreamer_jax.config.benchmarks import BENCHMARKS
 from dreamer_jax.config.loading import dump, load
+from dreamer_jax.config.named import BENCHMARKS
 from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.specs import ArraySpec, EnvSpec
-from dreamer_jax.training import published
-from dreamer_jax.training.compare import as_text, compare
 
 PRESET, BENCHMARK = "dreamer_v3_2023", ("benchmark", "dmc_proprio_2023")
 STATES, IMAGES = ArraySpec((5,), "float32"), ArraySpec((64, 64, 3), "uint8")

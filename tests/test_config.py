@@ -1,6 +1,7 @@
 """Layers, strict reading, one-line errors, and YAML that loads back to what was dumped."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
@@ -9,12 +10,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dreamer_jax.config.benchmarks import BENCHMARKS
+import dreamer_jax
 from dreamer_jax.config.checks import check
 from dreamer_jax.config.loading import RESUMABLE, difference, dump, load, replace
-from dreamer_jax.config.presets import PRESETS, SIZES, size_settings
+from dreamer_jax.config.named import BENCHMARKS, PRESETS, SIZES, size_settings
 from dreamer_jax.config.schema import FIELDS, Config, ConfigError, flatten
 
+PACKAGED = Path(dreamer_jax.__file__).parent / "config"
 SECTIONS = ", ".join(sorted({name.partition(".")[0] for name in FIELDS if "." in name}))
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 
@@ -94,6 +96,29 @@ def test_presets_are_valid_and_say_their_revision(preset):
     for name, value in entry.settings.items():
         kind = FIELDS[name].kind
         assert value in get_args(kind) if get_origin(kind) is Literal else type(value) is kind
+
+
+RECORDED = json.loads((Path(__file__).parent / "fixtures" / "named_settings.json").read_text())
+
+
+def test_everything_named_is_recorded():
+    words = " ".join(RECORDED).split()
+    assert set(words) >= {*PRESETS, *SIZES, *BENCHMARKS}
+
+
+@pytest.mark.parametrize("command", RECORDED)
+def test_what_is_named_stays_what_it_is(command):
+    """The recording holds what differs from ``Config()``, so that a new option with its default changes nothing."""
+    words = iter(command.replace("--", "").split())
+    config = load(overrides=list(zip(words, words, strict=True)))
+    assert {name: value for name, _, value in difference(Config(), config)} == RECORDED[command]
+
+
+def test_files_say_where_their_values_come_from():
+    """A value without a comment is the exception."""
+    lines = [line for path in PACKAGED.glob("presets/*.yaml") for line in path.read_text().splitlines()]
+    values = [line for line in lines if line.startswith("  ")]
+    assert len(values) > 150 and sum(" # " in line for line in values) > 0.7 * len(values)
 
 
 MEANT_FOR = {"_2019": "dreamer_v1", "_2020": "dreamer_v2", "_2021": "dreamer_v2"}

@@ -55,7 +55,7 @@ def test_the_world_model_has_the_gradients_of_a_plain_scan(size, length, monkeyp
 
     def grads():
         def total(params):
-            losses, _, _ = agent.model.loss(params, KEY, np.arange(size), batch)
+            losses, _ = agent.model.loss(params, KEY, np.arange(size), batch)
             return sum(loss.mean() for loss in losses.values())
 
         return quick_jit(jax.grad(total))(agent.state.params["model"])
@@ -70,36 +70,36 @@ def observed(model, batch):
     """A function of the model's parameters through the posteriors of ``batch``."""
 
     def total(params):
-        posterior = model.observe(params, KEY, np.arange(len(batch.reward)), batch)
-        return (posterior.deter**2).sum() + sum((x**2).sum() for x in posterior.stats.values())
+        _, aux = model.loss(params, KEY, np.arange(len(batch.reward)), batch)
+        return (aux.posterior.deter**2).sum() + sum((x**2).sum() for x in aux.posterior_stats.values())
 
     return total
 
 
 def test_ordinary_layers_in_the_recurrent_part_have_the_gradients_of_a_plain_scan(monkeypatch):
-    class WithDense(rssm._Cells):
+    class WithDense(rssm.RSSMNetworks):
         def setup(self):
             super().setup()
             self.in_cell = nn.Dense(self.config.deter // self.config.blocks)
             self.in_prior, self.in_posterior = nn.Dense(self.config.deter), nn.Dense(self.config.deter)
 
-        def next_deter(self, deter, cell, stoch, action_share):
-            return super().next_deter(deter, cell + self.in_cell(cell), stoch, action_share)
+        def next_deter(self, deter, cell, stoch, action_term):
+            return super().next_deter(deter, cell + self.in_cell(cell), stoch, action_term)
 
         def prior_stats(self, deter):
             return super().prior_stats(deter + self.in_prior(deter))
 
-        def posterior_stats(self, deter, token_share):
-            return super().posterior_stats(deter + self.in_posterior(deter), token_share)
+        def posterior_stats(self, deter, token_term):
+            return super().posterior_stats(deter + self.in_posterior(deter), token_term)
 
-    monkeypatch.setattr(rssm, "_Cells", WithDense)
+    monkeypatch.setattr(rssm, "RSSMNetworks", WithDense)
     config, spec, batch = tiny().config, tiny().spec, tiny().batch
     model = make_world_model(config, spec)
     params = jax.jit(model.init)(KEY)
 
     def grads():
         def total(params):
-            losses, _, _ = model.loss(params, KEY, np.arange(len(batch.reward)), batch)
+            losses, _ = model.loss(params, KEY, np.arange(len(batch.reward)), batch)
             return observed(model, batch)(params) + sum(loss.mean() for loss in losses.values())
 
         return quick_jit(jax.grad(total))(params)["rssm"]

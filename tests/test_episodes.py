@@ -196,7 +196,7 @@ def test_what_lies_before_an_episode_never_matters(tmp_path):
     batch, _ = replay.sample(20, 0)
     assert batch.is_first[:, 0].all()
     assert np.isfinite(batch.prev_action["move"]).all()
-    assert np.isfinite(batch.context.deter.astype(np.float32)).all()
+    assert np.isfinite(batch.context["deter"].astype(np.float32)).all()
 
 
 def test_an_episode_at_the_start_of_the_run_has_nothing_before_it(tmp_path):
@@ -246,8 +246,8 @@ def test_windows_in_an_episode_begin_with_the_latents_before_them(tmp_path):
     assert 0 < later.sum() < 40
     for b in np.flatnonzero(later):
         expected = record(index[b, 1], 1)[2]
-        assert batch.context.deter[b].tobytes() == expected["deter"][0].tobytes()
-        assert batch.context.stoch[b].tobytes() == expected["stoch"][0].tobytes()
+        assert batch.context["deter"][b].tobytes() == expected["deter"][0].tobytes()
+        assert batch.context["stoch"][b].tobytes() == expected["stoch"][0].tobytes()
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.3])

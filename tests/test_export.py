@@ -14,7 +14,7 @@ from jax import export
 
 from dreamer_jax.agent import make_agent
 from dreamer_jax.config.loading import load
-from dreamer_jax.training.speed import SPECS, random_windows
+from dreamer_jax.profiling.speed import SPECS, random_windows
 from dreamer_jax.types import TimeStep
 
 PLATFORMS = ("cuda", "tpu")

@@ -9,9 +9,8 @@ import pytest
 
 from dreamer_jax.cli.parser import make_parser
 from dreamer_jax.cli.settings import pairs, settings
-from dreamer_jax.config.benchmarks import BENCHMARKS
 from dreamer_jax.config.loading import load
-from dreamer_jax.config.presets import PRESETS
+from dreamer_jax.config.named import BENCHMARKS, PRESETS
 from dreamer_jax.config.schema import FIELDS, flatten
 
 PAGE = (Path(__file__).parents[1] / "docs" / "family.md").read_text()

@@ -9,9 +9,9 @@ from agents import KEY, assert_trees_equal, largest, quick_jit, random_batch
 from dreamer_jax.agent import make_agent
 from dreamer_jax.config.checks import check
 from dreamer_jax.config.loading import load, replace
-from dreamer_jax.config.presets import PRESETS
-from dreamer_jax.config.schema import ConfigError, flatten
-from dreamer_jax.distributions import normal
+from dreamer_jax.config.named import PRESETS
+from dreamer_jax.config.schema import ConfigError, RSSMConfig, flatten
+from dreamer_jax.models.latents import gaussian
 from dreamer_jax.models.losses import kl_losses
 from dreamer_jax.specs import ArraySpec, EnvSpec
 
@@ -90,7 +90,7 @@ def test_the_losses_of_behaviour_never_reach_the_model(preset, spec):
     kinds = {"policy": ("policy",), "value": ("value",), "model": ("dyn", "rep", "rew", "con", "place")}
 
     def totals(params):
-        losses = agent.loss(params, state, KEY, batch)[1]["losses"]
+        losses = agent.loss(params, state, KEY, batch)[1].losses
         return {kind: sum(losses[name].mean() for name in names if name in losses) for kind, names in kinds.items()}
 
     grads = quick_jit(jax.jacrev(totals))(state.params)
@@ -104,10 +104,10 @@ def test_kl_scales_of_one_have_the_gradient_of_plain_kl():
     rng = np.random.default_rng(0)
     draw = lambda: {"mean": rng.normal(size=(2, 3, 4)), "std": rng.uniform(0.5, 2, (2, 3, 4))}  # noqa: E731
     post, prior = (jax.tree.map(jnp.float32, draw()) for _ in range(2))
-    distribution = lambda stats: normal(stats["mean"], stats["std"])  # noqa: E731
+    divergence = gaussian(RSSMConfig(stoch=4)).divergence
 
     def split(post, prior):
-        losses, _ = kl_losses(distribution, post, prior, 0.0)
+        losses, _ = kl_losses(divergence, post, prior, free_nats=0.0)
         return (losses["dyn"] + losses["rep"]).sum()
 
     def plain(post, prior):
@@ -125,7 +125,7 @@ def test_mixed_gradients_lie_between_both():
         config = small("dreamer_v2", behavior__entropy=0.0, **changes)
         agent, state = prepared(config, BUTTONS)
         batch = windows(config, BUTTONS)
-        total = lambda params: agent.loss(params, state, KEY, batch)[1]["losses"]["policy"].mean()  # noqa: E731
+        total = lambda params: agent.loss(params, state, KEY, batch)[1].losses["policy"].mean()  # noqa: E731
         return quick_jit(jax.grad(total))(state.params)["actor"]
 
     dynamics, reinforce = (actor_gradient(behavior__gradient=name) for name in ("dynamics", "reinforce"))

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from dreamer_jax.training.huge_pages import tunables
+from dreamer_jax.devices.huge_pages import tunables
 
 ASKED, LIBC = "always [madvise] never\n", "glibc 2.36"
 

@@ -7,8 +7,7 @@ from agents import KEY, MIXED, D, H, K, S, assert_trees_equal, quick_jit, tiny
 
 from dreamer_jax.behaviors.imagination import imagine
 from dreamer_jax.behaviors.policy import Policy
-from dreamer_jax.models.world_model import features
-from dreamer_jax.types import RSSMState
+from dreamer_jax.models.rssm import RSSMState
 
 N = 5
 TINY = tiny()
@@ -26,7 +25,7 @@ def by_start(path):
     return jax.tree.map(join, (path.features, path.action), (path.last_features, path.last_action))
 
 
-quick_roll = quick_jit(lambda rows, start: imagine(TINY.model, POLICY, PARAMS, KEY, rows, start, H))
+quick_roll = quick_jit(lambda rows, start: imagine(TINY.model, POLICY, PARAMS, KEY, rows=rows, start=start, length=H))
 roll = lambda rows, start: by_start(quick_roll(rows, start))  # noqa: E731
 
 
@@ -39,7 +38,7 @@ def test_shapes_and_start(path):
     (deter, stoch), action = path
     assert deter.shape == (N, H + 1, D) and stoch.shape == (N, H + 1, S * K)
     assert action["motors"].shape == (N, H + 1, 2) and action["choice"].shape == (N, H + 1, 1, 6)
-    assert_trees_equal((deter[:, 0], stoch[:, 0]), features(START))
+    assert_trees_equal((deter[:, 0], stoch[:, 0]), TINY.model.dynamics.features(START))
 
 
 def test_action_at_t_leads_to_the_state_after_t(path):

@@ -18,7 +18,7 @@ from dreamer_jax.config.loading import dump
 from dreamer_jax.envs import signals
 from dreamer_jax.envs.check import check_env
 from dreamer_jax.envs.wrappers import EnvironmentFailed
-from dreamer_jax.training import checkpoint
+from dreamer_jax.runs import load as loading
 from dreamer_jax.training import train as training
 from dreamer_jax.training.interrupt import Stopped
 
@@ -26,7 +26,7 @@ from dreamer_jax.training.interrupt import Stopped
 @pytest.fixture(autouse=True)
 def _(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parent))  # worlds:...
-    for module in (training, checkpoint):
+    for module in (training, loading):
         monkeypatch.setattr(module, "make_agent", lambda config, spec, axis_name=None: make_toy(config, spec))
 
 

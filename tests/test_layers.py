@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 import dreamer_jax
-from dreamer_jax.config.presets import PRESETS
+from dreamer_jax.config.named import PRESETS
 
 PACKAGE = Path(__file__).parent.parent / "dreamer_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 ORDER = (
-    "types specs checksums interfaces config numerics ops distributions nets optim models behaviors report agent "
-    "reference replay envs training cli"
+    "types specs files checksums config interfaces numerics ops distributions nets optim models behaviors report agent "
+    "reference replay envs processes runs devices analysis profiling training cli"
 ).split()  # each imports only itself and what stands to its left
 
 
@@ -56,12 +56,12 @@ def violations(path: str, source: str) -> list[str]:
         if any(f"{name}.".startswith(f"{library}.") for name in names) and not path.startswith(homes):
             found.append(f"{path}: may not import {library}")
     for node in ast.walk(tree):
-        if "pmap" in (getattr(node, "attr", ""), getattr(node, "name", "")) and path != "training/parallel.py":
-            found.append(f"{path}: pmap belongs to training/parallel.py")
+        if "pmap" in (getattr(node, "attr", ""), getattr(node, "name", "")) and path != "devices/data_parallel.py":
+            found.append(f"{path}: pmap belongs to devices/data_parallel.py")
         if (
             isinstance(node, ast.Constant)
             and node.value in list(PRESETS)
-            and path not in ("config/presets.py", "config/schema.py")
+            and path not in ("config/named.py", "config/schema.py")
         ):
             found.append(f"{path}: names the preset {node.value}; an option is named for its mechanism")
     return found
@@ -95,7 +95,7 @@ def test_the_check_sees_each_kind_of_violation(path, source):
 def test_the_check_lets_the_right_files_pass():
     assert not violations("distributions.py", "import distrax")
     assert not violations("models/rssm.py", "import flax.linen as nn\nfrom dreamer_jax.nets.layers import MLP")
-    assert not violations("training/parallel.py", "import jax\njax.pmap(print)")
+    assert not violations("devices/data_parallel.py", "import jax\njax.pmap(print)")
     assert not violations("__main__.py", "from dreamer_jax.cli import main")
 
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from trainer import make_toy, tiny_run
 
+from dreamer_jax.devices.data_parallel import Updates
 from dreamer_jax.replay.host import Replay
 from dreamer_jax.specs import ArraySpec, EnvSpec
 from dreamer_jax.training.learner import Learner, NotFinite, arrays_batch, batch_arrays
-from dreamer_jax.training.parallel import Updates
 from dreamer_jax.training.preflight import example_batch
 from dreamer_jax.training.schedule import forecast, updates_per_dispatch
-from dreamer_jax.types import RSSMState, TimeStep
+from dreamer_jax.types import TimeStep
 
 B, T, E = 2, 4, 2
 SPEC = EnvSpec({"eye": ArraySpec((3,), "float32")}, {"arm": ArraySpec((2,), "float32")})
@@ -23,7 +23,7 @@ ROOT = jax.random.key(7)
 
 def count(state, key, batch):
     """An update that compiles at once."""
-    latents = RSSMState(jnp.zeros((B, T, 5), jnp.bfloat16), jnp.zeros((B, T, 2), jnp.uint8))
+    latents = {"deter": jnp.zeros((B, T, 5), jnp.bfloat16), "stoch": jnp.zeros((B, T, 2), jnp.uint8)}
     return state.replace(step=state.step + 1), {"loss/total": batch.reward.mean()}, latents
 
 
@@ -109,7 +109,7 @@ def test_updates_in_bursts(tmp_path, per_dispatch, ratio, every):
     changes |= dict(train__pretrain=5, train__start_windows=1, train__prefill=22, train__frames=40 * E)
     bench = Bench(tmp_path, counting=True, **changes)
     for _ in range(40):
-        bench.learner.run_ahead(bench.steps + E)
+        bench.learner.dispatch_early(bench.steps + E)
         bench.step()
         bursts = (bench.steps - 22) // every
         due = 5 + Fraction(ratio) * bursts * every // (B * T) if bench.steps >= 22 else 0
@@ -146,7 +146,7 @@ def test_updates_wait_while_no_long_enough_episode_is_in_the_ring(tmp_path):
     def play(*lengths):
         for length in lengths:
             for step in range(length):
-                bench.learner.run_ahead(bench.steps + E)
+                bench.learner.dispatch_early(bench.steps + E)
                 bench.step(first=step == 0, last=step == length - 1)
 
     play(3, 2)
@@ -211,7 +211,7 @@ def test_running_ahead_only_dispatches_earlier(tmp_path, per_dispatch, ratio):
     for _ in range(30):
         one.step()
         before = sum(event == "update" for event, _ in other.events)
-        other.learner.run_ahead(other.steps + E)
+        other.learner.dispatch_early(other.steps + E)
         early += sum(event == "update" for event, _ in other.events) - before
         other.step()
     assert early

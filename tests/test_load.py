@@ -11,11 +11,11 @@ from trainer import flags, tiny_run, trainer
 
 import dreamer_jax
 from dreamer_jax.config.schema import ConfigError
+from dreamer_jax.devices.acting import make_act
+from dreamer_jax.processes.shards import below
 from dreamer_jax.replay.storage import Layout, file_name, numpy_dtype
-from dreamer_jax.training.acting import make_act
-from dreamer_jax.training.checkpoint import Checkpoints
+from dreamer_jax.runs.checkpoint import Checkpoints
 from dreamer_jax.training.loop import ACT
-from dreamer_jax.training.shares import below
 from dreamer_jax.types import TimeStep
 
 FRAMES, E = 100, 2
@@ -70,8 +70,8 @@ def test_it_acts_as_in_training(runs):
     assert recorded["observation/observation"].tobytes() == timestep.observation["observation"].tobytes()
     for mine, theirs, record in (
         (action["action"], as_in_training["action"], recorded["action/action"]),
-        (latents.deter, kept["deter"], recorded["latents/deter"]),
-        (latents.stoch, kept["stoch"], recorded["latents/stoch"]),
+        (latents["deter"], kept["deter"], recorded["latents/deter"]),
+        (latents["stoch"], kept["stoch"], recorded["latents/stoch"]),
     ):
         mine, theirs = np.asarray(mine), np.asarray(theirs)
         assert mine.dtype == theirs.dtype == record.dtype
@@ -104,6 +104,41 @@ def test_it_begins_anywhere_and_mode_is_greedy(runs):
         spread[mode] = [len(set(actions)) / len(actions) for actions in repeated]
         assert mode == "sample" or all(len(set(actions)) == 1 for actions in repeated)
     assert np.mean(spread["sample"]) > 0.9
+
+
+def test_other_settings_that_leave_the_parameters_alone(runs):
+    """A planner in the model of an actor-critic: the same train state, of which it uses a part."""
+    run = runs[0]
+    agent, state = dreamer_jax.load(run)
+    plan = [("behavior.method", "planner"), ("planner.horizon", "2"), ("planner.candidates", "4")]
+    planner, same = dreamer_jax.load(run, overrides=[*plan, ("planner.elites", "2"), ("planner.iterations", "1")])
+    jax.tree.map(np.testing.assert_array_equal, same, state)
+    carry, timestep = moment(run, agent, state)
+    root = jax.random.key(0)
+    (_, ours, kept), (_, theirs, _) = (
+        jax.jit(one.policy)(state.params, root, carry, timestep) for one in (planner, agent)
+    )
+    assert ours["action"].shape == theirs["action"].shape and (ours["action"] != theirs["action"]).all()
+    assert kept.keys() == planner.latent_spec.keys()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (
+            [("behavior.entropy", "0"), ("rssm.hidden", "24")],
+            "--rssm.hidden: got 24, but the parameters of .* learnt with",
+        ),
+        ([("optimizer.kind", "adam"), ("seed", "3")], "--optimizer.kind: got adam, but the parameters of "),
+        ([("preset", "planet")], "--preset: got planet, a run has settings already; name single ones"),
+        ([("rssm.hiden", "24")], "--rssm.hiden: unknown field; did you mean 'rssm.hidden'"),
+        ([("planner.elites", "0")], "--planner.elites: got 0, must be at least 1"),
+    ],
+)
+def test_settings_that_parameters_are_not_for(runs, overrides, words):
+    with pytest.raises(ConfigError, match=words) as caught:
+        dreamer_jax.load(runs[0], overrides=overrides)
+    assert "\n" not in str(caught.value)
 
 
 def test_what_is_not_there(runs, tmp_path):

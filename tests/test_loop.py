@@ -9,16 +9,16 @@ import pytest
 from test_resume import assert_same_run
 from trainer import make_toy, tiny_run
 
+from dreamer_jax.analysis.predictions import dream_run
 from dreamer_jax.cli import main
 from dreamer_jax.config.loading import replace
 from dreamer_jax.distributions import uniform_actions
 from dreamer_jax.replay import Replay, export_episodes
-from dreamer_jax.training import restore
-from dreamer_jax.training.checkpoint import read_replays
-from dreamer_jax.training.intact import read_run
+from dreamer_jax.runs import restore
+from dreamer_jax.runs.checkpoint import read_replays
+from dreamer_jax.runs.integrity import read_run
+from dreamer_jax.runs.metrics import read_jsonl
 from dreamer_jax.training.loop import ACT
-from dreamer_jax.training.metrics import read_jsonl
-from dreamer_jax.training.predictions import dream_run
 from dreamer_jax.training.preflight import env_spec
 from dreamer_jax.training.schedule import forecast, in_words
 from dreamer_jax.training.train import train
@@ -124,7 +124,7 @@ def test_policies_that_are_compiled(tmp_path, evaluate, prefill):
     config = tiny_run(train__frames=40, train__eval_frames=20, train__prefill=prefill, policy__evaluate=evaluate)
     toy, modes = make_toy(config, env_spec(config)), []
 
-    def policy(params, key, carry, timestep, mode="sample", first=0):
+    def policy(params, key, carry, timestep, mode="sample", env_offset=0):
         modes.append((mode, len(timestep.reward)))
         return toy.policy(params, key, carry, timestep, mode)
 

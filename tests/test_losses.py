@@ -4,18 +4,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from agents import bundle
 
-from dreamer_jax.distributions import categorical, normal
-from dreamer_jax.interfaces import RSSM
+from dreamer_jax.config.schema import RSSMConfig
+from dreamer_jax.interfaces import Dynamics
+from dreamer_jax.models import latents
 from dreamer_jax.models.losses import kl_losses, overshooting_loss
-from dreamer_jax.types import RSSMState
+from dreamer_jax.models.rssm import RSSMState
 
 LOGITS = np.random.default_rng(0).normal(size=(2, 2, 3, 4, 5)).astype(np.float32)  # which, B, T, S, K
 LEFT, RIGHT = {"logits": LOGITS[0]}, {"logits": LOGITS[1]}
+KL = latents.categorical(RSSMConfig(stoch=4, classes=5, unimix=0.01)).divergence
 
 
 def losses(left, right, free_nats):
-    return kl_losses(lambda stats: categorical(stats["logits"], 0.01), left, right, free_nats)
+    return kl_losses(KL, left, right, free_nats=free_nats)
 
 
 def numpy_kl():
@@ -50,7 +53,7 @@ def test_the_raw_value_has_no_gradient():
 @pytest.mark.parametrize("free_nats", (1.0, 50.0))
 def test_free_nats_of_the_mean_are_for_the_whole_batch(free_nats):
     def total(left, right):
-        clipped = kl_losses(lambda stats: categorical(stats["logits"], 0.01), left, right, free_nats, True)[0]
+        clipped = kl_losses(KL, left, right, free_nats=free_nats, free_average=True)[0]
         assert clipped["dyn"].shape == clipped["rep"].shape == (2, 3)
         return clipped["dyn"].mean() + clipped["rep"].mean()
 
@@ -70,7 +73,8 @@ def test_free_nats_of_the_mean_are_for_all_devices():
     assert each.min() < free_nats
 
     def dyn(left, right):
-        return kl_losses(lambda s: categorical(s["logits"], 0.01), left, right, free_nats, True, "devices")[0]["dyn"]
+        found, _ = kl_losses(KL, left, right, free_nats=free_nats, free_average=True, axis_name="devices")
+        return found["dyn"]
 
     halves = jax.vmap(dyn, axis_name="devices")(LEFT, RIGHT)
     np.testing.assert_allclose(halves, numpy_kl(), rtol=1e-5)
@@ -84,8 +88,11 @@ RNG = np.random.default_rng(1)
 POSTERIOR = RSSMState(
     RNG.normal(size=(B, T, S)).astype(np.float32),
     RNG.normal(size=(B, T, S)).astype(np.float32),
-    {"mean": RNG.normal(size=(B, T, S)).astype(np.float32), "std": RNG.uniform(0.5, 2, (B, T, S)).astype(np.float32)},
 )
+STATS = {
+    "mean": RNG.normal(size=(B, T, S)).astype(np.float32),
+    "std": RNG.uniform(0.5, 2, (B, T, S)).astype(np.float32),
+}
 ACTION = RNG.normal(size=(B, T, S)).astype(np.float32)
 FIRST = np.zeros((B, T), bool)
 FIRST[1, 3] = True
@@ -100,18 +107,21 @@ def prior_step(weight, noise, deter, stoch, action):
 
 def prior(params, noise, state, action):
     deter, mean, stoch = prior_step(params, noise, state.deter, state.stoch, action)
-    return RSSMState(deter, stoch, {"mean": mean, "std": jnp.ones_like(mean)}, state.cell)
+    return RSSMState(deter, stoch), {"mean": mean, "std": jnp.ones_like(mean)}
 
 
-MODEL = RSSM(*[None] * len(RSSM._fields))._replace(
+MODEL = bundle(
+    Dynamics,
     prior=prior,
-    carry=lambda state: state.without_stats(),
-    distribution=lambda stats: normal(stats["mean"], stats["std"]),
+    starts=lambda posterior: posterior,
+    to_scan_carry=lambda state: state,
+    latent=latents.gaussian(RSSMConfig(stoch=S)),
 )
 
 
-def overshoot(weight, noise, posterior, free_nats=0.0, axis_name=None):
-    return overshooting_loss(MODEL, weight, noise, posterior, ACTION, FIRST, free_nats, axis_name)
+def overshoot(weight, noise, posterior, free_nats=0.0, stats=STATS, action=ACTION, first=FIRST, axis_name=None):
+    window = dict(posterior=posterior, stats=stats, prev_action=action, is_first=first, axis_name=axis_name)
+    return overshooting_loss(MODEL, weight, noise, **window, steps=noise.shape[2], free_nats=free_nats)
 
 
 def by_loops(noise, distance, free_nats):
@@ -125,7 +135,7 @@ def by_loops(noise, distance, free_nats):
                 if t >= T or FIRST[b, start + 1 : t + 1].any():
                     break
                 deter, prior_mean, stoch = prior_step(0.7, noise[b, start, d - 1], deter, stoch, ACTION[b, t])
-                mean, std = POSTERIOR.stats["mean"][b, t], POSTERIOR.stats["std"][b, t]
+                mean, std = STATS["mean"][b, t], STATS["std"][b, t]
                 kl = (((mean - prior_mean) ** 2 + std**2 - 1) / 2 - np.log(std)).sum()
                 if d > 1:
                     count += 1
@@ -146,10 +156,10 @@ def test_overshooting_by_loops(distance, free_nats):
 
 def test_overshooting_trains_the_prior_and_where_it_started_but_not_what_it_aims_at():
     noise = RNG.normal(size=(B, T, 3, S)).astype(np.float32)
-    total = lambda weight, posterior: overshoot(weight, noise, posterior).mean()  # noqa: E731
-    by_weight, by_posterior = jax.grad(total, (0, 1))(0.7, POSTERIOR)
+    total = lambda weight, posterior, stats: overshoot(weight, noise, posterior, stats=stats).mean()  # noqa: E731
+    by_weight, by_posterior, by_stats = jax.grad(total, (0, 1, 2))(0.7, POSTERIOR, STATS)
     assert by_weight != 0 and np.abs(by_posterior.stoch).sum() > 0
-    assert not any(np.asarray(x).any() for x in by_posterior.stats.values())
+    assert not any(np.asarray(x).any() for x in by_stats.values())
     capped = jax.grad(lambda weight: overshoot(weight, noise, POSTERIOR, 1e6).mean())(0.7)
     assert capped == 0
 
@@ -157,9 +167,9 @@ def test_overshooting_trains_the_prior_and_where_it_started_but_not_what_it_aims
 def test_overshooting_counts_over_all_devices():
     noise = RNG.normal(size=(B, T, 3, S)).astype(np.float32)
 
-    def one(posterior, action, first, noise):
-        row = jax.tree.map(lambda x: x[None], (posterior, action, first, noise))
-        return overshooting_loss(MODEL, 0.7, row[3], row[0], row[1], row[2], 0.0, "devices")[0]
+    def one(*row):
+        noise, posterior, stats, action, first = jax.tree.map(lambda x: x[None], row)
+        return overshoot(0.7, noise, posterior, 0.0, stats, action, first, "devices")[0]
 
-    found = jax.vmap(one, axis_name="devices")(POSTERIOR, ACTION, FIRST, noise)
+    found = jax.vmap(one, axis_name="devices")(noise, POSTERIOR, STATS, ACTION, FIRST)
     np.testing.assert_allclose(found, overshoot(0.7, noise, POSTERIOR), rtol=1e-5)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from dreamer_jax.config.schema import ConfigError
-from dreamer_jax.training.metrics import Episode, EpisodeStats, MetricBuffer, RunLog, read_jsonl, rewind_jsonl
-from dreamer_jax.training.progress import Joint, Progress
+from dreamer_jax.runs.metrics import Episode, EpisodeStats, MetricBuffer, RunLog, read_jsonl, rewind_jsonl
+from dreamer_jax.runs.progress import Progress, SharedProgress
 from dreamer_jax.types import TimeStep
 
 
@@ -339,7 +339,7 @@ def test_what_updates_wait_for_stands_in_the_place_of_their_number():
     assert progress.line().endswith("| 7 updates, none now: none is left")
     progress.update({"env_frames": 100, "grad_steps": 7})
     assert progress.line().endswith("| 7 updates")
-    joint = Joint(10_000, ["a", "b"], stream=io.StringIO())
+    joint = SharedProgress(10_000, ["a", "b"], stream=io.StringIO())
     joint.of(1).update({}, waiting="one of them waits")
     joint.of(0).update({"env_frames": 100, "grad_steps": 0})
     assert joint.line().endswith("no updates yet: one of them waits")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamer_jax.nets.layers import MLP, Dense, Layer, RMSNorm, drawn_at_once, product, truncated_normal
+from dreamer_jax.nets.layers import MLP, Dense, Layer, RMSNorm, batched_init_noise, product, truncated_normal
 
 KEY = jax.random.PRNGKey(0)
 RNG = np.random.default_rng(0)
@@ -102,7 +102,7 @@ def kernels(key):
 
 
 def test_noise_from_one_draw_is_the_same_distribution():
-    drawn = jax.device_get(jax.jit(drawn_at_once(kernels))(KEY))
+    drawn = jax.device_get(jax.jit(batched_init_noise(kernels))(KEY))
     assert {name: x.shape for name, x in drawn.items()} == {**SHAPES, "zero": (5, 5), "bias": (7,)}
     assert not drawn["zero"].any() and not drawn["bias"].any()
     erf = np.vectorize(math.erf)
@@ -118,15 +118,15 @@ def test_noise_from_one_draw_is_the_same_distribution():
 
 def test_noise_from_one_draw_follows_from_the_key_alone():
     alone = kernels(KEY)
-    init = jax.jit(drawn_at_once(kernels))
+    init = jax.jit(batched_init_noise(kernels))
     first, again, other = init(KEY), init(KEY), init(jax.random.PRNGKey(1))
     jax.tree.map(np.testing.assert_array_equal, first, again)
     assert all((first[name] != other[name]).mean() > 0.99 for name in SHAPES)
-    both = jax.vmap(drawn_at_once(kernels))(jnp.stack([KEY, jax.random.PRNGKey(1)]))
+    both = jax.vmap(batched_init_noise(kernels))(jnp.stack([KEY, jax.random.PRNGKey(1)]))
     jax.tree.map(lambda x, y, xy: np.testing.assert_allclose(jnp.stack([x, y]), xy, rtol=1e-6), first, other, both)
     # Afterwards, and after a failure, every kernel has its own key again.
     with pytest.raises(ZeroDivisionError):
-        drawn_at_once(lambda key: kernels(key) and 1 / 0)(KEY)
+        batched_init_noise(lambda key: kernels(key) and 1 / 0)(KEY)
     jax.tree.map(np.testing.assert_array_equal, kernels(KEY), alone)
 
 

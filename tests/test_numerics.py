@@ -19,9 +19,10 @@ from dreamer_jax.cli import main
 from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.numerics import FIXED, fixed_numerics, left_aside, process_numerics
 from dreamer_jax.specs import ArraySpec, EnvSpec
-from dreamer_jax.training import together, train
+from dreamer_jax.training import multi_run as together
+from dreamer_jax.training import train
+from dreamer_jax.training.multi_run import Member, train_together
 from dreamer_jax.training.preflight import example_batch
-from dreamer_jax.training.together import Member, train_together
 
 OTHERS = {
     "jax_enable_x64": True,
@@ -176,9 +177,9 @@ def test_variables_that_jax_cannot_use_are_one_line(variable, words, tmp_path):
 
 def test_evaluating_is_fixed_too(process_has, monkeypatch, tmp_path, toy):
     trained(tmp_path / "run")
-    from dreamer_jax.training import checkpoint
+    from dreamer_jax.runs import load as loading
 
-    monkeypatch.setattr(checkpoint, "make_agent", make_toy)
+    monkeypatch.setattr(loading, "make_agent", make_toy)
     command = ["evaluate", str(tmp_path / "run"), "--episodes", "2", "--cache", "none", "--json"]
 
     answers = []

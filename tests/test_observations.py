@@ -102,7 +102,7 @@ def reversed_box():
         (spaces.Box(np.inf, np.inf, (1,)), "no finite number lies between"),
         (spaces.Discrete(65_537), "a choice among 65537 values; at most 65536"),
         (spaces.MultiDiscrete([2, 10**6]), "a choice among 1000000 values"),
-        (spaces.Dict({"stoch": spaces.Discrete(2)}), "'stoch': the name is reserved"),
+        (spaces.Dict({"is_last": spaces.Discrete(2)}), "'is_last': the name is reserved"),
         (spaces.Dict({"a/b": spaces.Discrete(2), "a": spaces.Dict({"b": spaces.Discrete(2)})}), "'a/b': two parts"),
         (spaces.Dict({"a\nb": spaces.Discrete(2)}), "printable characters"),
         (spaces.Dict({"ä" * 40: spaces.Discrete(2)}), "at most 200 bytes"),

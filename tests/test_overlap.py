@@ -14,7 +14,7 @@ import pytest
 from trainer import make_toy, tiny_run
 
 import dreamer_jax
-from dreamer_jax.training.checkpoint import Checkpoints
+from dreamer_jax.runs.checkpoint import Checkpoints
 from dreamer_jax.training.preflight import env_spec
 
 

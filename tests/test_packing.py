@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dreamer_jax.training.packing import Packing, fetch
+from dreamer_jax.devices.packing import Packing, fetch
 
 DTYPES = [np.float32, np.int32, np.uint8, np.int8, np.bool_, ml_dtypes.bfloat16, np.float16]
 

@@ -1,12 +1,13 @@
 """Recordings of the reference: single parts, and whole trainings."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
-import parity
-import parity_certificate
-import parity_training
-import parity_units
+import parity.certificate
+import parity.comparison
+import parity.training
+import parity.units
 import pytest
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -16,22 +17,22 @@ TRAINING = [FIXTURES / f"train-{name}.npz" for name in ("proprio_rc1", "proprio_
 
 @pytest.fixture(scope="module")
 def units():
-    return parity.compare(str(UNITS))
+    return parity.comparison.compare(str(UNITS))
 
 
 @pytest.fixture(scope="module", params=TRAINING, ids=lambda path: path.stem)
 def training(request):
     """A recording and what we find for it, compiled as for users: quick programs round some metrics less well."""
-    arrays, meta = parity.read(str(request.param))
-    recording = parity_training.read(arrays, meta)
-    return recording, parity_training.ours(recording)
+    arrays, meta = parity.comparison.read(str(request.param))
+    recording = parity.training.read(arrays, meta)
+    return recording, parity.training.ours(recording)
 
 
 def test_every_quantity_of_a_training_agrees(training):
-    rows = parity.training_rows(*training)
+    rows = parity.comparison.training_rows(*training)
     assert len(rows) > 800
     assert {row.status for row in rows} == {"pass"}, [row for row in rows if row.status != "pass"]
-    excused = sum(int(mask.sum()) for mask in parity_training.uncertain(training[0].arrays, training[1]).values())
+    excused = sum(int(mask.sum()) for mask in parity.training.uncertain(training[0].arrays, training[1]).values())
     assert excused < 5
 
 
@@ -42,13 +43,14 @@ def test_one_changed_element_of_a_training_fails(training):
             continue
         changed = spoil(value, 2e-5 if "/state/" in name else 0)
         arrays = recording.arrays | {name: changed}
-        (row,) = parity.training_rows(recording._replace(arrays=arrays), found, only=name)
+        (row,) = parity.comparison.training_rows(recording._replace(arrays=arrays), found, only=name)
         assert row.status == "FAIL", row
 
 
 def test_a_missing_quantity_of_a_training_fails(training):
     recording, found = training
-    (row,) = parity.training_rows(recording, {k: x for k, x in found.items() if k != "fwd/tokens"}, only="fwd/tokens")
+    lacking = {name: x for name, x in found.items() if name != "fwd/tokens"}
+    (row,) = parity.comparison.training_rows(recording, lacking, only="fwd/tokens")
     assert row.status == "FAIL" and row.note == "not computed"
 
 
@@ -65,14 +67,16 @@ def test_a_soft_target_is_made_of_the_recorded_predictions(unit):
     """Which are rounded otherwise than ours: of five bins of up to 4.85e8 by tens."""
     arrays = {
         name.removeprefix(f"{unit}/"): x
-        for name, x in parity.read(str(UNITS))[0].items()
+        for name, x in parity.comparison.read(str(UNITS))[0].items()
         if name.startswith(f"{unit}/")
     }
     moved = arrays | {"pred": np.where(arrays["pred"] > 0, 0.5, 2.0).astype(np.float32) * arrays["pred"]}
-    inputs = parity_units.Unit(moved)
-    theirs, mine = arrays["loss_of_soft_target"], parity_units.ours(unit, inputs)["loss_of_soft_target"]
+    inputs = parity.units.Unit(moved)
+    theirs, mine = arrays["loss_of_soft_target"], parity.units.ours(unit, inputs)["loss_of_soft_target"]
     np.testing.assert_allclose(
-        parity_units.ours(unit, parity_units.Unit(arrays))["loss_of_soft_target"], theirs, rtol=parity.FORWARD
+        parity.units.ours(unit, parity.units.Unit(arrays))["loss_of_soft_target"],
+        theirs,
+        rtol=parity.comparison.FORWARD,
     )
     assert np.abs(mine - theirs).max() > 1e-3 * np.abs(theirs).max() and "pred" not in inputs.read
 
@@ -98,33 +102,40 @@ def spoil(value, step):
 
 
 def test_a_unit_that_nobody_knows_is_an_error():
-    with pytest.raises(parity.ConfigError, match="novelty: not a unit"):
-        parity_units.ours("novelty", parity_units.Unit({}))
+    with pytest.raises(parity.comparison.ConfigError, match="novelty: not a unit"):
+        parity.units.ours("novelty", parity.units.Unit({}))
 
 
 def test_other_files_are_refused(tmp_path):
     path = tmp_path / "other.npz"
     np.savez(path, x=np.zeros(3))
     for wrong in (path, tmp_path / "none.npz"):
-        with pytest.raises(parity.ConfigError, match="not a recording"):
-            parity.compare(str(wrong))
+        with pytest.raises(parity.comparison.ConfigError, match="not a recording"):
+            parity.comparison.compare(str(wrong))
 
 
 def test_the_certificate_says_what_failed_and_what_is_absent(units):
-    failed = parity.Row("fwd/tokens", "FAIL", 0.5, 0.1, 1e-5, "shape (3,)")
-    text = parity_certificate.markdown({"units.npz": units, "train.npz": [failed]})
-    assert "| train.npz | 1 | 0 | 1 | 0 |" in text
-    assert "| `fwd/tokens` | 1 | 5.0e-01 | 1.0e-01 | 1.0e-05 | FAIL (shape (3,)) |" in text
-    assert "| `layernorm` |" in text and "e3f0224" in text
-    quantities, both = (text.split(f"\n## {part}")[1].count("\n| `") for part in ("Every quantity", "Absent"))
-    assert quantities == 1 + sum(row.status != "absent" for row in units)
-    assert both == quantities + sum(row.status == "absent" for row in units)
+    failed = parity.comparison.Row("fwd/tokens", "FAIL", 0.5, 0.1, 1e-5, "shape (3,)")
+    results = {"units-0.npz": units, "train.npz": [failed]}
+    text = parity.certificate.markdown(results)
+    assert "| train | 1 | 0 | 1 | 0 | `fwd/tokens` | 5.0e-01 | 1.0e-05 |" in text
+    absent = [row for row in units if row.status == "absent"]
+    assert f"| units | {len(units)} | {len(units) - len(absent)} | 0 | {len(absent)} | `" in text
+    assert "| units | `layernorm` |" in text and "e3f0224" in text
+    rows = list(csv.DictReader(parity.certificate.table(results).splitlines()))
+    assert len(rows) == len(units) + 1 and rows[-1]["note"] == "shape (3,)"
+    shares = [float(row["absolute"]) / float(row["tolerance"]) for row in rows[:-1] if row["status"] == "pass"]
+    closest = max(units, key=lambda row: row.absolute / row.tolerance if row.tolerance else 0)
+    assert f"| `{closest.name}` | {closest.absolute:.1e} |" in text
+    assert closest.absolute / closest.tolerance == pytest.approx(max(shares), rel=2e-2)
 
 
 def test_the_certificate_in_docs_covers_the_fixtures(units):
-    text = (Path(__file__).parent.parent / "docs" / "parity.md").read_text()
-    assert "FAIL" not in text
-    for row in units:
-        assert f"| `{row.name}` |" in text
-    for difference in parity_certificate.DIFFERENCES:
+    docs = Path(__file__).parent.parent / "docs"
+    text, rows = (docs / "parity.md").read_text(), list(csv.DictReader((docs / "parity.csv").open()))
+    assert {row["status"] for row in rows} == {"pass", "absent"}
+    assert {(row.name, row.status) for row in units} <= {(row["name"], row["status"]) for row in rows}
+    for name in {row["recording"] for row in rows}:
+        assert f"| {name} | {sum(row['recording'] == name for row in rows)} |" in text
+    for difference in parity.certificate.DIFFERENCES:
         assert f"| {' | '.join(difference)} |" in text

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import numpy as np
-import parity
-import parity_family
+import parity.comparison
+import parity.family
 import pytest
 
 FIXTURES = sorted((Path(__file__).parent / "fixtures").glob("v[12]-*.npz"))
@@ -12,8 +12,8 @@ FIXTURES = sorted((Path(__file__).parent / "fixtures").glob("v[12]-*.npz"))
 
 @pytest.fixture(scope="module", params=FIXTURES, ids=lambda path: path.stem)
 def recording(request):
-    arrays, meta = parity.read(str(request.param))
-    return arrays, parity.family_rows(arrays, meta)
+    arrays, meta = parity.comparison.read(str(request.param))
+    return arrays, parity.comparison.family_rows(arrays, meta)
 
 
 def test_every_quantity_agrees_or_says_why_it_is_absent(recording):
@@ -44,30 +44,30 @@ def test_one_changed_element_fails(recording):
         changed = theirs.copy()
         changed[largest] += change
         # Ours lies within ``absolute`` of theirs, so that it can't be within the tolerance of the changed one.
-        limits = parity_family.tolerance({**arrays, row.name: changed}, row.name)
+        limits = parity.family.tolerance({**arrays, row.name: changed}, row.name)
         scale = 1.0 if limits.absolute else np.abs(changed[np.isfinite(changed)]).max()
         assert change > max(limits.limit * scale, limits.floor) + row.absolute, row
 
 
 def test_a_missing_quantity_fails(monkeypatch):
     path = str(next(path for path in FIXTURES if path.stem == "v1-returns"))
-    plain = parity_family.ours
+    plain = parity.family.ours
 
     def without(*inputs):
         return {name: x for name, x in plain(*inputs).items() if not name.endswith("/ret")}
 
-    monkeypatch.setattr(parity_family, "ours", without)
-    failed = [row for row in parity.compare(path) if row.status == "FAIL"]
+    monkeypatch.setattr(parity.family, "ours", without)
+    failed = [row for row in parity.comparison.compare(path) if row.status == "FAIL"]
     assert failed and all(row.note == "not computed" for row in failed)
 
 
 def test_a_part_that_nobody_knows_is_refused():
-    with pytest.raises(parity.ConfigError, match="danijar/dreamerv2 novelty: not a part"):
-        parity_family.ours({}, {"repo": "danijar/dreamerv2", "part": "novelty"})
+    with pytest.raises(parity.comparison.ConfigError, match="danijar/dreamerv2 novelty: not a part"):
+        parity.family.ours({}, {"repo": "danijar/dreamerv2", "part": "novelty"})
 
 
 def test_infinities_agree_with_themselves_only():
     theirs = np.array([1.0, -np.inf])
-    assert parity.row("x", theirs, theirs, 1e-5).status == "pass"
+    assert parity.comparison.row("x", theirs, theirs, 1e-5).status == "pass"
     for wrong in ([1.0, 5.0], [1.0, np.inf], [-np.inf, -np.inf], [1.0, np.nan]):
-        assert parity.row("x", theirs, np.array(wrong), 1e-5).status == "FAIL"
+        assert parity.comparison.row("x", theirs, np.array(wrong), 1e-5).status == "FAIL"

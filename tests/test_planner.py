@@ -5,17 +5,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from agents import KEY, MIXED, assert_trees_equal, quick_jit, random_batch, random_timestep, tiny_config
+from agents import KEY, MIXED, assert_trees_equal, bundle, quick_jit, random_batch, random_timestep, tiny_config
 
 from dreamer_jax.agent import LOSSES, loss_scales, make_agent
 from dreamer_jax.behaviors import planner
 from dreamer_jax.behaviors.planner import make_planner, split_leaves
 from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.distributions import draw_noise
-from dreamer_jax.interfaces import WorldModel
+from dreamer_jax.interfaces import Dynamics, WorldModel
+from dreamer_jax.models.rssm import RSSMState
 from dreamer_jax.models.world_model import make_world_model
 from dreamer_jax.specs import ArraySpec, EnvSpec
-from dreamer_jax.types import RSSMState
 
 # Names out of order, one of several axes.
 SPEC = EnvSpec(MIXED.observation, {"motors": ArraySpec((2,), "float32"), "arms": ArraySpec((2, 2), "float32")})
@@ -39,15 +39,16 @@ def fake(reward, after=turn, luck=0.0):
 
     def imagine_step(params, noise, state, action):
         deter, stoch = after(state.deter, state.stoch, action)
-        return RSSMState(deter, stoch + luck * noise, {"noise": noise})
+        return RSSMState(deter, stoch + luck * noise)
 
-    functions = dict.fromkeys(WorldModel._fields) | {
-        "latent_noise": lambda key, rows, length: draw_noise(key, rows, (*length, A), "normal"),
-        "carry": lambda state: state,
-        "imagine_step": imagine_step,
-        "predict": lambda params, feat: (reward(*feat), jnp.full(feat[0].shape[:-1], 0.5)),
-    }
-    return WorldModel(**functions)
+    dynamics = bundle(
+        Dynamics,
+        noise=lambda key, rows, length: draw_noise(key, rows, (*length, A), "normal"),
+        to_scan_carry=lambda state: state,
+        features=lambda state: (state.deter, state.stoch),
+    )
+    predict = lambda params, feat: (reward(*feat), jnp.full(feat[0].shape[:-1], 0.5))  # noqa: E731
+    return bundle(WorldModel, dynamics=dynamics, imagine_step=imagine_step, predict=predict)
 
 
 def quadratic(deter, stoch):
@@ -60,7 +61,7 @@ def plans(config, model, deter, rows=None, key=KEY):
     behavior = make_planner(config, SPEC, model)
     rows = np.arange(len(deter)) if rows is None else np.asarray(rows)
     state = RSSMState(jnp.asarray(deter), jnp.zeros((len(deter), A)))
-    action = quick_jit(lambda state: behavior.act({"model": {}}, key, rows, state, "mode"))(state)
+    _, action = quick_jit(lambda state: behavior.act({"model": {}}, key, rows, state, (), "mode"))(state)
     return np.concatenate([np.reshape(action[name], (len(deter), -1)) for name in sorted(action)], -1)
 
 
@@ -167,7 +168,7 @@ def test_only_the_model_learns(state):
     np.testing.assert_allclose(metrics["loss/total"], total, rtol=1e-5)
     changed = jax.tree.map(lambda old, new: (np.asarray(old) != new).any(), first.params, second.params)
     assert sum(jax.tree.leaves(changed)) > 0.7 * len(jax.tree.leaves(changed))  # heads that start at 0 hold some back
-    assert latents.deter.shape == (*batch.reward.shape, CONFIG.rssm.deter)
+    assert latents["deter"].shape == (*batch.reward.shape, CONFIG.rssm.deter)
 
 
 def test_a_decision(state):
@@ -186,7 +187,7 @@ def test_a_decision(state):
     )
     assert all((np.abs(x) <= 1).all() and (x != 0).all() for x in action.values())
     assert_trees_equal(carry.prev_action, action)
-    np.testing.assert_array_equal(latents.deter, carry.latent.deter.astype(jnp.bfloat16))
+    np.testing.assert_array_equal(latents["deter"], carry.latent.deter.astype(jnp.bfloat16))
 
 
 def test_plans_are_made_from_the_latent(state):
@@ -194,9 +195,9 @@ def test_plans_are_made_from_the_latent(state):
     params = jax.tree.map(lambda x: x + 0.3 * np.random.default_rng(x.size).normal(size=x.shape), state.params)
     behavior = make_planner(CONFIG, SPEC, make_world_model(CONFIG, SPEC))
     rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(lambda: make_world_model(CONFIG, SPEC).initial(2))
+    shapes = jax.eval_shape(lambda: make_world_model(CONFIG, SPEC).dynamics.initial(2))
     latent = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
-    act = quick_jit(lambda rows, latent: behavior.act(params, KEY, rows, latent, "mode"))
+    act = quick_jit(lambda rows, latent: behavior.act(params, KEY, rows, latent, (), "mode")[1])
     together = act(np.array([3, 3]), latent)
     assert all((np.asarray(x[0]) != x[1]).any() for x in together.values())
     alone = act(np.array([3]), jax.tree.map(lambda x: x[1:], latent))

@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 
+from dreamer_jax.analysis.plot import Run, compute_panels, curve, load_run, mark, mark_text, plot_runs
 from dreamer_jax.config.schema import ConfigError
-from dreamer_jax.training.plot import Run, compute_panels, curve, load_run, mark, mark_text, plot_runs
 
 
 def make_run(frames, scores, *, task="probe/count", method="dreamer_v3", seed=0, clock=()):

@@ -9,8 +9,8 @@ from agents import KEY, MIXED, D, K, S, tiny, tiny_config
 
 from dreamer_jax.behaviors.actor_critic import make_actor_critic
 from dreamer_jax.behaviors.policy import Policy
+from dreamer_jax.models.rssm import RSSMState
 from dreamer_jax.specs import ArraySpec
-from dreamer_jax.types import RSSMState
 
 N = 4
 PARAMS = {"params": tiny().state.params["actor"]}
@@ -162,5 +162,5 @@ def test_the_mode_of_a_squashed_policy_is_the_likeliest_of_many_draws():
     np.testing.assert_array_equal(events["choice"], np.eye(6)[stats["choice"]["logits"].argmax(-1)])
     behavior = make_actor_critic(config, MIXED, tiny().model)
     state = RSSMState(FEATURES[0], FEATURES[1].reshape(N, S, K))
-    action = behavior.act({"actor": PARAMS["params"]}, KEY, rows, state, "mode")
+    _, action = behavior.act({"actor": PARAMS["params"]}, KEY, rows, state, (), "mode")
     np.testing.assert_allclose(action["motors"], events["motors"], rtol=1e-5)

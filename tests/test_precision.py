@@ -95,15 +95,16 @@ def test_products_in_bfloat16_everything_kept_in_float32(spec):
     kept = jax.tree.leaves((state.params, state.slow, state.moments, metrics))
     assert {x.dtype for x in kept} == {jnp.dtype("float32")}
     assert {x.dtype for x in jax.tree.leaves(state.opt_state)} <= {jnp.dtype("float32"), jnp.dtype("int32")}
-    assert latents.deter.shape == (B, T, 32)
+    assert latents["deter"].shape == (B, T, 32)
 
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_losses_and_statistics_are_float32(spec):
     function, *inputs = functions(spec, "bfloat16")["loss"]
     (_, aux), grads = jax.eval_shape(function, *inputs)
-    numbers = jax.tree.leaves((grads, aux["losses"], aux["model"]["reconstruction"], aux["behavior"]["policy"]))
-    numbers += jax.tree.leaves((aux["model"]["kl"], aux["behavior"]["return"], aux["behavior"]["replayed"]))
+    behavior = aux.behavior.details
+    numbers = jax.tree.leaves((grads, aux.losses, aux.model.reconstruction, behavior.learnt.policy))
+    numbers += jax.tree.leaves((aux.model.divergence, behavior.targets.returns, behavior.replayed))
     assert {x.dtype for x in numbers} == {jnp.dtype("float32")}
 
 

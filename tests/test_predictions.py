@@ -11,12 +11,12 @@ import test_held_out
 from PIL import Image
 from trainer import tiny_run
 
+from dreamer_jax.analysis import pictures, predictions
 from dreamer_jax.cli import main
 from dreamer_jax.config.schema import ConfigError
+from dreamer_jax.runs.checkpoint import read_replays
+from dreamer_jax.runs.metrics import read_jsonl
 from dreamer_jax.specs import ArraySpec, EnvSpec
-from dreamer_jax.training import pictures, predictions
-from dreamer_jax.training.checkpoint import read_replays
-from dreamer_jax.training.metrics import read_jsonl
 from dreamer_jax.training.train import train
 
 SPEC = EnvSpec({}, {"motor": ArraySpec((2,), "float32"), "button": ArraySpec((), "int32", 3)})
@@ -171,13 +171,19 @@ def test_a_file_of_actions_that_is_none(tmp_path, content):
 
 
 def test_the_warning_needs_all_signs_together():
-    collapsed = {"active_latents": 3.0, "posterior_error/a": 1.0, "prior_error/a": 1.005, "permuted_error/a": 1.002}
-    line = predictions.collapse(collapsed, 32)
+    each = {f"kl_latent/{i:02d}": 0.1 for i in range(32)}
+    collapsed = each | {
+        "active_latents": 3.0,
+        "posterior_error/a": 1.0,
+        "prior_error/a": 1.005,
+        "permuted_error/a": 1.002,
+    }
+    line = predictions.collapse(collapsed)
     assert line.startswith("warning: the latents have collapsed: 3 of 32 are active") and "\n" not in line
     for change in ({"active_latents": 4.0}, {"prior_error/a": 1.02}, {"permuted_error/a": 1.02}):
-        assert predictions.collapse(collapsed | change, 32) == ""
+        assert predictions.collapse(collapsed | change) == ""
     more = {"posterior_error/b": 0.5, "prior_error/b": 0.5, "permuted_error/b": 0.6}
-    assert predictions.collapse(collapsed | more, 32) == ""
+    assert predictions.collapse(collapsed | more) == ""
 
 
 def test_an_agent_from_elsewhere_may_report_what_it_likes(tmp_path):

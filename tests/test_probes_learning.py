@@ -8,11 +8,11 @@ import pytest
 from dreamer_jax.agent import make_agent
 from dreamer_jax.config.checks import check
 from dreamer_jax.config.loading import load, replace
-from dreamer_jax.config.presets import PRESETS
+from dreamer_jax.config.named import PRESETS
 from dreamer_jax.config.schema import flatten
+from dreamer_jax.devices.acting import make_act
 from dreamer_jax.envs.probes import PROBES
 from dreamer_jax.envs.vector import make_envs
-from dreamer_jax.training.acting import make_act
 from dreamer_jax.training.evaluate import PURPOSE, evaluate
 from dreamer_jax.training.train import train
 

@@ -11,36 +11,37 @@ import sys
 
 import numpy as np
 import pytest
-import test_parallel
+import test_data_parallel
 from agents import many_devices
-from test_parallel import DEVICES, RATE, ROWS, SURE, assert_close, named
+from test_data_parallel import DEVICES, RATE, ROWS, SURE, assert_close, named
 from test_resume import assert_same_run, complete, latest, saved, until
 from trainer import PATIENCE, flags, tiny_run, trainer
 
-from dreamer_jax.training.checkpoint import read_replays
-from dreamer_jax.training.metrics import read_jsonl
+from dreamer_jax.runs.checkpoint import read_replays
+from dreamer_jax.runs.metrics import read_jsonl
 
 PROCESSES = 2
 UPDATE = """
 import sys, numpy as np, jax
-from dreamer_jax.training import peers
-peers.start(sys.argv[2], 2, int(sys.argv[3]))
-import test_parallel
-here = peers.present(600)
-mine = here.share(test_parallel.ROWS)
-found = test_parallel.learn(2, slice(mine.start, mine.stop))
+from dreamer_jax.processes import group
+group.start(sys.argv[2], 2, int(sys.argv[3]))
+import test_data_parallel
+here = group.present(600)
+mine = here.local_range(test_data_parallel.ROWS)
+found = test_data_parallel.learn(2, slice(mine.start, mine.stop))
 found["devices"] = np.array([jax.process_count(), jax.local_device_count(), jax.device_count()])
-long = {"part": here.part, "text": "x" * 5000 * (1 + here.part), "array": np.arange(3), "nothing": None}
-for index, message in enumerate(here.exchange(long)):
+number = here.process_index
+long = {"part": number, "text": "x" * 5000 * (1 + number), "array": np.arange(3), "nothing": None}
+for index, message in enumerate(here.all_gather(long)):
     assert message["part"] == index and len(message["text"]) == 5000 * (1 + index), message
     assert message["array"].tolist() == [0, 1, 2] and message["nothing"] is None
 np.savez(f"{sys.argv[1]}/{sys.argv[3]}.npz", **found)
 """
 WHO = """
-from dreamer_jax.training import peers
-peers.start(None, None, None)
-here = peers.present(600)
-print(here.part, here.parts)
+from dreamer_jax.processes import group
+group.start(None, None, None)
+here = group.present(600)
+print(here.process_index, here.process_count)
 """
 REAL = dict(
     env__task="dmc/cartpole_balance",
@@ -91,12 +92,12 @@ def logs(tmp_path):
 
 @pytest.fixture(scope="module")
 def updates(tmp_path_factory):
-    """What both processes found in the updates of ``test_parallel``, and what one device alone does."""
+    """What both processes found in the updates of ``test_data_parallel``, and what one device alone does."""
     path, address = tmp_path_factory.mktemp("updates"), free_port()
     commands = [[sys.executable, "-c", UPDATE, str(path), address, str(index)] for index in range(PROCESSES)]
     running = [subprocess.Popen(command, env=many_devices(2)) for command in commands]
     assert [process.wait(PATIENCE) for process in running] == [0, 0]
-    alone = test_parallel.learn(1)
+    alone = test_data_parallel.learn(1)
     return alone, [dict(np.load(path / f"{index}.npz")) for index in range(PROCESSES)]
 
 
@@ -233,7 +234,7 @@ WORLDS = dict(train__frames=100_000, train__batch_size=4)
 
 def test_a_process_that_hangs_is_named(tmp_path, two, logs):
     config = tiny_run(env__task="worlds:Sleepy", **WORLDS)
-    statuses, text = run(two, [*flags(config, tmp_path / "run"), "--patience", "4"], logs)
+    statuses, text = run(two, [*flags(config, tmp_path / "run"), "--timeout", "4"], logs)
     assert statuses == [75, 75]
     for log in logs:
         last = log.read_text().splitlines()[-1]

@@ -13,7 +13,7 @@ from dreamer_jax.config.checks import check
 from dreamer_jax.config.loading import load, replace
 from dreamer_jax.config.schema import flatten
 from dreamer_jax.envs.vector import make_envs
-from dreamer_jax.models.world_model import features, make_world_model
+from dreamer_jax.models.world_model import make_world_model
 from dreamer_jax.ops.transforms import symexp
 from dreamer_jax.training.train import train
 from dreamer_jax.types import TrajectoryBatch
@@ -62,24 +62,24 @@ def trained(probe, path, seed=0):
 def ahead(config, spec, state, batch):
     """Values of the replayed states [B, T], and rewards and discounts of imagination from them [B, T, H+1]."""
     _, aux = quick_jit(make_agent(config, spec).loss)(state.params, state, KEY, batch)
-    path = aux["behavior"]["imagined"]
+    path = aux.behavior.details.imagined
     reward, discount = (np.asarray(x).reshape(*batch.reward.shape, -1) for x in (path.reward, path.discount))
-    return np.asarray(aux["behavior"]["replayed"]["value"]), reward, discount
+    return np.asarray(aux.behavior.details.replayed.value), reward, discount
 
 
 def imagined_observations(config, spec, state, batch, start, shift):
     """What the prior expects at the records after ``start``, led to by actions ``shift`` records earlier."""
     model, params = make_world_model(config, spec), state.params["model"]
     (name,) = spec.observation
-    latent = jax.tree.map(lambda x: x[:, start], quick_jit(model.observe)(params, KEY, ROWS, batch).without_stats())
+    latent = jax.tree.map(lambda x: x[:, start], quick_jit(model.observe)(params, KEY, ROWS, batch))
     actions = model.action_vector(batch.prev_action)
     length = batch.reward.shape[1]
-    noise = model.latent_noise(KEY, ROWS, (length,))
+    noise = model.dynamics.noise(KEY, ROWS, (length,))
 
     @quick_jit
     def step(latent, noise, action):
-        latent = model.imagine_step(params, noise, latent, action).without_stats()
-        return latent, symexp(model.decode(params, features(latent))[name])
+        latent = model.imagine_step(params, noise, latent, action)
+        return latent, symexp(model.decode(params, model.dynamics.features(latent))[name])
 
     outputs = []
     for t in range(start + 1, length):

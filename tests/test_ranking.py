@@ -6,8 +6,8 @@ import re
 import pytest
 from test_compare import ONE, PRESET, ZERO, write_run
 
+from dreamer_jax.analysis.ranking import as_text, rank
 from dreamer_jax.cli import main
-from dreamer_jax.training.ranking import as_text, rank
 
 TASK = "dmc/cartpole_swingup"
 

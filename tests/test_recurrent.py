@@ -54,14 +54,14 @@ def build(sizes):
     def run(params, deter, stoch, action, *, of=0):
         call = lambda *xs, method: cell.apply({"params": params}, *xs, method=method)  # noqa: E731
         blocks = enter_blocks(deter, sizes["blocks"])
-        return call(deter, blocks, stoch, call(action, method="action_share"), method="__call__")[of]
+        return call(deter, blocks, stoch, call(action, method="action_term"), method="__call__")[of]
 
     inputs = [jnp.zeros((1, sizes[name])) for name in ("deter", "stoch", "action")]
     return run, jax.eval_shape(lambda key: cell.init(key, *inputs, method=touch)["params"], KEY)
 
 
 def touch(self, deter, stoch, action):
-    return self(deter, enter_blocks(deter, self.blocks), stoch, self.action_share(action))
+    return self(deter, enter_blocks(deter, self.blocks), stoch, self.action_term(action))
 
 
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
@@ -145,7 +145,7 @@ def gru_reset_before(params, x, h):
 
 
 def step_gru(self, deter, stoch, action):
-    return self(deter, deter, stoch, self.action_share(action))
+    return self(deter, deter, stoch, self.action_term(action))
 
 
 @pytest.mark.parametrize("formula", [norm_gru, gru, gru_reset_before], ids=lambda formula: formula.__name__)

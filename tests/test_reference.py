@@ -13,7 +13,8 @@ from dreamer_jax.agent import make_agent
 from dreamer_jax.config.loading import load as load_config
 from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.reference import from_reference, reference_names, to_reference
-from dreamer_jax.training.checkpoint import Checkpoints, load
+from dreamer_jax.runs.checkpoint import Checkpoints
+from dreamer_jax.runs.load import load
 from dreamer_jax.training.preflight import env_spec
 
 CONFIG = tiny_config(rssm__prior_layers=2, rssm__posterior_layers=2, rssm__dynamics_layers=2)

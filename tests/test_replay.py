@@ -1,8 +1,10 @@
 """The ring: windows, the online queue, write-back, alignment, growth, plans and export."""
 
 import os
+from functools import partial
 from types import SimpleNamespace
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -100,8 +102,8 @@ def test_windows_are_consecutive_records_of_one_stream(tmp_path_factory, num_env
             led_to_it = record(row - 1, num_envs)[1]
             assert all(same(batch.prev_action[name][b, t], value[env]) for name, value in led_to_it.items())
         before = record(start, num_envs)[2]
-        assert same(batch.context.deter[b], before["deter"][env])
-        assert same(batch.context.stoch[b], before["stoch"][env])
+        assert same(batch.context["deter"][b], before["deter"][env])
+        assert same(batch.context["stoch"][b], before["stoch"][env])
 
 
 def test_uniform_over_all_windows_at_any_offset(tmp_path):
@@ -169,7 +171,7 @@ def test_write_back_is_seen_and_skips_evicted_rows(tmp_path):
             for name, value in expected.items():
                 assert same(replay.column(f"latents/{name}", env, range(row, row + 1))[0], value), (env, row)
     batch, index = replay.sample(64, 0)
-    seen = batch.context.deter[(index == [0, 3]).all(1)]
+    seen = batch.context["deter"][(index == [0, 3]).all(1)]
     assert len(seen) and (seen == latents["deter"][1, 0]).all()
 
 
@@ -182,24 +184,28 @@ def test_without_latents_there_is_no_context(tmp_path):
     replay.write_back(index, {})
 
 
-def test_align_shifts_actions_and_ends_abandoned_episodes():
+@pytest.mark.parametrize("mark", [False, True])
+@pytest.mark.parametrize("kind", ["numpy", "jax", "traced"])
+def test_align_shifts_actions_and_ends_abandoned_episodes(kind, mark):
     window = {
         "observation": {"x": np.arange(6)[None]},
         "action": {"a": 10 * np.arange(6)[None]},
         "latents": {"deter": np.arange(6)[None, :, None], "stoch": -np.arange(6)[None, :, None]},
         "reward": np.arange(6.0)[None],
-        "is_first": np.array([[1, 1, 0, 1, 0, 0]], bool),
+        "is_first": np.array([[1, 0, 0, 1, 0, 0]], bool),
         "is_last": np.array([[0, 0, 0, 0, 0, 1]], bool),
         "is_terminal": np.zeros((1, 6), bool),
     }
     before = window["is_last"].copy()
-    batch = align(window)
+    rows = partial(align, mark_first=mark)
+    batch = rows(window) if kind == "numpy" else (jax.jit(rows) if kind == "traced" else rows)(jax.device_put(window))
+    assert isinstance(batch.is_last, np.ndarray if kind == "numpy" else jax.Array)
     assert batch.observation["x"].tolist() == [[1, 2, 3, 4, 5]]
     assert batch.prev_action["a"].tolist() == [[0, 10, 20, 30, 40]]
     assert batch.reward.tolist() == [[1, 2, 3, 4, 5]]
-    assert batch.is_first.astype(int).tolist() == [[1, 0, 1, 0, 0]]
+    assert batch.is_first.astype(int).tolist() == [[mark, 0, 1, 0, 0]]
     assert batch.is_last.astype(int).tolist() == [[0, 1, 0, 0, 1]]
-    assert batch.context.deter.tolist() == [[0]] and batch.context.stoch.tolist() == [[0]]
+    assert batch.context["deter"].tolist() == [[0]] and batch.context["stoch"].tolist() == [[0]]
     assert (window["is_last"] == before).all()
 
 

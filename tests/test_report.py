@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from agents import KEY, MIXED, B, K, S, T, quick_jit, random_batch, random_leaf, tiny, tiny_config
 
-from dreamer_jax import distributions
 from dreamer_jax.agent import make_agent
-from dreamer_jax.models.world_model import features
+from dreamer_jax.config.schema import RSSMConfig
+from dreamer_jax.models import latents as kinds
 from dreamer_jax.report import dream
 
 TINY = tiny()
@@ -31,16 +31,14 @@ def reported():
 def latents():
     """Posterior and probabilities of posterior and prior, [B, T, S, K]."""
     params = TINY.state.params["model"]
-    posterior = jax.jit(TINY.model.observe)(params, KEY, np.arange(B), BATCH)
-    posterior = jax.tree.map(np.asarray, posterior)
-    prior = TINY.model.prior_stats(params, posterior.deter)
+    _, aux = quick_jit(TINY.model.loss)(params, KEY, np.arange(B), BATCH)
 
     def probs(stats):
         raw = np.asarray(stats["logits"], np.float64)
         share = np.exp(raw - raw.max(-1, keepdims=True))
         return (1 - TINY.config.rssm.unimix) * share / share.sum(-1, keepdims=True) + TINY.config.rssm.unimix / K
 
-    return posterior, probs(posterior.stats), probs(prior)
+    return jax.tree.map(np.asarray, aux.posterior), probs(aux.posterior_stats), probs(aux.prior_stats)
 
 
 def test_latents_in_numbers(reported, latents):
@@ -59,20 +57,19 @@ def test_only_informative_latents_are_active():
     logits = np.zeros((4, 6, 3, 5), np.float32)
     logits[:, :3, 1, 0] = logits[:, 3:, 1, 4] = 9  # says which half of the window it is
     logits[:, :, 2, 0] = 9  # certain, but always the same
-    active = distributions.active_variables(distributions.categorical(logits, 0.01))
-    np.testing.assert_array_equal(active, [False, True, False])
+    categorical = kinds.categorical(RSSMConfig(stoch=3, classes=5, unimix=0.01))
+    np.testing.assert_array_equal(categorical.active({"logits": logits}), [False, True, False])
     mean = np.array([[0.0, 1.0], [0.0, 0.0], [0.05, 2.0]], np.float32)
-    np.testing.assert_array_equal(
-        distributions.active_variables(distributions.normal(mean, np.ones_like(mean))), [False, True]
-    )
+    gaussian = kinds.gaussian(RSSMConfig(stoch=2))
+    np.testing.assert_array_equal(gaussian.active({"mean": mean, "std": np.ones_like(mean)}), [False, True])
 
 
 def test_elbo_is_of_a_record(reported, latents):
-    losses, _, aux = TINY.model.loss(TINY.state.params["model"], KEY, np.arange(B), BATCH)
+    losses, aux = TINY.model.loss(TINY.state.params["model"], KEY, np.arange(B), BATCH)
     # A squared error is the negative log-likelihood of a normal with variance 1/2, but for a constant.
     numbers = sum(np.asarray(losses[name]) for name in ("speed", "place")) + (2 + 8) / 2 * np.log(np.pi)
     whole = numbers + np.asarray(losses["cells"]) + np.asarray(losses["rew"]) + np.asarray(losses["con"])
-    assert reported[0]["elbo"] == pytest.approx(-(whole + np.asarray(aux["kl"])).mean(), rel=1e-4)
+    assert reported[0]["elbo"] == pytest.approx(-(whole + np.asarray(aux.divergence)).mean(), rel=1e-4)
 
 
 def test_errors_of_one_step(reported, latents):
@@ -80,7 +77,7 @@ def test_errors_of_one_step(reported, latents):
     target = symlog(BATCH.observation["speed"])
     others = replace(posterior, stoch=posterior.stoch[np.roll(np.arange(B), 1)])
     for label, state in {"posterior": posterior, "permuted": others}.items():
-        output = TINY.model.decode(TINY.state.params["model"], features(state))
+        output = TINY.model.decode(TINY.state.params["model"], TINY.model.dynamics.features(state))
         assert metrics[f"{label}_error/speed"] == pytest.approx(
             float(((output["speed"] - target) ** 2).mean()), rel=1e-4
         )
@@ -170,16 +167,16 @@ def test_the_policy_dreams_what_it_would_do():
 def test_the_policy_draws_anew_at_every_step():
     """Step t acts with a key of its own, folded from the dream's."""
 
-    def act(params, key, rows, state, mode):
+    def act(params, key, rows, state, carry, mode):
         draw = jax.random.randint(key, (B,), 0, 6)
-        return {"motors": np.zeros((B, 2), np.float32), "choice": draw}
+        return carry, {"motors": np.zeros((B, 2), np.float32), "choice": draw}
 
     seen, acting_key = windows(BATCH, 0, 6), jax.random.fold_in(KEY, 2)
     drawn = np.stack([jax.random.randint(jax.random.fold_in(acting_key, t), (B,), 0, 6) for t in range(4)], 1)
     assert (drawn != drawn[:, :1]).any()
     given = {"motors": np.zeros((B, 4, 2), np.float32), "choice": drawn}
     own, same = (
-        dream(TINY.model, TINY.behavior._replace(act=act), TINY.state.params, KEY, seen, actions, 4)
+        dream(TINY.model, TINY.behavior._replace(act=act), TINY.state.params, KEY, seen=seen, actions=actions, length=4)
         for actions in (None, given)
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), own, same)

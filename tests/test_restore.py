@@ -8,23 +8,23 @@ import numpy as np
 import pytest
 from trainer import make_toy, tiny_run
 
-from dreamer_jax.replay.deal import drop_others, ring_folder
-from dreamer_jax.training.checkpoint import Checkpoints, read_replays
-from dreamer_jax.training.peers import Peers
+from dreamer_jax.processes.group import ProcessGroup
+from dreamer_jax.processes.shards import below, gather, reshard, shard
+from dreamer_jax.replay.reshard import delete_other_rings, ring_folder
+from dreamer_jax.runs.checkpoint import Checkpoints, read_replays
+from dreamer_jax.runs.restore import Restore
 from dreamer_jax.training.preflight import env_spec
-from dreamer_jax.training.restore import Restore
-from dreamer_jax.training.shares import below, deal, join, share
 from dreamer_jax.training.train import train
 
 ENVS, CAPACITY = 4, 80
 CONFIG = tiny_run(env__num_envs=ENVS, train__batch_size=8, train__batch_length=4, replay__capacity=CAPACITY)
 
 
-class One(Peers):
+class One(ProcessGroup):
     """One of several processes, of which there is no other."""
 
     def __init__(self, part, parts):
-        self.part, self.parts = part, parts
+        self.process_index, self.process_count = part, parts
 
 
 @pytest.fixture(scope="module", params=[40, 140], ids="{} frames".format)
@@ -103,12 +103,12 @@ def test_streams_are_dealt_out(run, parts):
         assert batch.reward.shape == (4, 4) and index[:, 0].max() < each
         ring.append(*record(ring))
         ring.close()
-        carries.append(found.carry.latent.deter)
+        carries.append(found.carry.latent["deter"])
         assert ring_folder(run_dir, part, parts).is_dir()
     again = restored(run, 0, 1, [])
     again.replay.close()
-    np.testing.assert_array_equal(np.concatenate(carries), again.carry.latent.deter)
-    drop_others(run_dir, 1)
+    np.testing.assert_array_equal(np.concatenate(carries), again.carry.latent["deter"])
+    delete_other_rings(run_dir, 1)
     assert [path.name for path in run_dir.glob("replay*")] == ["replay"]
 
 
@@ -130,7 +130,7 @@ def test_streams_of_two_processes_are_dealt_out(run, parts, tmp_path):
         ring.close()
     checkpoints = Checkpoints(folder, keep=2)
     carry = jax.tree.map(lambda *xs: np.concatenate(xs), *(carry for _, carry in shares))
-    checkpoints.save(step, state, carry, join([arrays for arrays, _ in shares], ENVS), facts)
+    checkpoints.save(step, state, carry, gather([arrays for arrays, _ in shares], ENVS), facts)
     checkpoints.completed(wait=True)
     checkpoints.close()
     rows = read_replays(folder)[1].rows
@@ -165,12 +165,12 @@ def test_shares_join_to_the_whole(run, parts):
     # Each process has its own.
     arrays = arrays | {"replay/taken": np.arange(parts), "replay/checksums": np.arange(2 * parts).reshape(parts, 2)}
     arrays |= {"envs/length": np.array([1, 0, 5, 2]), "envs/action/action": np.arange(8)}
-    shares = [share(arrays, part, parts, ENVS) for part in range(parts)]
+    shares = [shard(arrays, part, parts, ENVS) for part in range(parts)]
     assert [mine["replay/taken"] for mine in shares] == list(range(parts))
     assert np.concatenate([mine["envs/action/action"] for mine in shares]).tolist() == list(range(8))
     assert [len(mine["envs/action/action"]) for mine in shares] == {2: [1, 7], 4: [1, 0, 5, 2]}[parts]
     assert all(mine["learner/next/index"][..., 0].max() < ENVS for mine in shares)
-    joined = join(shares, ENVS)
+    joined = gather(shares, ENVS)
     assert joined.keys() == arrays.keys()
     for name, value in arrays.items():
         assert joined[name].tobytes() == value.tobytes() and joined[name].dtype == value.dtype, name
@@ -183,7 +183,7 @@ def test_windows_of_a_batch_that_is_dropped_are_queued_again():
         "replay/rows": np.asarray(100),
     }
     for parts in (1, 4):
-        dealt = deal(arrays, 2, parts, ENVS)
+        dealt = reshard(arrays, 2, parts, ENVS)
         # Four of a process's windows may be in that batch: numbers from 17 on, whose round is 8.
         assert np.atleast_1d(dealt["replay/taken"]).tolist() == [8 * ENVS // parts] * parts
         assert dealt.keys() == {"replay/taken", "replay/rows"}

@@ -16,8 +16,8 @@ from trainer import PATIENCE, flags, helpers, tiny_run, trainer
 
 from dreamer_jax.config.loading import RESUMABLE, dump, replace
 from dreamer_jax.config.schema import FIELDS, ConfigError, flatten
-from dreamer_jax.training.metrics import read_jsonl
-from dreamer_jax.training.run_directory import check_run
+from dreamer_jax.runs.directory import check_run
+from dreamer_jax.runs.metrics import read_jsonl
 
 KILLED = -signal.SIGKILL
 CONTINUOUS = dict(env__task="probe/continuous_target", train__updates_per_dispatch=1)
@@ -135,13 +135,13 @@ def test_killed_and_resumed_is_as_never_stopped(tmp_path, first, second, task, t
 
 
 AWKWARD = """
-training.run_directory:replace_file:-1    training.checkpoint:Checkpoints.save:1
-training.checkpoint:Checkpoints.save:-1   replay.storage:clear:-1
+runs.directory:replace_file:-1    runs.checkpoint:Checkpoints.save:1
+runs.checkpoint:Checkpoints.save:-1   replay.storage:clear:-1
 replay.host:Replay.committed:1            replay.host:Replay.snapshot:-3
-training.checkpoint:Checkpoints.save:-2   replay.host:Replay.committed:2
+runs.checkpoint:Checkpoints.save:-2   replay.host:Replay.committed:2
 replay.journal:Journal.undo:-1            replay.journal:Journal.resume:-1
-replay.host:Replay.append:-25             training.metrics:rewind_jsonl:-1
-training.learner:Learner._land:-24        training.checkpoint:Checkpoints.save:-2
+replay.host:Replay.append:-25             runs.metrics:rewind_jsonl:-1
+training.learner:Learner._finish:-24        runs.checkpoint:Checkpoints.save:-2
 """.split()
 
 

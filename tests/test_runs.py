@@ -12,7 +12,7 @@ from trainer import flags, tiny_run
 
 from dreamer_jax.cli import main
 from dreamer_jax.config.loading import dump, load, replace
-from dreamer_jax.training.metrics import read_jsonl
+from dreamer_jax.runs.metrics import read_jsonl
 
 NAME = "probe-continuous_target-dreamer_v3-1m"
 

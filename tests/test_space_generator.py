@@ -22,19 +22,19 @@ from trainer import make_toy, tiny_run
 import dreamer_jax
 from dreamer_jax.agent import make_agent
 from dreamer_jax.config.schema import ConfigError
+from dreamer_jax.devices.acting import Act
+from dreamer_jax.devices.data_parallel import Updates
+from dreamer_jax.devices.programs import Programs
 from dreamer_jax.envs.actions import plan_actions
 from dreamer_jax.envs.check import check_env
 from dreamer_jax.envs.observations import plan_observations
 from dreamer_jax.envs.wrappers import EnvironmentFailed
+from dreamer_jax.processes.shards import below
 from dreamer_jax.replay.export import export_episodes
+from dreamer_jax.runs.checkpoint import Checkpoints, open_rings
 from dreamer_jax.specs import ArraySpec, EnvSpec
 from dreamer_jax.training import train
-from dreamer_jax.training.acting import Act
-from dreamer_jax.training.checkpoint import Checkpoints, open_rings
-from dreamer_jax.training.parallel import Updates
 from dreamer_jax.training.preflight import example_batch
-from dreamer_jax.training.programs import Programs
-from dreamer_jax.training.shares import below
 from dreamer_jax.types import TimeStep
 
 WIDTH = 8

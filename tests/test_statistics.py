@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from dreamer_jax.training.statistics import STATISTICS, bootstrap, format_summary, iqm, summary
+from dreamer_jax.analysis.statistics import STATISTICS, bootstrap, format_summary, iqm, summary
 
 
 def test_iqm_by_hand():

@@ -26,8 +26,8 @@ from test_resume import assert_same_run, complete, until
 from trainer import PATIENCE, Trainer, flags, helpers, tiny_run, trainer
 
 from dreamer_jax.replay.export import export_episodes
-from dreamer_jax.training.checkpoint import read_replays
-from dreamer_jax.training.metrics import read_jsonl
+from dreamer_jax.runs.checkpoint import read_replays
+from dreamer_jax.runs.metrics import read_jsonl
 
 LOOKS = ("eval/score", "replayed/low", "replayed/high")
 LEFT_ALONE = 75

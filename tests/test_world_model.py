@@ -25,13 +25,13 @@ from agents import (
 from dreamer_jax.config.schema import ConfigError, DecoderConfig, EncoderConfig, NetsConfig
 from dreamer_jax.models.decoder import Decoder, reconstruction_loss
 from dreamer_jax.models.encoder import Encoder, flatten_leaves, image_grid, quantize
-from dreamer_jax.models.world_model import features, make_world_model
+from dreamer_jax.models.world_model import make_world_model
 from dreamer_jax.nets.convolution import Conv
 from dreamer_jax.specs import ArraySpec, EnvSpec
-from dreamer_jax.types import RSSMState
 
 TINY = tiny()
 MODEL, PARAMS, BATCH = TINY.model, TINY.state.params["model"], TINY.batch
+features = MODEL.dynamics.features
 NAMES = ("dyn", "rep", "rew", "con", "speed", "cells", "place")
 CONTINUE = 1 - 1 / 333
 
@@ -44,8 +44,8 @@ def gradient(params, observation, weights):
 
     def total(params, floats):
         batch = BATCH.replace(observation={**observation, **floats})
-        losses, posterior, _ = MODEL.loss(params, KEY, ROWS, batch)
-        logits = (posterior.stats["logits"] ** 2).sum((-1, -2))
+        losses, aux = MODEL.loss(params, KEY, ROWS, batch)
+        logits = (aux.posterior_stats["logits"] ** 2).sum((-1, -2))
         return sum((weights[name] * value).sum() for name, value in {**losses, "logits": logits}.items())
 
     return jax.grad(total, (0, 1))(params, {name: x for name, x in observation.items() if x.dtype == np.float32})
@@ -69,21 +69,22 @@ def at(row):
 
 
 def test_one_loss_for_each_record(result):
-    losses, posterior, aux = result
+    losses, aux = result
+    posterior = aux.posterior
     assert losses.keys() == set(NAMES)
     assert {(x.shape, x.dtype) for x in losses.values()} == {((B, T), jnp.dtype("float32"))}
     assert posterior.deter.shape == (B, T, D) and posterior.stoch.shape == (B, T, S, K)
-    assert aux["reconstruction"]["place"].shape == (B, T, 4, 2)
-    assert aux["reconstruction"]["cells"].shape == (B, T, 4, 3)
+    assert aux.reconstruction["place"].shape == (B, T, 4, 2)
+    assert aux.reconstruction["cells"].shape == (B, T, 4, 3)
 
 
 def test_losses_by_hand(result):
-    losses, posterior, aux = result
-    feat = features(posterior)
+    losses, aux = result
+    feat = features(aux.posterior)
     place = BATCH.observation["place"]
-    square = (aux["reconstruction"]["place"] - np.sign(place) * np.log1p(np.abs(place))) ** 2
+    square = (aux.reconstruction["place"] - np.sign(place) * np.log1p(np.abs(place))) ** 2
     np.testing.assert_allclose(losses["place"], square.sum((-1, -2)), rtol=1e-4)
-    logits = np.asarray(aux["reconstruction"]["cells"], np.float64)
+    logits = np.asarray(aux.reconstruction["cells"], np.float64)
     log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     chosen = np.take_along_axis(log_probs, BATCH.observation["cells"][..., None], -1)
     np.testing.assert_allclose(losses["cells"], -chosen.sum((-1, -2)), rtol=1e-4)
@@ -92,16 +93,16 @@ def test_losses_by_hand(result):
     expected = -soft * np.log(going_on) - (1 - soft) * np.log(1 - going_on)
     np.testing.assert_allclose(losses["con"], expected, rtol=1e-4, atol=1e-6)
     assert reward.shape == (B, T)
-    np.testing.assert_allclose(losses["dyn"], np.maximum(aux["kl"], 1), rtol=1e-5)
+    np.testing.assert_allclose(losses["dyn"], np.maximum(aux.divergence, 1), rtol=1e-5)
     np.testing.assert_allclose(losses["dyn"], losses["rep"], rtol=1e-5)
 
 
 def test_reward_of_a_new_model_is_exactly_zero():
     params = jax.tree.map(np.copy, PARAMS)
     params["reward"]["out"] = jax.tree.map(np.zeros_like, params["reward"]["out"])  # as init leaves it
-    losses, posterior, _ = loss(params, KEY, ROWS, BATCH)
+    losses, aux = loss(params, KEY, ROWS, BATCH)
     np.testing.assert_allclose(losses["rew"], np.log(255), rtol=1e-6)
-    assert not np.asarray(jax.jit(MODEL.predict)(params, features(posterior))[0]).any()
+    assert not np.asarray(jax.jit(MODEL.predict)(params, features(aux.posterior))[0]).any()
 
 
 def test_gradients_reach_the_parts_that_they_should():
@@ -122,7 +123,7 @@ def test_gradients_reach_the_parts_that_they_should():
 
 
 def test_no_gradient_below_the_free_nats(result):
-    kl = result[2]["kl"]
+    kl = result[1].divergence
     assert largest(gradient(PARAMS, BATCH.observation, weights(dyn=kl < 1, rep=kl < 1))) == 0
     assert (np.asarray(kl) > 1).any()
 
@@ -147,11 +148,11 @@ def test_nothing_before_a_reset_matters_after_it(result):
             x[0, :3] = getattr(other, part)[name][0, :3]
     for name, x in mixed.prev_action.items():
         x[0, 3] = other.prev_action[name][0, 3]
-    mixed.context.deter[:] = other.context.deter
+    mixed.context["deter"][:] = other.context["deter"]
     after = lambda posterior: jax.tree.map(lambda x: x[0, 3:], posterior)  # noqa: E731
-    changed = loss(PARAMS, KEY, ROWS, mixed)[1]
-    assert_trees_equal(after(changed), after(result[1]))
-    assert (changed.deter[0, :3] != result[1].deter[0, :3]).any()
+    changed, before = loss(PARAMS, KEY, ROWS, mixed)[1].posterior, result[1].posterior
+    assert_trees_equal(after(changed), after(before))
+    assert (changed.deter[0, :3] != before.deter[0, :3]).any()
 
 
 def test_a_row_has_its_own_noise_wherever_it_is_computed(result):
@@ -159,20 +160,20 @@ def test_a_row_has_its_own_noise_wherever_it_is_computed(result):
     rows = np.array([2, 0, 2])
     shuffled = loss(PARAMS, KEY, rows, jax.tree.map(lambda x: x[rows], BATCH))
     whole = jax.tree.map(lambda x: np.asarray(x)[rows], result)
-    assert_trees_equal(shuffled[1].stoch, whole[1].stoch)
+    assert_trees_equal(shuffled[1].posterior.stoch, whole[1].posterior.stoch)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), shuffled[0], whole[0])
-    copies = loss(PARAMS, KEY, ROWS, at(2))[1]
+    copies = loss(PARAMS, KEY, ROWS, at(2))[1].posterior
     assert (copies.stoch[0] != copies.stoch[2]).any()  # the same records, other noise
 
 
 def test_filter_equals_observe():
     """Acting sees what learning sees: the first record of a window that has no context."""
     now = lambda tree: jax.tree.map(lambda x: x[:, 0], tree)  # noqa: E731
-    inputs = MODEL.initial(B), now(BATCH.prev_action), now(BATCH.observation), np.ones(B, bool)
-    state = quick_jit(MODEL.filter)(PARAMS, KEY, ROWS, *inputs)
+    inputs = dict(prev_action=now(BATCH.prev_action), observation=now(BATCH.observation), is_first=np.ones(B, bool))
+    state = quick_jit(MODEL.filter)(PARAMS, KEY, ROWS, MODEL.dynamics.initial(B), **inputs)
     posterior = quick_jit(MODEL.observe)(PARAMS, KEY, ROWS, BATCH.replace(is_first=np.ones((B, T), bool), context=None))
     np.testing.assert_allclose(state.deter, posterior.deter[:, 0], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(state.stats["logits"], posterior.stats["logits"][:, 0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(state.stoch, posterior.stoch[:, 0], rtol=1e-4, atol=1e-5)
 
 
 # --- observations and actions as vectors
@@ -218,24 +219,27 @@ def test_reconstruction_of_a_vector_has_no_half():
 
 
 def test_compact_latents(result):
-    posterior = result[1]
-    small = MODEL.compress(posterior)
-    assert small.deter.dtype == ml_dtypes.bfloat16 and small.stoch.dtype == np.uint8 and small.stats == {}
+    posterior = result[1].posterior
+    small = MODEL.dynamics.compress(posterior)
+    assert small["deter"].dtype == ml_dtypes.bfloat16 and small["stoch"].dtype == np.uint8
+    assert small.keys() == MODEL.latent_spec.keys()
     for name, leaf in MODEL.latent_spec.items():
-        stored = getattr(small, name)
+        stored = small[name]
         assert (stored.shape[2:], str(stored.dtype)) == (leaf.shape, leaf.dtype)
-    np.testing.assert_array_equal(np.eye(K)[np.asarray(small.stoch)], np.round(posterior.stoch))
+    np.testing.assert_array_equal(np.eye(K)[np.asarray(small["stoch"])], np.round(posterior.stoch))
 
 
 def test_whole_latents_and_their_round_trip(result):
     """A window goes on from a stored latent as if it had never been stored."""
     whole = tiny(replay__context_dtype="float32").model
-    kept = whole.compress(result[1])
-    assert_trees_equal((kept.deter, kept.stoch), (result[1].deter, result[1].stoch))
+    posterior = result[1].posterior
+    kept = whole.dynamics.compress(posterior)
+    assert_trees_equal(kept, {"deter": posterior.deter, "stoch": posterior.stoch})
     assert {name: leaf.shape for name, leaf in whole.latent_spec.items()} == {"deter": (D,), "stoch": (S, K)}
     observe = quick_jit(MODEL.observe)
-    start = jax.tree.map(lambda x: x[:, 2], MODEL.compress(result[1]))
-    wide = RSSMState(start.deter.astype(np.float32), np.eye(K, dtype=np.float32)[np.asarray(start.stoch)])
+    start = jax.tree.map(lambda x: x[:, 2], MODEL.dynamics.compress(posterior))
+    onehot = np.eye(K, dtype=np.float32)[np.asarray(start["stoch"])]
+    wide = {"deter": start["deter"].astype(np.float32), "stoch": onehot}
     assert_trees_equal(
         observe(PARAMS, KEY, ROWS, BATCH.replace(context=start)),
         observe(PARAMS, KEY, ROWS, BATCH.replace(context=wide)),
@@ -285,16 +289,16 @@ def test_encoder_of_images_and_vectors(cnn):
 @pytest.mark.parametrize("cnn", ["repeat", "transpose"])
 def test_decoder_of_images_and_vectors(cnn):
     specs = {"left": CAMERAS["left"], "speed": ArraySpec((2,), "float32"), "aft": CAMERAS["aft"]}
-    decoder = Decoder(specs, (6, 12), DecoderConfig(layers=1, units=5, depth=3, cnn=cnn, blocks=4))
-    stoch, deter = (np.random.default_rng(0).normal(size=(2, 3, width)).astype(np.float32) for width in (6, 12))
-    params = random_params(decoder, stoch, deter)
-    outputs = decoder.apply(params, stoch, deter)
+    decoder = Decoder(specs, (12, 6), DecoderConfig(layers=1, units=5, depth=3, cnn=cnn, blocks=4))
+    deter, stoch = (np.random.default_rng(0).normal(size=(2, 3, width)).astype(np.float32) for width in (12, 6))
+    params = random_params(decoder, deter, stoch)
+    outputs = decoder.apply(params, deter, stoch)
     assert {name: x.shape for name, x in outputs.items()} == {name: (2, 3, *specs[name].shape) for name in specs}
     assert all(0 <= outputs[name].min() < outputs[name].max() <= 1 for name in CAMERAS)
     # Rows are decoded by themselves, and channels are dealt out in the order of declaration: left first.
-    np.testing.assert_allclose(decoder.apply(params, stoch[1:], deter[1:])["aft"], outputs["aft"][1:], atol=1e-5)
+    np.testing.assert_allclose(decoder.apply(params, deter[1:], stoch[1:])["aft"], outputs["aft"][1:], atol=1e-5)
     params["params"]["images"]["out"]["bias"] = np.float32([50, 50, -50, -50, -50])
-    outputs = decoder.apply(params, stoch, deter)
+    outputs = decoder.apply(params, deter, stoch)
     assert outputs["left"].min() > 0.99 and outputs["aft"].max() < 0.01
 
 
@@ -327,16 +331,16 @@ def test_encoders_by_kernels_of_four(cnn, width):
 @pytest.mark.parametrize(("cnn", "grid"), [("valid", (1, 1, 64)), ("same", (4, 4, 16))])
 def test_decoders_by_one_linear_layer(cnn, grid):
     config = DecoderConfig(depth=2, cnn=cnn, images="linear")
-    decoder = Decoder(SMALL_SQUARE, (6, 12), config, nets=NetsConfig(norm="none", cnn_activation="elu"))
-    stoch, deter = (np.random.default_rng(0).normal(size=(2, 3, width)).astype(np.float32) for width in (6, 12))
-    params = random_params(decoder, stoch, deter)
+    decoder = Decoder(SMALL_SQUARE, (12, 6), config, nets=NetsConfig(norm="none", cnn_activation="elu"))
+    deter, stoch = (np.random.default_rng(0).normal(size=(2, 3, width)).astype(np.float32) for width in (12, 6))
+    params = random_params(decoder, deter, stoch)
     inner = params["params"]["images"]
     assert inner["dense"]["kernel"].shape == (18, np.prod(grid))
-    image = decoder.apply(params, stoch, deter)["image"]
+    image = decoder.apply(params, deter, stoch)["image"]
     assert image.shape == (2, 3, 64, 64, 3)
     assert image.min() < 0 and image.max() > 1  # linear: nothing bounds it
     silent = jax.tree.map(np.zeros_like, params)
-    np.testing.assert_array_equal(decoder.apply(silent, stoch, deter)["image"], np.full(image.shape, 0.5))
+    np.testing.assert_array_equal(decoder.apply(silent, deter, stoch)["image"], np.full(image.shape, 0.5))
 
 
 def test_a_transposed_convolution_scatters_its_kernel():
@@ -371,9 +375,9 @@ def test_encoder_and_decoder_see_the_same_coarse_pixels():
     image = batch.observation["image"] // 64 * 64  # all noise is above these
     batch = batch.replace(observation={**batch.observation, "image": image})
     params = model.init(KEY)
-    losses, _, aux = quick_jit(model.loss)(params, KEY, ROWS, batch)
-    lowest = image / 256 - np.asarray(aux["reconstruction"]["image"])
-    assert np.abs(aux["tokens"] - model.encode(params, batch.observation)).mean() > 0.01
+    losses, aux = quick_jit(model.loss)(params, KEY, ROWS, batch)
+    lowest = image / 256 - np.asarray(aux.reconstruction["image"])
+    assert np.abs(aux.tokens - model.encode(params, batch.observation)).mean() > 0.01
     # The noise lies in a quarter of the range, so that the loss does between those of its ends.
     corners = [np.square(lowest), np.square(lowest + 0.25)]
     most = np.maximum(*corners).sum((2, 3, 4))
@@ -394,19 +398,20 @@ def test_labels_of_the_continuation(label):
     config = tiny_config(cont__label=label, behavior__discount_horizon=10)
     model = make_world_model(config, MIXED)
     params = random_tree(jax.eval_shape(model.init, KEY))
-    losses, posterior, aux = quick_jit(model.loss)(params, KEY, ROWS, BATCH)
-    _, discount = model.predict(params, features(posterior))
+    losses, aux = quick_jit(model.loss)(params, KEY, ROWS, BATCH)
+    feat = features(aux.posterior)
+    _, discount = model.predict(params, feat)
     ends = np.asarray(BATCH.is_terminal, np.float32)
     if label == "none":
         assert "cont" not in params and "con" not in losses
         np.testing.assert_allclose(discount, 0.9, rtol=1e-6)
         return
-    np.testing.assert_allclose(aux["cont_target"], (1 - ends) * (0.9 if label == "soft" else 1), rtol=1e-6)
+    np.testing.assert_allclose(aux.cont_target, (1 - ends) * (0.9 if label == "soft" else 1), rtol=1e-6)
     assert "con" in losses
     if label == "hard":
         for shift, expected in ((-50, 0.0), (50, 0.9)):
             sure = params | {"cont": params["cont"] | {"out": {**params["cont"]["out"], "bias": np.float32([shift])}}}
-            np.testing.assert_allclose(model.predict(sure, features(posterior))[1], expected, rtol=1e-6)
+            np.testing.assert_allclose(model.predict(sure, feat)[1], expected, rtol=1e-6)
 
 
 def test_squashed_rewards_are_what_is_learnt():

@@ -86,7 +86,7 @@ def make_toy(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -> 
     import numpy as np
 
     from dreamer_jax.interfaces import Agent
-    from dreamer_jax.types import Dream, PolicyCarry, RSSMState, TrainState
+    from dreamer_jax.types import Dream, PolicyCarry, TrainState
 
     width = 5
     latent_spec = {"deter": ArraySpec((width,), "bfloat16"), "stoch": ArraySpec((2,), "uint8")}
@@ -107,8 +107,8 @@ def make_toy(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -> 
     def columns(leaves: Mapping[str, Any], axes: int) -> list[Any]:
         return [jnp.reshape(leaf, (*leaf.shape[:axes], -1)) for _, leaf in sorted(leaves.items())]
 
-    def compress(hidden: Any) -> RSSMState:
-        return RSSMState(hidden.astype(jnp.bfloat16), (8 * hidden[..., :2] + 8).astype(jnp.uint8))
+    def compress(hidden: Any) -> dict[str, Any]:
+        return {"deter": hidden.astype(jnp.bfloat16), "stoch": (8 * hidden[..., :2] + 8).astype(jnp.uint8)}
 
     def init(key: Any) -> TrainState:
         noise = jax.random.normal(key, (4, width))
@@ -119,11 +119,13 @@ def make_toy(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -> 
 
     def reset(params: Any, num_envs: int) -> PolicyCarry:
         actions = {k: jnp.zeros((num_envs, *leaf.shape), leaf.dtype) for k, leaf in spec.action.items()}
-        return PolicyCarry(RSSMState(jnp.zeros((num_envs, width)), jnp.zeros((num_envs, 2))), actions)
+        return PolicyCarry({"deter": jnp.zeros((num_envs, width))}, actions)
 
-    def policy(params: Any, key: Any, carry: PolicyCarry, timestep: Any, mode: str = "sample", first: Any = 0) -> Any:
-        before = jnp.where(timestep.is_first[:, None], 0, carry.latent.deter)
-        keys = jax.vmap(partial(jax.random.fold_in, key))(first + jnp.arange(len(before)))
+    def policy(
+        params: Any, key: Any, carry: PolicyCarry, timestep: Any, mode: str = "sample", env_offset: Any = 0
+    ) -> Any:
+        before = jnp.where(timestep.is_first[:, None], 0, carry.latent["deter"])
+        keys = jax.vmap(partial(jax.random.fold_in, key))(env_offset + jnp.arange(len(before)))
         noise = jax.vmap(lambda key: jax.random.normal(key, (width,)))(keys) * (mode != "mode")
         actor = jnp.broadcast_to(params["actor"], before.shape)
         hidden = mix(before, noise, actor, timestep.reward[:, None], *columns(timestep.observation, 1))
@@ -131,7 +133,7 @@ def make_toy(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -> 
         for name, leaf in spec.action.items():
             raw = jnp.resize(hidden, (hidden.shape[0], *leaf.shape))
             action[name] = (raw > 0).astype(jnp.int32) if leaf.discrete else raw
-        return PolicyCarry(RSSMState(hidden, hidden[:, :2]), action), action, compress(hidden)
+        return PolicyCarry({"deter": hidden}, action), action, compress(hidden)
 
     def observe(params: Any, batch: Any) -> Any:
         signals = [x[..., None] for x in (batch.reward, batch.is_first, batch.is_last, batch.is_terminal)]
@@ -147,7 +149,7 @@ def make_toy(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -> 
 
     def update(state: TrainState, key: Any, batch: Any) -> Any:
         deter = observe(state.params, batch)
-        context = mix(batch.context.deter, batch.context.stoch)
+        context = mix(batch.context["deter"], batch.context["stoch"])
         seen = mix(deter.reshape(-1), context.reshape(-1))
         numbers = jnp.stack([jnp.float32(config.optimizer.learning_rate), jnp.float32(config.kl.rep)])
         noise = jax.random.uniform(key, (width,))
@@ -160,7 +162,16 @@ def make_toy(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -> 
         state = TrainState(state.step + 1, params, mix(state.slow, change), (change,), moments)
         return state, metrics, compress(deter)
 
-    return Agent(init, reset, policy, lambda *_: None, update, report, lambda *_: None, latent_spec)
+    return Agent(
+        init=init,
+        reset=reset,
+        policy=policy,
+        loss=lambda *_: (jnp.zeros(()), None),
+        update=update,
+        report=report,
+        dream=None,
+        latent_spec=latent_spec,
+    )
 
 
 class Trainer:
@@ -251,7 +262,7 @@ def _serve() -> None:
     # All that runs import, so that none waits for it, or is stopped in the middle of it.
     for name in ("distrax", "matplotlib.figure", "orbax.checkpoint"):
         importlib.import_module(name)
-    for name in ("cli", "envs.gymnasium", "training.plot", "training.together"):
+    for name in ("cli", "envs.gymnasium", "analysis.plot", "training.multi_run"):
         importlib.import_module(f"dreamer_jax.{name}")
 
     for line in sys.stdin:
@@ -274,7 +285,8 @@ def _child(request: dict[str, Any]) -> None:
     status, phases = 1, None
     try:
         from dreamer_jax.cli import main
-        from dreamer_jax.training import together, train
+        from dreamer_jax.training import multi_run as together
+        from dreamer_jax.training import train
 
         if request["toy"] == "apart":  # devices learn without each other
             train.make_agent = lambda config, spec, axis_name: make_toy(config, spec)

@@ -1,26 +1,21 @@
-"""Actor and critic learnt in imagination (DreamerV1, eqs. 7-8; DreamerV2, eqs. 4-6; DreamerV3, eqs. 6-13).
+"""Actor and critic learnt in imagination (DreamerV1, eqs. 7-8; DreamerV2, eqs. 4-6; DreamerV3, eqs. 4-7).
 
 The policy's gradient is REINFORCE, or the return's own through the imagined dynamics, or both.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from dreamer_jax.behaviors.credit import assign_credit
+from dreamer_jax.behaviors.details import Details, Learnt, Predictions, ReplayedValues, Targets, learning_metrics
 from dreamer_jax.behaviors.imagination import Rollout, imagine
-from dreamer_jax.behaviors.policy import Policy
-from dreamer_jax.config.schema import Config
-from dreamer_jax.config.sweep import is_on
+from dreamer_jax.behaviors.networks import make_networks
+from dreamer_jax.config.schema import Config, is_enabled
 from dreamer_jax.interfaces import Behavior, WorldModel
-from dreamer_jax.models.heads import Head
-from dreamer_jax.models.rssm import latent_width
-from dreamer_jax.models.scalars import make_scalar
-from dreamer_jax.models.world_model import Features, features
 from dreamer_jax.ops.moments import gathered, range_scale, update_range
 from dreamer_jax.ops.returns import replay_return
 from dreamer_jax.ops.sequence import in_chunks, rematerialized, swap_time
@@ -28,9 +23,12 @@ from dreamer_jax.specs import EnvSpec
 from dreamer_jax.types import (
     Array,
     ArrayDict,
+    BehaviorAux,
+    Features,
     ImaginedTrajectory,
+    LatentState,
     Mode,
-    RSSMState,
+    Params,
     TrainState,
     TrajectoryBatch,
 )
@@ -42,187 +40,177 @@ CPU_CHUNK_ROWS, CPU_CHUNK_UNITS = 1024, 128
 
 
 def make_actor_critic(
-    config: Config, spec: EnvSpec, model: WorldModel, *, dtype: Any = jnp.float32, axis_name: str | None = None
+    config: Config, spec: EnvSpec, model: WorldModel, /, *, dtype: Any = jnp.float32, axis_name: str | None = None
 ) -> Behavior:
     """Actor-critic on the latent states of ``model``."""
     c, v = config.behavior, config.value
-    inputs = (config.rssm.deter, latent_width(config.rssm))
-    policy = Policy(config.policy, spec.action, inputs, dtype, config.nets)
-    scalar = make_scalar(v.dist, v.bins)
-    critic = Head(inputs, v.layers, v.units, scalar.outputs, v.init_scale, dtype, config.nets)
+    dynamics = model.dynamics
+    networks = make_networks(config, spec, dynamics.feature_widths, dtype=dtype)
+    policy, critic, scalar = networks.policy, networks.critic, networks.scalar
     gradient = policy_gradient(config, spec)
     chunk = chunk_rows(config, spec)
+    constant = 1 - 1 / c.discount_horizon
 
-    def init(key: Array) -> dict[str, Any]:
-        actor_key, critic_key = jax.random.split(key)
-        feat = features(model.initial(1))
-        return {
-            "actor": policy.init(actor_key, *feat)["params"],
-            "critic": critic.init(critic_key, *feat)["params"],
+    def act(
+        params: dict[str, Params], key: Array, rows: Array, state: LatentState, carry: tuple[()], mode: Mode
+    ) -> tuple[tuple[()], ArrayDict]:
+        return carry, networks.choose(params["actor"], key, rows, dynamics.features(state), mode)
+
+    def roll_out(
+        params: dict[str, Params], key: Array, rows: Array, starts: LatentState, shape: tuple[int, int]
+    ) -> Rollout:
+        """``a_t ~ pi(a_t | s_t), s_{t+1} ~ p(s_{t+1} | s_t, a_t)`` from each of the states [B, T].
+
+        Only the actor has a gradient in it, and that only if it is used.
+        """
+        actor = params["actor"] if gradient != "reinforce" else stop(params["actor"])
+        size, length = shape
+        start = jax.tree.map(lambda x: stop(x).reshape(size * length, *x.shape[2:]), starts)
+        places = (jnp.asarray(rows)[:, None] * length + jnp.arange(length)).reshape(-1)
+        known = {"model": stop(params["model"]), "actor": actor}
+        return imagine(model, policy, known, key, rows=places, start=start, length=c.imagination_length)
+
+    def predict(params: dict[str, Params], slow: Params, path: Rollout, is_terminal: jax.Array) -> Predictions:
+        """``E[r_t]``, ``gamma p(continue_t)``, ``E[v(s_t)]`` of both critics; no gradient but by the states."""
+        frozen = stop(params)
+
+        def heads(feat: Features) -> tuple[jax.Array, ...]:
+            logits = critic(frozen["critic"], feat), critic(slow, feat)
+            return *model.predict(frozen["model"], feat), *(scalar.mean(x) for x in logits)
+
+        before_last, last = in_chunks(heads, path.features, chunk), heads(path.last_features)
+        found = Predictions(*jax.tree.map(by_start, before_last, last))
+        if config.cont.start == "recorded":
+            first = constant * (1 - is_terminal.reshape(-1).astype(jnp.float32))
+            found = found._replace(discount=found.discount.at[:, 0].set(first))
+        return found
+
+    def assign(predictions: Predictions, moments: ArrayDict) -> Targets:
+        """``A_t = (R_t - v_t) / S`` with ``S = max(limit, range of all returns)`` (DreamerV3, eqs. 7, 11, 12)."""
+        base = predictions.slow_value if v.target == "slow" else predictions.value
+        # A record and a hard label know nothing of the discount, which is then not to shorten the start itself.
+        undiscounted = config.cont.start == "recorded" or config.cont.label == "hard"
+        first_weight = constant if undiscounted else 1.0
+        credit = assign_credit(c, predictions.reward, predictions.discount, base, first_weight=first_weight)
+        returns, scale = stop(credit.target), jnp.ones(())
+        every_return = gathered(returns, axis_name)
+        if c.normalize == "range":
+            limits = dict(low=c.return_low, high=c.return_high, rate=c.return_rate)
+            moments = update_range(moments, every_return, **limits)
+            scale = range_scale(moments, c.return_limit)
+        advantage = (credit.returns - base[:, :-1]) / scale
+        return Targets(
+            credit=credit,
+            returns=returns,
+            every_return=every_return,
+            advantage=advantage,
+            moments=moments,
+            scale=scale,
+        )
+
+    def learn(params: dict[str, Params], path: Rollout, targets: Targets, slow_value: jax.Array) -> Learnt:
+        """Losses of all imagined states but the last.
+
+        ``-w_t [G_t + eta H(pi(s_t))]``, where G is ``ln pi(a_t | s_t) sg(A_t)`` (REINFORCE), or what is differentiated
+        through the dynamics itself, or ``rho`` of the latter and ``1 - rho`` of the former (DreamerV2, eq. 6);
+        ``-w_t [ln p(R_t | s_t) + beta ln p(v_slow(s_t) | s_t)]`` (DreamerV3, eq. 10).
+        """
+        scaled = c.normalize == "range"
+        # What is differentiated itself are advantages where they are what is normalised, else returns.
+        objectives = {
+            **({} if gradient == "dynamics" else {"advantage": stop(targets.advantage)}),
+            **({} if gradient == "reinforce" else {"own": targets.advantage if scaled else targets.credit.returns}),
         }
 
-    def act(params: Any, key: Array, rows: Array, state: RSSMState, mode: Mode) -> ArrayDict:
-        stats = policy.apply({"params": params["actor"]}, *features(state))
-        best = mode == "mode"
-        noise = policy.noise(key, rows, (), best=best)
-        return policy.for_environment(policy.draw(stats, noise, best=best))
+        def policy_gain(feat: Features, action: ArrayDict, objective: ArrayDict) -> tuple[Any, ...]:
+            stats = rematerialized(policy.apply, config.rematerialize)({"params": params["actor"]}, *feat)
+            parts = policy.distributions(stats)
+            taken = {name: scored_action(x, spec.action[name].discrete, gradient) for name, x in action.items()}
+            log_prob = {name: part.log_prob(taken[name]) for name, part in parts.items()}
+            entropy = {name: part.entropy() for name, part in parts.items()} if is_enabled(c.entropy) else {}
+            gain = objective["own"] if gradient == "dynamics" else sum(log_prob.values()) * objective["advantage"]
+            if gradient == "mix":
+                gain = c.gradient_mix * objective["own"] + (1 - c.gradient_mix) * gain
+            gain = gain + c.entropy * sum(entropy.values()) if is_enabled(c.entropy) else gain
+            return gain, stats, log_prob, entropy
 
-    def value_logits(params: Any, feat: Features) -> jax.Array:
-        return rematerialized(critic.apply, config.rematerialize)({"params": params}, *feat)
+        def both(states: tuple[Features, ArrayDict, tuple[Any, ...]]) -> Learnt:
+            feat, action, (weight, objective, target_weight, target, slow) = states
+            feat = stop(feat)
+            gain, stats, log_prob, entropy = policy_gain(feat, action, objective)
+            loss = value_loss(critic(params["critic"], feat), target, slow)
+            return Learnt(
+                policy_loss=-weight * gain,
+                value_loss=target_weight * loss,
+                policy=stats,
+                log_prob=log_prob,
+                entropy=entropy,
+            )
+
+        credit = targets.credit
+        rest = credit.weight, objectives, credit.target_weight, targets.returns, slow_value[:, :-1]
+        learnt: Learnt = swap_time(in_chunks(both, (path.features, path.action, swap_time(rest)), chunk))
+        return learnt
 
     def value_loss(logits: jax.Array, target: jax.Array, slow: jax.Array) -> jax.Array:
         """Towards the return, and towards the slow critic's prediction."""
         loss = scalar.loss(logits, stop(target))
         return loss + v.slow_regularizer * scalar.loss(logits, stop(slow)) if v.slow_regularizer else loss
 
-    def dream(params: Any, key: Array, rows: Array, posterior: RSSMState) -> Rollout:
-        """Imagination from every replayed state; only the actor has a gradient in it, and that only if it is used."""
-        actor = params["actor"] if gradient != "reinforce" else stop(params["actor"])
-        size, length = posterior.deter.shape[:2]
-        start = jax.tree.map(lambda x: stop(x).reshape(size * length, *x.shape[2:]), posterior)
-        starts = (jnp.asarray(rows)[:, None] * length + jnp.arange(length)).reshape(-1)
-        known = {"model": stop(params["model"]), "actor": actor}
-        return imagine(model, policy, known, key, starts, start, c.imagination_length)
+    def replay_value(
+        params: dict[str, Params],
+        slow: Params,
+        posterior: LatentState,
+        batch: TrajectoryBatch,
+        bootstrap: jax.Array,
+    ) -> tuple[jax.Array, ReplayedValues]:
+        """``-ln p(R_t | s_t)`` of replayed states, whose returns end in the imagined ones that start there."""
+        feat = dynamics.features(posterior if c.replay_value_grad else stop(posterior))
+        logits = critic(params["critic"], feat)
+        slow_value = scalar.mean(critic(slow, feat))
+        flags = jnp.asarray(batch.is_last), jnp.asarray(batch.is_terminal)
+        target = replay_return(jnp.asarray(batch.reward), *flags, bootstrap, discount=constant, lambda_=c.lambda_)
+        weight = 1 - flags[0].astype(jnp.float32)
+        loss = weight[:, :-1] * value_loss(logits[:, :-1], target, slow_value[:, :-1])
+        return loss, ReplayedValues(
+            logits=logits, value=scalar.mean(logits), slow_value=slow_value, returns=target, weight=weight
+        )
 
     def loss(
-        params: Any,
+        params: dict[str, Params],
         state: TrainState,
         key: Array,
         rows: Array,
-        posterior: RSSMState,
+        *,
+        posterior: LatentState,
         batch: TrajectoryBatch,
-    ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+    ) -> tuple[dict[str, jax.Array], BehaviorAux]:
         """Losses policy, value [B, T] and repval [B, T-1], the latter if it has a weight."""
-        whole, is_terminal = posterior, jnp.asarray(batch.is_terminal)
+        starts, is_terminal = dynamics.starts(posterior), jnp.asarray(batch.is_terminal)
         if c.starts == "but_last":
-            posterior, is_terminal = jax.tree.map(lambda x: x[:, :-1], (posterior, is_terminal))
+            starts, is_terminal = jax.tree.map(lambda x: x[:, :-1], (starts, is_terminal))
         size, length = is_terminal.shape
-        path = dream(params, key, rows, posterior)
-        feat, last = path.features, path.last_features
-        frozen = stop(params)
-
-        def judge(feat: Features) -> tuple[jax.Array, ...]:
-            logits = value_logits(frozen["critic"], feat), value_logits(state.slow, feat)
-            return *model.predict(frozen["model"], feat), *(scalar.mean(x) for x in logits)
-
-        reward, discount, value, slow = jax.tree.map(by_start, in_chunks(judge, feat, chunk), judge(last))
-        constant = 1 - 1 / c.discount_horizon
-        if config.cont.start == "recorded":
-            discount = discount.at[:, 0].set(constant * (1 - is_terminal.reshape(-1).astype(jnp.float32)))
-        base = slow if v.target == "slow" else value
-        # A record and a hard label know nothing of the discount, which is then not to shorten the start itself.
-        undiscounted = config.cont.start == "recorded" or config.cont.label == "hard"
-        first_weight = constant if undiscounted else 1.0
-        credit = assign_credit(c, reward, discount, base, first_weight=first_weight)
-        returns, moments, scale = stop(credit.target), state.moments, jnp.ones(())
-        every_return = gathered(returns, axis_name)
-        scaled = c.normalize == "range"
-        if scaled:
-            limits = dict(low=c.return_low, high=c.return_high, rate=c.return_rate)
-            moments = update_range(moments, every_return, **limits)
-            scale = range_scale(moments, c.return_limit)
-        advantage = (credit.returned - base[:, :-1]) / scale
-        # What is differentiated itself are advantages where they are what is normalised, else returns.
-        judged = {
-            **({} if gradient == "dynamics" else {"advantage": stop(advantage)}),
-            **({} if gradient == "reinforce" else {"objective": advantage if scaled else credit.returned}),
-        }
-
-        def learn(states: tuple[Features, ArrayDict, tuple[jax.Array, ...]]) -> tuple[Any, ...]:
-            feat, action, (weight, judged, target_weight, target, slow) = states
-            feat = stop(feat)
-            stats = rematerialized(policy.apply, config.rematerialize)({"params": params["actor"]}, *feat)
-            parts = policy.distributions(stats)
-            taken = {name: scored_action(x, spec.action[name].discrete, gradient) for name, x in action.items()}
-            log_prob = {name: part.log_prob(taken[name]) for name, part in parts.items()}
-            entropy = {name: part.entropy() for name, part in parts.items()} if is_on(c.entropy) else {}
-            gain = judged["objective"] if gradient == "dynamics" else sum(log_prob.values()) * judged["advantage"]
-            if gradient == "mix":
-                gain = c.gradient_mix * judged["objective"] + (1 - c.gradient_mix) * gain
-            gain = gain + c.entropy * sum(entropy.values()) if is_on(c.entropy) else gain
-            critic_loss = value_loss(value_logits(params["critic"], feat), target, slow)
-            return -weight * gain, target_weight * critic_loss, stats, log_prob, entropy
-
-        targets = credit.weight, judged, credit.target_weight, returns, slow[:, :-1]
-        policy_loss, critic_loss, stats, log_prob, entropy = swap_time(
-            in_chunks(learn, (feat, path.action, swap_time(targets)), chunk)
-        )
-
+        path = roll_out(params, key, rows, starts, (size, length))
+        predictions = predict(params, state.slow, path, is_terminal)
+        targets = assign(predictions, state.moments)
+        learnt = learn(params, path, targets, predictions.slow_value)
         losses = {
-            "policy": policy_loss.mean(1).reshape(size, length),
-            "value": critic_loss.mean(1).reshape(size, length),
+            "policy": learnt.policy_loss.mean(1).reshape(size, length),
+            "value": learnt.value_loss.mean(1).reshape(size, length),
         }
-        replayed: ArrayDict = {}
-        if is_on(config.loss.replay_value):
-            replayed = replay_value(params, state, whole, batch, returns[:, 0].reshape(size, length))
-            losses["repval"] = replayed["loss"]
-        advantage, weight = stop(advantage), credit.reach
-        normed = (every_return - moments["low"]) / scale  # moments stay 0 where nothing is normalised
-        metrics = {
-            "adv": advantage.mean(),
-            "adv_std": advantage.std(),
-            "adv_mag": jnp.abs(advantage).mean(),
-            "rew": reward.mean(),
-            "con": discount.mean(),
-            "ret": normed.mean(),
-            "ret_min": normed.min(),
-            "ret_max": normed.max(),
-            "ret_rate": (jnp.abs(normed) >= 1).mean(),
-            "val": value.mean(),
-            "tar": returns.mean(),
-            "weight": weight.mean(),
-            "slowval": slow.mean(),
-            **{f"ent/{name}": x.mean() for name, x in entropy.items()},
-            # As a share of the uniform policy's.
-            **{
-                f"rand/{name}": entropy[name].mean() / (leaf.size * math.log(leaf.classes))
-                for name, leaf in spec.action.items()
-                if leaf.classes is not None and leaf.classes > 1 and entropy
-            },
-        }
-        states, actions = jax.tree.map(by_start, (feat, path.action), (last, path.last_action))
-        imagined = ImaginedTrajectory(states, actions, reward, discount)
-        aux = {
-            "moments": moments,
-            "metrics": metrics,
-            "imagined": imagined,
-            "policy": stats,
-            "value": value,
-            "slow_value": slow,
-            "weight": weight,
-            "return": returns,
-            "advantage": advantage,
-            "scale": scale,
-            "log_prob": log_prob,
-            "entropy": entropy,
-            "policy_loss": policy_loss,
-            "value_loss": critic_loss,
-            "replayed": replayed,
-        }
-        return losses, aux
+        replayed = None
+        if is_enabled(config.loss.replay_value):
+            bootstrap = targets.returns[:, 0].reshape(size, length)
+            losses["repval"], replayed = replay_value(params, state.slow, posterior, batch, bootstrap)
+        states, actions = jax.tree.map(by_start, (path.features, path.action), (path.last_features, path.last_action))
+        imagined = ImaginedTrajectory(
+            features=states, action=actions, reward=predictions.reward, discount=predictions.discount
+        )
+        metrics = learning_metrics(predictions, targets, learnt.entropy, spec.action)
+        details = Details(imagined=imagined, predictions=predictions, targets=targets, learnt=learnt, replayed=replayed)
+        return losses, BehaviorAux(moments=targets.moments, metrics=metrics, details=details)
 
-    def replay_value(
-        params: Any, state: TrainState, posterior: RSSMState, batch: TrajectoryBatch, bootstrap: jax.Array
-    ) -> ArrayDict:
-        """Critic on the replayed states, bootstrapped by the imagined returns that start there."""
-        feat = features(posterior if c.replay_value_grad else stop(posterior))
-        logits = value_logits(params["critic"], feat)
-        slow = scalar.mean(value_logits(state.slow, feat))
-        discount = 1 - 1 / c.discount_horizon
-        flags = jnp.asarray(batch.is_last), jnp.asarray(batch.is_terminal)
-        target = replay_return(jnp.asarray(batch.reward), *flags, bootstrap, discount=discount, lambda_=c.lambda_)
-        weight = 1 - flags[0].astype(jnp.float32)
-        loss = weight[:, :-1] * value_loss(logits[:, :-1], target, slow[:, :-1])
-        return {
-            "loss": loss,
-            "logits": logits,
-            "value": scalar.mean(logits),
-            "slow_value": slow,
-            "return": target,
-            "weight": weight,
-        }
-
-    return Behavior(init, act, loss)
+    return Behavior(init=networks.init, initial=lambda size: (), act=act, loss=loss)
 
 
 def policy_gradient(config: Config, spec: EnvSpec) -> str:

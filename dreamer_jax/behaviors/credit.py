@@ -21,11 +21,11 @@ stop = jax.lax.stop_gradient
 class Credit(NamedTuple):
     """Of states 0..H-1, [N, H]. Weights have no gradient; a mean over H is one over those that count."""
 
-    returned: jax.Array  # what the decision at the state brought; differentiable
+    returns: jax.Array  # what the decision at the state brought; differentiable
     weight: jax.Array  # of the decision
     target: jax.Array  # of the critic at the state
     target_weight: jax.Array
-    reach: jax.Array  # [N, H+1] discount of everything before, by which states are weighted
+    cumulative_discount: jax.Array  # [N, H+1] of everything before, by which states are weighted
 
 
 def assign_credit(
@@ -37,22 +37,28 @@ def assign_credit(
       first_weight: arrival: divides all weights, to take a discount out of the start's own.
     """
     if config.returns == "arrival":
-        returned = lambda_return(reward, discount, config.lambda_, value)
-        reach = stop(jnp.cumprod(discount, 1)) / first_weight
-        return Credit(returned, reach[:, :-1], returned, reach[:, :-1], reach)
+        returns = lambda_return(reward, discount, config.lambda_, value)
+        cumulative = stop(jnp.cumprod(discount, 1)) / first_weight
+        weight = cumulative[:, :-1]
+        return Credit(
+            returns=returns, weight=weight, target=returns, target_weight=weight, cumulative_discount=cumulative
+        )
     target = departure_return(reward, discount, config.lambda_, value)
     ones, nothing = jnp.ones_like(discount[:, :1]), jnp.zeros_like(discount[:, :1])
     steps = target.shape[1]
     included = config.start == "included"
     passed = jnp.concatenate([ones, discount[:, :1] if included else ones, discount[:, 1:-1]], 1)
-    reach = stop(jnp.cumprod(passed, 1))  # reach[t] is the product of what lies before t
+    cumulative = stop(jnp.cumprod(passed, 1))  # cumulative[t] is the product of what lies before t
     # The decision that leads to state t+1 counts as the state does that is the first to count.
-    decided = reach[:, : steps - 1] if included else reach[:, 1:steps]
-    counted = reach[:, :steps] if included else jnp.concatenate([nothing, reach[:, 1:steps] * steps / (steps - 1)], 1)
+    if included:
+        decided, counted = cumulative[:, : steps - 1], cumulative[:, :steps]
+    else:
+        decided = cumulative[:, 1:steps]
+        counted = jnp.concatenate([nothing, decided * steps / (steps - 1)], 1)
     return Credit(
-        jnp.concatenate([target[:, 1:], nothing], 1),
-        jnp.concatenate([decided, nothing], 1) * steps / (steps - 1),
-        target,
-        counted,
-        reach,
+        returns=jnp.concatenate([target[:, 1:], nothing], 1),
+        weight=jnp.concatenate([decided, nothing], 1) * steps / (steps - 1),
+        target=target,
+        target_weight=counted,
+        cumulative_discount=cumulative,
     )

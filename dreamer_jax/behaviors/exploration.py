@@ -41,8 +41,8 @@ def epsilon(config: ExploreConfig, records: Array | None) -> Array:
     """The chance of a random choice after ``records`` agent steps of all environments together."""
     if records is None:
         return config.epsilon
-    share = jnp.minimum(1, records / config.epsilon_steps)
-    return config.epsilon + share * (config.epsilon_final - config.epsilon)
+    done = jnp.minimum(1, records / config.epsilon_steps)
+    return config.epsilon + done * (config.epsilon_final - config.epsilon)
 
 
 def counts_records(config: ExploreConfig) -> bool:

@@ -8,9 +8,8 @@ import jax
 
 from dreamer_jax.behaviors.policy import Policy
 from dreamer_jax.interfaces import WorldModel
-from dreamer_jax.models.world_model import Features, features
 from dreamer_jax.ops.sequence import swap_time
-from dreamer_jax.types import Array, ArrayDict, RSSMState
+from dreamer_jax.types import Array, ArrayDict, Features, LatentState, Params
 
 
 class Rollout(NamedTuple):
@@ -26,26 +25,34 @@ class Rollout(NamedTuple):
 
 
 def imagine(
-    model: WorldModel, policy: Policy, params: Any, key: Array, rows: Array, start: RSSMState, length: int
+    model: WorldModel,
+    policy: Policy,
+    params: dict[str, Params],
+    key: Array,
+    *,
+    rows: Array,
+    start: LatentState,
+    length: int,
 ) -> Rollout:
     """``length`` = H steps from every start; ``rows`` [N] are the starts' places in the global batch.
 
     States have a gradient by the actions that led to them (DreamerV1, eq. 7); the policy sees them without.
     """
+    dynamics = model.dynamics
     model_key, action_key = jax.random.split(key)
-    latent_noise = model.latent_noise(model_key, rows, (length,))
+    latent_noise = dynamics.noise(model_key, rows, (length,))
     action_noise = policy.noise(action_key, rows, (length + 1,))
 
-    def act(state: RSSMState, noise: ArrayDict) -> ArrayDict:
-        feat = jax.lax.stop_gradient(features(state))
+    def act(state: LatentState, noise: ArrayDict) -> ArrayDict:
+        feat = jax.lax.stop_gradient(dynamics.features(state))
         return policy.draw(policy.apply({"params": params["actor"]}, *feat), noise)
 
-    def step(state: RSSMState, noise: tuple[jax.Array, ArrayDict]) -> tuple[RSSMState, Any]:
+    def step(state: LatentState, noise: tuple[jax.Array, ArrayDict]) -> tuple[LatentState, Any]:
         action = act(state, noise[1])
-        after = model.imagine_step(params["model"], noise[0], state, policy.vector(action)).without_stats()
-        return after, (features(state), action)
+        after = model.imagine_step(params["model"], noise[0], state, policy.vector(action))
+        return after, (dynamics.features(state), action)
 
     before_last = {name: x[:, :-1] for name, x in action_noise.items()}
-    last, (feats, actions) = jax.lax.scan(step, model.carry(start), swap_time((latent_noise, before_last)))
+    last, (feats, actions) = jax.lax.scan(step, dynamics.to_scan_carry(start), swap_time((latent_noise, before_last)))
     last_action = act(last, {name: x[:, -1] for name, x in action_noise.items()})
-    return Rollout(feats, actions, features(last), last_action)
+    return Rollout(features=feats, action=actions, last_features=dynamics.features(last), last_action=last_action)

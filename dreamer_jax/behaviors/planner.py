@@ -10,10 +10,9 @@ import jax.numpy as jnp
 from dreamer_jax.config.schema import Config, ConfigError
 from dreamer_jax.distributions import draw_noise, noise_kind
 from dreamer_jax.interfaces import Behavior, WorldModel
-from dreamer_jax.models.world_model import features
 from dreamer_jax.ops.sequence import swap_time
 from dreamer_jax.specs import ArraySpec, EnvSpec
-from dreamer_jax.types import Array, ArrayDict, Mode, RSSMState, TrainState, TrajectoryBatch
+from dreamer_jax.types import Array, ArrayDict, BehaviorAux, LatentState, Mode, Noise, TrainState, TrajectoryBatch
 
 MIN_VARIANCE = 1e-6
 """Added to that of the elites."""
@@ -34,27 +33,27 @@ def make_planner(config: Config, spec: EnvSpec, model: WorldModel) -> Behavior:
                 f"behavior.method: planner takes continuous actions, and {name!r} is a choice of {leaf.classes}; "
                 "set it to actor_critic"
             )
-    c = config.planner
+    c, dynamics = config.planner, model.dynamics
     width = sum(leaf.width for leaf in spec.action.values())
 
     def init(key: Array) -> dict[str, Any]:
         return {}
 
-    def score(params: Any, noise: Array, start: RSSMState, plans: jax.Array) -> jax.Array:
+    def score(params: Any, noise: Noise, start: LatentState, plans: jax.Array) -> jax.Array:
         """Sum of expected rewards [J] of ``plans`` [J, H, A], for which ``start`` [...] is the state of one row."""
 
-        def step(before: tuple[RSSMState, jax.Array], inputs: tuple[Array, jax.Array]) -> tuple[Any, None]:
+        def step(before: tuple[LatentState, jax.Array], inputs: tuple[Noise, jax.Array]) -> tuple[Any, None]:
             state, total = before
-            state = model.imagine_step(params["model"], inputs[0], state, inputs[1]).without_stats()
-            reward, _ = model.predict(params["model"], features(state))
+            state = model.imagine_step(params["model"], inputs[0], state, inputs[1])
+            reward, _ = model.predict(params["model"], dynamics.features(state))
             return (state, total + reward), None
 
         starts = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(plans), *x.shape)), start)
-        begin = model.carry(starts), jnp.zeros(len(plans), jnp.float32)
+        begin = dynamics.to_scan_carry(starts), jnp.zeros(len(plans), jnp.float32)
         (_, total), _ = jax.lax.scan(step, begin, swap_time((noise, plans)))
         return total
 
-    def plan(params: Any, key: Array, row: Array, start: RSSMState) -> jax.Array:
+    def plan(params: Any, key: Array, row: Array, start: LatentState) -> jax.Array:
         """Mean [A] of the first action, after the last iteration, for one row.
 
         An iteration draws plans from N(mean, std^2), clips them, and fits mean and std to the best.
@@ -66,25 +65,29 @@ def make_planner(config: Config, spec: EnvSpec, model: WorldModel) -> Behavior:
             size = (c.candidates, c.horizon)
             noise = draw_noise(plan_key, row[None], (*size, width), noise_kind(discrete=False))[0]
             plans = jnp.clip(mean + std * noise, -1, 1)
-            scores = score(params, model.latent_noise(latent_key, row[None], size)[0], start, plans)
+            latent_noise = jax.tree.map(lambda x: x[0], dynamics.noise(latent_key, row[None], size))
+            scores = score(params, latent_noise, start, plans)
             elites = plans[jax.lax.top_k(scores, c.elites)[1]]
             return elites.mean(0), jnp.sqrt(elites.var(0) + MIN_VARIANCE)
 
         fit = jnp.zeros((c.horizon, width)), jnp.ones((c.horizon, width))
-        return jax.lax.fori_loop(0, c.iterations, improve, fit)[0][0]
+        mean: jax.Array = jax.lax.fori_loop(0, c.iterations, improve, fit)[0]
+        return mean[0]
 
-    def act(params: Any, key: Array, rows: Array, state: RSSMState, mode: Mode) -> ArrayDict:
-        each = jnp.asarray(rows), state.without_stats()
+    def act(
+        params: Any, key: Array, rows: Array, state: LatentState, carry: tuple[()], mode: Mode
+    ) -> tuple[tuple[()], ArrayDict]:
+        each = jnp.asarray(rows), state
         vector = jax.lax.map(lambda row: plan(params, key, *row), each, batch_size=min(len(rows), AT_ONCE))
-        return split_leaves(vector, spec.action)
+        return carry, split_leaves(vector, spec.action)
 
     def loss(
-        params: Any, state: TrainState, key: Array, rows: Array, posterior: RSSMState, batch: TrajectoryBatch
-    ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+        params: Any, state: TrainState, key: Array, rows: Array, *, posterior: LatentState, batch: TrajectoryBatch
+    ) -> tuple[dict[str, jax.Array], BehaviorAux]:
         """None; the statistics of returns stay as they are."""
-        return {}, {"moments": state.moments, "metrics": {}}
+        return {}, BehaviorAux(moments=state.moments, metrics={})
 
-    return Behavior(init, act, loss)
+    return Behavior(init=init, initial=lambda size: (), act=act, loss=loss)
 
 
 def split_leaves(vector: jax.Array, specs: dict[str, ArraySpec]) -> ArrayDict:

@@ -8,9 +8,9 @@ import sys
 from contextlib import closing
 
 from dreamer_jax.cli.quick_start import start_computing
-from dreamer_jax.cli.settings import settings
-from dreamer_jax.config.loading import dump
-from dreamer_jax.config.schema import ConfigError
+from dreamer_jax.cli.settings import named, settings
+from dreamer_jax.config.loading import difference, dump, load, write
+from dreamer_jax.config.schema import FIELDS, ConfigError
 
 
 def import_reference(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
@@ -30,17 +30,21 @@ def import_reference(options: argparse.Namespace, pairs: list[tuple[str, str]]) 
     print(f"{len(arrays)} tensors in {options.out}; `dreamer-jax train` with the same settings goes on from there")
 
 
-def evaluate(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
-    from dreamer_jax.training.acting import make_act
-    from dreamer_jax.training.checkpoint import Checkpoints, load
-    from dreamer_jax.training.evaluate import evaluate, evaluation_envs, film_episode
-    from dreamer_jax.training.intact import read_run
-    from dreamer_jax.training.pictures import check_film, save_film
-    from dreamer_jax.training.statistics import format_summary, summary
+def evaluate(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
+    from dreamer_jax.analysis.pictures import check_film, save_film
+    from dreamer_jax.analysis.statistics import format_summary, summary
+    from dreamer_jax.devices.acting import make_act
+    from dreamer_jax.runs.checkpoint import Checkpoints
+    from dreamer_jax.runs.integrity import read_run
+    from dreamer_jax.runs.load import load, overridden
+    from dreamer_jax.training.evaluate import check_environment, evaluate, evaluation_envs, film_episode
 
     start_computing(options)
-    config, _spec = read_run(options.run_dir)
-    agent, state = load(options.run_dir, options.checkpoint)
+    config, spec = read_run(options.run_dir)
+    if pairs:
+        config = overridden(options.run_dir, pairs)
+        check_environment(config, spec, pairs)
+    agent, state = load(options.run_dir, options.checkpoint, overrides=pairs)
     checkpoints = Checkpoints(options.run_dir)
     checkpoint = checkpoints.latest() if options.checkpoint is None else options.checkpoint
     checkpoints.close()
@@ -85,13 +89,13 @@ def evaluate(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
 
 
 def plot(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
-    from dreamer_jax.training.plot import plot_runs
+    from dreamer_jax.analysis.plot import plot_runs
 
     print(plot_runs(options.run_dirs, options.output, marks_minutes=options.minutes))
 
 
 def compare(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
-    from dreamer_jax.training import compare, ranking
+    from dreamer_jax.analysis import compare, ranking
 
     if options.to is None:
         tables = ranking.rank(options.run_dirs)
@@ -114,7 +118,7 @@ def check_env(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None
 
 def export(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
     from dreamer_jax.replay.export import export_episodes
-    from dreamer_jax.training.checkpoint import read_replays
+    from dreamer_jax.runs.checkpoint import read_replays
 
     folder = options.output or options.run_dir / "episodes"
     count = export_episodes(read_replays(options.run_dir), folder)
@@ -122,11 +126,9 @@ def export(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
 
 
 def dream(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
-    from dreamer_jax.training.intact import read_run
-    from dreamer_jax.training.predictions import describe, dream_run
+    from dreamer_jax.analysis.predictions import describe, dream_run
 
     start_computing(options)
-    latents = read_run(options.run_dir)[0].rssm.stoch
     metrics, drawn = dream_run(
         options.run_dir,
         options.output or options.run_dir / "dreams",
@@ -140,11 +142,11 @@ def dream(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
         pictures = {name: str(path) for name, path in drawn.items()}
         print(json.dumps({"metrics": metrics, "pictures": pictures}), file=options.answers)
     else:
-        print("\n".join([*([describe(metrics, latents)] if metrics else []), *map(str, drawn.values())]))
+        print("\n".join([*([describe(metrics)] if metrics else []), *map(str, drawn.values())]))
 
 
 def bench(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
-    from dreamer_jax.training.bench import bench, in_words
+    from dreamer_jax.profiling.bench import bench, in_words
 
     start_computing(options)
     settings = {
@@ -167,4 +169,11 @@ def bench(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
 
 
 def config(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
-    print(dump(settings(options, pairs)), end="")
+    mine = settings(options, pairs)
+    if options.diff is None:
+        print(dump(mine), end="")
+        return
+    flags = [(name, text) for name, text in named(options, pairs) if name != "preset"]
+    other = load(options.diff, files=options.config, overrides=flags, labels={"preset": "--diff"})
+    for name, left, right in difference(mine, other):
+        print(f"{f'{name}: {write(left)} -> {write(right)}':<54}  # {FIELDS[name].meaning}")

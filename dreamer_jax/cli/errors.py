@@ -25,13 +25,13 @@ def explain(error: Exception | Interrupted) -> tuple[int, str | None]:
         return FAILED, f"JAX can't read one of its variables: {error}"
     if "dreamer_jax.training.train" in sys.modules:
         from dreamer_jax.envs.wrappers import EnvironmentFailed
+        from dreamer_jax.processes.group import ParametersDiffer
         from dreamer_jax.training.interrupt import Stopped
         from dreamer_jax.training.learner import NotFinite, NoUpdates
-        from dreamer_jax.training.peers import OutOfStep
 
         if isinstance(error, Stopped):
             return error.status, f"{error}; the same command goes on from there"
-        if isinstance(error, EnvironmentFailed | NotFinite | NoUpdates | OutOfStep):
+        if isinstance(error, EnvironmentFailed | NotFinite | NoUpdates | ParametersDiffer):
             return FAILED, str(error)
     return 1, None
 

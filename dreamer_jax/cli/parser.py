@@ -10,11 +10,10 @@ from typing import Any, NoReturn
 from dreamer_jax.cli import commands, runs
 from dreamer_jax.cli.errors import FAILED
 from dreamer_jax.cli.output import say
-from dreamer_jax.cli.runs import PATIENCE
-from dreamer_jax.config.benchmarks import BENCHMARKS
-from dreamer_jax.config.loading import parse
+from dreamer_jax.cli.runs import TIMEOUT
+from dreamer_jax.config.named import BENCHMARKS, PRESETS, SIZES
 from dreamer_jax.config.paths import path_of
-from dreamer_jax.config.presets import PRESETS, SIZES
+from dreamer_jax.config.reading import parse
 from dreamer_jax.config.schema import FIELDS, Config, ConfigError
 
 SETTINGS_HELP = """\
@@ -98,10 +97,10 @@ def make_parser() -> argparse.ArgumentParser:
         "--distributed", action="store_true", help="find these three in what Slurm, Open MPI or a TPU says"
     )
     shared.add_argument(
-        "--patience",
+        "--timeout",
         type=_positive,
         metavar="SECONDS",
-        help=f"end if all stand still for so long (default {PATIENCE})",
+        help=f"end if all stand still for so long (default {TIMEOUT})",
     )
 
     sub = command(
@@ -117,6 +116,8 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--env.task", metavar="TASK", dest="task", help=f"{FIELDS['env.task'].meaning}")
 
     sub = command("evaluate", commands.evaluate, "play a trained agent in fresh environments", compiles=True)
+    sub.set_defaults(takes_settings=True)
+    sub.epilog = "Settings that leave the run's parameters as they are can be flags, such as --env.time_limit 500."
     sub.add_argument("run_dir", type=_path)
     sub.add_argument("--episodes", type=_positive, default=20, help="default 20")
     sub.add_argument(
@@ -182,7 +183,8 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--repeats", type=_positive, default=5, help="updates; 100 decisions for each (default 5)")
     sub.add_argument("--json", action="store_true", help="print a JSON object for each measurement")
 
-    command("config", commands.config, "print all settings, as preset, files and flags make them", settings=True)
+    sub = command("config", commands.config, "print all settings, as preset, files and flags make them", settings=True)
+    sub.add_argument("--diff", metavar="PRESET", help="print instead what would be otherwise with this preset")
     for sub in subparsers.choices.values():
         sub.set_defaults(flags=tuple(name for name in sub._option_string_actions if name.startswith("--")))
     return parser

@@ -20,7 +20,7 @@ def start_computing(options: argparse.Namespace) -> None:
 
 def start_quickly(options: argparse.Namespace) -> None:
     """What a command compiles is there when it is called again. To be called once all is imported."""
-    from dreamer_jax.training.program_cache import collect_rarely, default_folder, keep_programs
+    from dreamer_jax.devices.compilation_cache import collect_rarely, default_folder, keep_programs
 
     collect_rarely()
     if options.cache == "none":

@@ -16,7 +16,7 @@ from dreamer_jax.cli.settings import named
 from dreamer_jax.config.schema import Config, ConfigError
 from dreamer_jax.config.sweep import Point, make_points, together
 
-PATIENCE = 600
+TIMEOUT = 600
 """Seconds that several processes wait for one that stands still."""
 
 
@@ -45,10 +45,10 @@ def train(options: argparse.Namespace, flags: Sequence[tuple[str, str]]) -> int:
     _join(options, runs)
     loggers = [name for name in options.logger or ["tensorboard"] if name != "none"]
     if len(runs) == 1:
-        patience = options.patience or PATIENCE
-        train(runs[0].config, runs[0].run_dir, loggers=loggers, profile=options.profile, patience=patience)
+        timeout = options.timeout or TIMEOUT
+        train(runs[0].config, runs[0].run_dir, loggers=loggers, profile=options.profile, timeout=timeout)
         return 0
-    from dreamer_jax.training.together import Member, MemberFailed, train_together
+    from dreamer_jax.training.multi_run import Member, MemberFailed, train_together
 
     _refuse_early(runs)
     failed: dict[Path, int] = {}
@@ -82,12 +82,12 @@ def train(options: argparse.Namespace, flags: Sequence[tuple[str, str]]) -> int:
 
 def _groups(runs: Sequence[_Run], most: int) -> list[list[_Run]]:
     """Runs that learn together, at most so many, in the order of their first ones."""
-    from dreamer_jax.training.together import in_step
+    from dreamer_jax.training.multi_run import same_checkpoint
 
     of, groups = {run.run_dir: run for run in runs}, []
     places = {run.point.name: run.run_dir for run in runs}
     for points in together([run.point for run in runs]):
-        for run_dirs in in_step([places[point.name] for point in points]):
+        for run_dirs in same_checkpoint([places[point.name] for point in points]):
             members = [of[run_dir] for run_dir in run_dirs]
             groups += [members[first : first + most] for first in range(0, len(members), most)]
     return sorted(groups, key=lambda group: runs.index(group[0]))
@@ -116,8 +116,8 @@ def _join(options: argparse.Namespace, runs: Sequence[_Run]) -> None:
     missing = [name for name, value in given.items() if value is None]
     if missing and not options.distributed:
         raise ConfigError(f"{asked[0]}: needs {' and '.join(missing)}, too, or --distributed, which looks for them")
-    from dreamer_jax.training.parallel import want_devices
-    from dreamer_jax.training.peers import start
+    from dreamer_jax.devices.data_parallel import want_devices
+    from dreamer_jax.processes.group import start
 
     want_devices(runs[0].config.train.devices)
     start(options.coordinator, count, index)
@@ -149,8 +149,8 @@ def _command(options: argparse.Namespace, flags: Sequence[tuple[str, str]], run:
 
 def _refuse_early(runs: Sequence[_Run]) -> None:
     """Before the first of several runs has taken hours, say what is wrong with the last."""
-    from dreamer_jax.training.parallel import check_devices
-    from dreamer_jax.training.run_directory import check_run
+    from dreamer_jax.devices.data_parallel import check_devices
+    from dreamer_jax.runs.directory import check_run
 
     check_devices(max(run.config.train.devices for run in runs))
     for run in runs:

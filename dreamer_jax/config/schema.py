@@ -382,3 +382,11 @@ FIELDS: dict[str, Field] = _fields(Config)
 def flatten(config: Config) -> dict[str, Any]:
     """The value of every setting by its dotted name, in the order of ``FIELDS``."""
     return {name: operator.attrgetter(name)(config) for name in FIELDS}
+
+
+def is_enabled(number: Any) -> bool:
+    """Whether a setting is not 0, where 0 leaves something out of a program.
+
+    A number of a trace is enabled: runs in which it is 0 have a program of their own.
+    """
+    return not isinstance(number, int | float) or number != 0

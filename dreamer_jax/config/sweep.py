@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dreamer_jax.config.checks import check_limits
-from dreamer_jax.config.loading import load, parse
-from dreamer_jax.config.schema import FIELDS, Config, ConfigError, flatten
+from dreamer_jax.config.loading import load
+from dreamer_jax.config.reading import parse
+from dreamer_jax.config.schema import FIELDS, Config, ConfigError, flatten, is_enabled
 
 MAX_RUNS = 10_000
 SHARED = frozenset(
@@ -128,14 +129,6 @@ def numbers_of(configs: Sequence[Config]) -> list[dict[str, float]]:
     return [{name: mine[name] for name in names} for mine in values]
 
 
-def is_on(number: float) -> bool:
-    """Whether it is not 0, where 0 leaves something out of a program.
-
-    One that a compiled program takes (``SHARED``) is on: runs in which it is 0 have a program of their own.
-    """
-    return not isinstance(number, int | float) or number != 0
-
-
 def _program(config: Config) -> tuple[Any, ...]:
     """Equal for settings that differ only in numbers which the same compiled update can take.
 
@@ -144,7 +137,7 @@ def _program(config: Config) -> tuple[Any, ...]:
     """
     values, optimizer = flatten(config), config.optimizer
     fixed = [value for name, value in values.items() if name not in SHARED]
-    on = [is_on(values[name]) for name in FIELDS if name in SHARED and name != "seed"]
+    on = [is_enabled(values[name]) for name in FIELDS if name in SHARED and name != "seed"]
     own = optimizer.actor_learning_rate, optimizer.critic_learning_rate, optimizer.actor_critic_eps
     models = optimizer.learning_rate, optimizer.learning_rate, optimizer.eps
     return *fixed, *on, *(value if value == model else None for value, model in zip(own, models, strict=True))

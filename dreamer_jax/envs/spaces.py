@@ -15,7 +15,7 @@ from dreamer_jax.config.schema import ConfigError
 Path = tuple[Any, ...]
 """Keys and indices from the outermost Dict or Tuple inwards."""
 
-RESERVED = ("reward", "is_first", "is_last", "is_terminal", "deter", "stoch", "episode", "episode_step", "log")
+RESERVED = ("reward", "is_first", "is_last", "is_terminal", "episode", "episode_step", "log")
 MOST_CLASSES = 65_536
 """A network has an input or an output for each value of a choice, and a batch that many numbers for each record."""
 MOST_NAME_BYTES = 200

@@ -34,11 +34,12 @@ from dreamer_jax.types import ArrayDict
 class Decoder(nn.Module):
     """Numbers (in symlog space, if so configured), logits of classes, and images in [0, 1], {name: [..., *shape]}.
 
-    Vectors share an MLP and have a linear head each. Takes flat stoch [..., S*K] and deter [..., D].
+    Vectors share an MLP and have a linear head each. Takes features, [..., F_i] each; the rows of a layer's kernel that
+    meet the last of them come first.
     """
 
     specs: dict[str, ArraySpec]
-    inputs: tuple[int, int]
+    inputs: tuple[int, ...]
     config: DecoderConfig
     dtype: Any = jnp.float32
     nets: NetsConfig = NetsConfig()
@@ -46,7 +47,7 @@ class Decoder(nn.Module):
     def setup(self) -> None:
         c, vectors, images = self.config, vector_specs(self.specs), image_specs(self.specs)
         if vectors:
-            self.mlp = MLP(self.inputs, c.layers, c.units, self.dtype, self.nets)
+            self.mlp = MLP(self.inputs[::-1], c.layers, c.units, self.dtype, self.nets)
             self.heads = {
                 name: Dense(self.mlp.outputs, spec.width, dtype=self.dtype, nets=self.nets)
                 for name, spec in vectors.items()
@@ -56,38 +57,43 @@ class Decoder(nn.Module):
             part = PlainImageDecoder if grows else ImageDecoder
             self.images = part(images, self.inputs, c, self.dtype, self.nets)
 
-    def __call__(self, stoch: jax.Array, deter: jax.Array) -> ArrayDict:
+    def __call__(self, *features: jax.Array) -> ArrayDict:
         outputs = {}
         if vector_specs(self.specs):
-            trunk = self.mlp(stoch, deter)
+            trunk = self.mlp(*features[::-1])
             for name, head in self.heads.items():
                 x = head(*trunk).astype(jnp.float32)
                 outputs[name] = x.reshape(*x.shape[:-1], *_output_shape(self.specs[name]))
         if image_specs(self.specs):
-            outputs |= self.images(stoch, deter)
+            outputs |= self.images(*features)
         return outputs
 
 
 class ImageDecoder(nn.Module):
-    """A small grid from the features, then a CNN that doubles it until it has the size of the images."""
+    """A small grid from the features, then a CNN that doubles it until it has the size of the images.
+
+    The first of the features goes into the grid by blocks, of which each makes some channels; the others by two dense
+    layers.
+    """
 
     specs: dict[str, ArraySpec]
-    inputs: tuple[int, int]
+    inputs: tuple[int, ...]
     config: DecoderConfig
     dtype: Any = jnp.float32
     nets: NetsConfig = NetsConfig()
 
     def setup(self) -> None:
-        c, (stoch, deter) = self.config, self.inputs
+        c, (first, *others) = self.config, self.inputs
         height, width = image_grid(self.specs)
         channels = [c.depth * factor for factor in FACTORS[c.cnn]]
         self.grid = (height, width, channels[-1])
         size = height * width * channels[-1]
-        shape = (c.blocks, deter // c.blocks, size // c.blocks)
-        self.deter_kernel = parameter(self, "deter_kernel", truncated_normal(deter), shape)
+        shape = (c.blocks, first // c.blocks, size // c.blocks)
+        self.deter_kernel = parameter(self, "deter_kernel", truncated_normal(first), shape)
         self.deter_bias = parameter(self, "deter_bias", nn.initializers.zeros, (size,))
-        self.stoch_in = Layer((stoch,), 2 * c.units, self.dtype, self.nets)
-        self.stoch_out = Dense((2 * c.units,), size, dtype=self.dtype, nets=self.nets)
+        if others:
+            self.stoch_in = Layer(tuple(others), 2 * c.units, self.dtype, self.nets)
+            self.stoch_out = Dense((2 * c.units,), size, dtype=self.dtype, nets=self.nets)
         self.norm = RMSNorm((channels[-1],))
         double: Resample = "repeat" if c.cnn == "repeat" else "transpose"
         named = dict(dtype=self.dtype, nets=self.nets)
@@ -95,15 +101,14 @@ class ImageDecoder(nn.Module):
         last: Resample = double if len(self.cnn) < HALVINGS else "none"
         self.out = Conv(channels[0], channel_count(self.specs), resample=last, **named)
 
-    def __call__(self, stoch: jax.Array, deter: jax.Array) -> ArrayDict:
-        batch, blocks = deter.shape[:-1], self.config.blocks
+    def __call__(self, first: jax.Array, *others: jax.Array) -> ArrayDict:
+        batch, blocks = first.shape[:-1], self.config.blocks
         height, width, channels = self.grid
-        rows = deter.reshape(-1, deter.shape[-1]).astype(self.dtype)
-        # Each block makes its share of the channels, everywhere on the grid.
-        shares = block_product(enter_blocks(rows, blocks), self.deter_kernel, self.deter_bias)
-        shares = shares.reshape(blocks, -1, height, width, channels // blocks)
-        x = jnp.moveaxis(shares, 0, 3).reshape(-1, *self.grid)
-        x = x + self.stoch_out(self.stoch_in(stoch.reshape(-1, stoch.shape[-1]))).reshape(x.shape)
+        x = block_product(enter_blocks(_rows(first).astype(self.dtype), blocks), self.deter_kernel, self.deter_bias)
+        x = x.reshape(blocks, -1, height, width, channels // blocks)
+        x = jnp.moveaxis(x, 0, 3).reshape(-1, *self.grid)
+        if others:
+            x = x + self.stoch_out(self.stoch_in(*map(_rows, others))).reshape(x.shape)
         x = activate(self.nets.cnn_activation, self.norm(x))
         for layer in reversed(self.cnn):
             x = layer(x)
@@ -117,7 +122,7 @@ class PlainImageDecoder(nn.Module):
     """
 
     specs: dict[str, ArraySpec]
-    inputs: tuple[int, int]
+    inputs: tuple[int, ...]
     config: DecoderConfig
     dtype: Any = jnp.float32
     nets: NetsConfig = NetsConfig()
@@ -127,7 +132,7 @@ class PlainImageDecoder(nn.Module):
         *channels, most = (c.depth * factor for factor in FACTORS[c.cnn])
         grid = image_grid(self.specs, c.cnn)
         self.grid = (1, 1, 4 * most) if valid else (*grid, most)
-        self.dense = Dense(self.inputs, math.prod(self.grid), dtype=self.dtype, nets=self.nets)
+        self.dense = Dense(self.inputs[::-1], math.prod(self.grid), dtype=self.dtype, nets=self.nets)
         double: Resample = "valid_transpose" if valid else "transpose"
         widths = [self.grid[-1], *reversed(channels)]
         kernels = (5, 5, 6, 6) if valid else (KERNELS[c.cnn],) * HALVINGS
@@ -138,11 +143,15 @@ class PlainImageDecoder(nn.Module):
         named = dict(dtype=self.dtype, nets=self.nets)
         self.out = Conv(widths[-1], channel_count(self.specs), kernels[-1], double, **named)
 
-    def __call__(self, stoch: jax.Array, deter: jax.Array) -> ArrayDict:
-        x = self.dense(stoch, deter).reshape(-1, *self.grid)
+    def __call__(self, *features: jax.Array) -> ArrayDict:
+        x = self.dense(*features[::-1]).reshape(-1, *self.grid)
         for layer in self.cnn:
             x = layer(x)
-        return split_images(self.specs, self.config, self.out(x), deter.shape[:-1])
+        return split_images(self.specs, self.config, self.out(x), features[0].shape[:-1])
+
+
+def _rows(x: jax.Array) -> jax.Array:
+    return x.reshape(-1, x.shape[-1])
 
 
 def channel_count(specs: dict[str, ArraySpec]) -> int:
@@ -183,7 +192,8 @@ def reconstruction_loss(
     rows = output.shape[:2]
     if spec.discrete:
         onehot = flatten_leaf(target, spec).reshape(output.shape)
-        return -categorical(output).log_prob(onehot)
+        log_prob: jax.Array = categorical(output).log_prob(onehot)
+        return -log_prob
     squares = jnp.square(output - decoder_target(target, spec, config.symlog)).reshape(*rows, -1).sum(-1)
     return squares if config.loss == "squared" else (squares + spec.size * math.log(2 * math.pi)) / 2
 

@@ -72,7 +72,7 @@ def image_grid(specs: dict[str, ArraySpec], cnn: str = "pool") -> tuple[int, int
 
 def quantize(image: jax.Array, bits: int, noise: jax.Array) -> jax.Array:
     """Bytes to numbers in [0, 1): the first ``bits`` of each, and uniform ``noise`` instead of the rest (PlaNet)."""
-    levels = 2**bits
+    levels: int = 2**bits
     return (jnp.floor(image.astype(jnp.float32) / (256 // levels)) + noise) / levels
 
 

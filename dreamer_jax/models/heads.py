@@ -13,7 +13,7 @@ from dreamer_jax.nets.layers import MLP, Dense
 
 
 class Head(nn.Module):
-    """MLP on the features (deter, flat stoch) and one linear layer, in float32 at the end."""
+    """MLP on the features and one linear layer, in float32 at the end."""
 
     inputs: tuple[int, ...]
     layers: int

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
-from dreamer_jax.interfaces import RSSM
+from dreamer_jax.interfaces import Dynamics
+from dreamer_jax.interfaces.latent import Divergence
 from dreamer_jax.ops.sequence import swap_time
-from dreamer_jax.types import Array, ArrayDict, Params, RSSMState
+from dreamer_jax.types import Array, LatentState, Noise, Params, Stats
 
 stop = jax.lax.stop_gradient
 
 
 def kl_losses(
-    distribution: Callable[[ArrayDict], object],
-    posterior: ArrayDict,
-    prior: ArrayDict,
+    divergence: Divergence,
+    posterior: Stats,
+    prior: Stats,
+    *,
     free_nats: float,
     free_average: bool = False,
     axis_name: str | None = None,
@@ -28,8 +28,8 @@ def kl_losses(
     ``free_average`` they are for the mean of the whole batch, of all devices (``axis_name``): below it every element is
     ``free_nats``, above it none is touched.
     """
-    dyn = _kl(distribution, stop(posterior), prior)
-    rep = _kl(distribution, posterior, stop(prior))
+    dyn = divergence(stop(posterior), prior).sum(-1)
+    rep = divergence(posterior, stop(prior)).sum(-1)
 
     def clip(kl: jax.Array) -> jax.Array:
         if not free_average:
@@ -40,12 +40,15 @@ def kl_losses(
 
 
 def overshooting_loss(
-    rssm: RSSM,
+    dynamics: Dynamics,
     params: Params,
-    noise: Array,
-    posterior: RSSMState,
-    prev_action: jax.Array,
-    is_first: jax.Array,
+    noise: Noise,
+    *,
+    posterior: LatentState,
+    stats: Stats,
+    prev_action: Array,
+    is_first: Array,
+    steps: int,
     free_nats: float,
     axis_name: str | None = None,
 ) -> jax.Array:
@@ -56,38 +59,37 @@ def overshooting_loss(
     ``axis_name``, is that mean; the element of t-d has what was predicted from there.
 
     Args:
-      noise: [B, T, D, ...], whose length is D.
+      noise: [B, T, D, ...].
+      stats: the posterior's, [B, T, ...].
       prev_action: [B, T, A], the flat vector that led to each record.
+      steps: D.
     """
     size, length = is_first.shape
-    steps = noise.shape[2]
-    if steps >= length:  # whatever lies further ahead has no posterior
-        noise, steps = noise[:, :, : length - 1], length - 1
+    steps = min(steps, length - 1)  # whatever lies further ahead has no posterior
 
     def ahead(x: jax.Array) -> jax.Array:
         """[steps, B * T, ...]: what comes 1, 2 ... steps records after each one; beyond the end anything."""
         return jnp.stack([jnp.roll(x, -d, 1).reshape(size * length, *x.shape[2:]) for d in range(1, steps + 1)])
+
+    def flat(x: Array) -> jax.Array:
+        return jnp.asarray(x).reshape(size * length, *x.shape[2:])
 
     distance = jnp.arange(1, steps + 1)[:, None]
     place = jnp.tile(jnp.arange(length), size)
     same = (jnp.cumsum(ahead(is_first).astype(jnp.int32), 0) == 0) & (place + distance < length)
     counts = (same & (distance > 1)).astype(jnp.float32)
 
-    def step(state: RSSMState, inputs: tuple[jax.Array, jax.Array, ArrayDict]) -> tuple[RSSMState, jax.Array]:
+    def step(state: LatentState, inputs: tuple[Array, Noise, Stats]) -> tuple[LatentState, jax.Array]:
         action, noise, target = inputs
-        after = rssm.prior(params, noise, state, action)
-        return after.without_stats(), _kl(rssm.distribution, target, after.stats)
+        state, predicted = dynamics.prior(params, noise, state, action)
+        return state, dynamics.latent.divergence(target, predicted).sum(-1)
 
-    flat = jax.tree.map(lambda x: x.reshape(size * length, *x.shape[2:]), posterior)
-    noise = swap_time(jnp.asarray(noise).reshape(size * length, *noise.shape[2:]))
-    targets = jax.tree.map(ahead, stop(posterior.stats))
-    _, kl = jax.lax.scan(step, rssm.carry(flat), (ahead(prev_action), noise, targets))
-    total = (counts * jnp.maximum(kl, free_nats)).sum(0)
-    return (total / jnp.maximum(_mean(counts.sum(0), axis_name), 1e-8)).reshape(size, length)
-
-
-def _kl(distribution: Callable[[ArrayDict], object], left: ArrayDict, right: ArrayDict) -> jax.Array:
-    return distribution(left).kl_divergence(distribution(right))  # type: ignore[attr-defined]
+    start = dynamics.to_scan_carry(jax.tree.map(flat, dynamics.starts(posterior)))
+    noise = swap_time(jax.tree.map(lambda x: flat(x[:, :, :steps]), noise))
+    targets = jax.tree.map(ahead, stop(stats))
+    _, kl = jax.lax.scan(step, start, (ahead(prev_action), noise, targets))
+    total: jax.Array = (counts * jnp.maximum(kl, free_nats)).sum(0)
+    return jnp.reshape(total / jnp.maximum(_mean(counts.sum(0), axis_name), 1e-8), (size, length))
 
 
 def _mean(x: jax.Array, axis_name: str | None) -> jax.Array:

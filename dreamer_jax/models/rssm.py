@@ -1,7 +1,8 @@
 """Recurrent state-space model (PlaNet, sec. 3; DreamerV2, sec. 2; DreamerV3, eq. 1).
 
-What does not depend on the recurrence stays out of the scan over time: the action's and the tokens'
-shares of their layers, all random numbers, and the prior, which learning needs only afterwards.
+``h_t = f(h_{t-1}, z_{t-1}, a_{t-1})``, then ``z_t ~ q(z_t | h_t, x_t)`` with an observation and ``z_t ~ p(z_t | h_t)``
+without. What does not depend on the recurrence stays out of the scan over time: the terms that actions and tokens add
+inside of their layers, all random numbers, and the prior, which learning needs only afterwards.
 """
 
 from __future__ import annotations
@@ -11,209 +12,166 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import struct
 
-from dreamer_jax import distributions
-from dreamer_jax.config.schema import NetsConfig, RSSMConfig
-from dreamer_jax.interfaces import RSSM
-from dreamer_jax.nets.layers import MLP, Dense, Layer, parameter
-from dreamer_jax.nets.recurrent import GRU, BlockGRU, enter_blocks
+from dreamer_jax.config.schema import Config
+from dreamer_jax.interfaces import Dynamics, MakeLatent
+from dreamer_jax.models.latents import make_latent
+from dreamer_jax.models.rssm_networks import RSSMNetworks, latent_width, to_cell
 from dreamer_jax.ops.deferred import scan_weights_apart
-from dreamer_jax.ops.sequence import swap_time
-from dreamer_jax.types import Array, ArrayDict, RSSMState
+from dreamer_jax.ops.sequence import mask_first, swap_time
+from dreamer_jax.types import Array, ArrayDict, Features, Noise, Params, Stats
 
 
-class _Cells(nn.Module):
-    config: RSSMConfig
-    tokens: int
-    action: int
-    dtype: Any
-    nets: NetsConfig
+@struct.dataclass
+class RSSMState:
+    """``h`` and ``z``."""
 
-    def setup(self) -> None:
-        c, dtype, nets = self.config, self.dtype, self.nets
-        widths = c.deter, c.hidden, latent_width(c), self.action
-        if c.cell == "block_gru":
-            self.core = BlockGRU(*widths, c.blocks, c.dynamics_layers, dtype, nets)
-        else:
-            self.core = GRU(c.cell, *widths, dtype, nets)
-        outputs = c.stoch * (c.classes if c.latent == "categorical" else 2)
-        self.prior_mlp = MLP((c.deter,), c.prior_layers, c.hidden, dtype, nets)
-        self.prior_out = Dense(self.prior_mlp.outputs, outputs, dtype=dtype, nets=nets)
-        self.posterior_in = Layer((c.deter, self.tokens), c.hidden, dtype, nets)
-        self.posterior_mlp = MLP((c.hidden,), c.posterior_layers - 1, c.hidden, dtype, nets)
-        self.posterior_out = Dense((c.hidden,), outputs, dtype=dtype, nets=nets)
-        if c.initial == "learned":
-            self.first = parameter(self, "first", nn.initializers.zeros, (c.deter,))
-
-    def action_share(self, action: jax.Array) -> jax.Array:
-        if self.config.clip_action:  # to [-1, 1] in value; the gradient is only rescaled
-            action = action / jax.lax.stop_gradient(jnp.maximum(1.0, jnp.abs(action)))
-        return self.core.action_share(action)
-
-    def first_deter(self) -> jax.Array:
-        return jnp.tanh(self.first)
-
-    def token_share(self, tokens: jax.Array) -> jax.Array:
-        return self.posterior_in.dense.add_bias(self.posterior_in.dense.share(1, tokens))
-
-    def next_deter(
-        self, deter: jax.Array, cell: jax.Array, stoch: jax.Array, action_share: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        return self.core(deter, cell, stoch.reshape(len(stoch), -1), action_share)
-
-    def prior_stats(self, deter: jax.Array) -> ArrayDict:
-        return self._stats(self.prior_out(*self.prior_mlp(deter)))
-
-    def posterior_stats(self, deter: jax.Array, token_share: jax.Array) -> ArrayDict:
-        x = self.posterior_in.finish(self.posterior_in.dense.share(0, deter) + token_share)
-        return self._stats(self.posterior_out(*self.posterior_mlp(x)))
-
-    def _stats(self, x: jax.Array) -> ArrayDict:
-        c, x = self.config, x.astype(jnp.float32)
-        if c.latent == "categorical":
-            return {"logits": x.reshape(*x.shape[:-1], c.stoch, c.classes)}
-        mean, raw = jnp.split(x, 2, -1)
-        match c.std:
-            case "softplus":
-                std = nn.softplus(raw)
-            case "sigmoid":
-                std = nn.sigmoid(raw)
-            case "sigmoid2":
-                std = 2 * nn.sigmoid(raw / 2)
-        return {"mean": mean, "std": std + c.min_std}
-
-    def everything(self, deter: jax.Array, stoch: jax.Array, action: jax.Array, tokens: jax.Array) -> Any:
-        """Touches every parameter, to initialise them."""
-        cell = enter_cell(self.config, deter)
-        deter, _ = self.next_deter(deter, cell, stoch, self.action_share(action))
-        return self.prior_stats(deter), self.posterior_stats(deter, self.token_share(tokens))
-
-
-def latent_width(config: RSSMConfig) -> int:
-    """Of the flat stochastic state."""
-    return config.stoch * (config.classes if config.latent == "categorical" else 1)
-
-
-def enter_cell(config: RSSMConfig, deter: jax.Array) -> jax.Array:
-    """``deter`` [N, D] in the layout of the recurrent cell."""
-    return enter_blocks(deter, config.blocks) if config.cell == "block_gru" else deter
-
-
-NETS = NetsConfig()
+    deter: Array  # [..., D]
+    stoch: Array  # [..., S, K] or [..., S], as the kind of latent has it
+    cell: Array | None = None  # deter again, in the layout of the recurrent cell; only from step to step of a scan
 
 
 def make_rssm(
-    config: RSSMConfig,
+    config: Config,
+    /,
     *,
     tokens: int,
     action: int,
     dtype: Any = jnp.float32,
-    rematerialize: bool = False,
-    nets: NetsConfig = NETS,
-) -> RSSM:
-    """RSSM over ``tokens``-wide tokens and ``action``-wide action vectors.
+    latent: MakeLatent = make_latent,
+) -> Dynamics:
+    """RSSM over ``tokens``-wide tokens and ``action``-wide action vectors, with this kind of latent variables."""
+    c, kind = config.rssm, latent(config.rssm)
+    networks = RSSMNetworks(c, kind, tokens=tokens, action=action, dtype=dtype, nets=config.nets)
 
-    Noise is [..., S], uniform for categorical latents and normal for Gaussian ones.
-    """
-    cells = _Cells(config, tokens, action, dtype, nets)
+    def apply(params: Params, method: str, *inputs: Any) -> Any:
+        return networks.apply({"params": params}, *inputs, method=method)
 
-    def initial(rows: int) -> RSSMState:
-        classes = (config.classes,) if config.latent == "categorical" else ()
-        stoch = jnp.zeros((rows, config.stoch, *classes), jnp.float32)
-        return RSSMState(jnp.zeros((rows, config.deter), jnp.float32), stoch)
-
-    def start(params: Any, rows: int) -> RSSMState:
-        """The state before an episode: zeros, or learnt with the most likely latent that follows from it."""
-        state = initial(rows)
-        if config.initial == "zeros":
-            return state
-        deter = jnp.broadcast_to(call(params, "first_deter"), state.deter.shape)
-        return RSSMState(deter, distributions.mode(distribution(prior_stats(params, deter))))
-
-    def init(key: Array) -> Any:
+    def init(key: Array) -> Params:
         state = initial(1)
         inputs = state.deter, state.stoch, *(jnp.zeros((1, width), jnp.float32) for width in (action, tokens))
-        return cells.init(key, *inputs, method="everything")["params"]
+        return networks.init(key, *inputs, method="everything")["params"]
 
-    def carry(state: RSSMState) -> RSSMState:
-        """What a scan starts from."""
-        return replace(state.without_stats(), cell=enter_cell(config, state.deter))
+    # States and what begins them.
 
-    def call(params: Any, method: str, *inputs: Any) -> Any:
-        return cells.apply({"params": params}, *inputs, method=method)
+    def initial(size: int) -> RSSMState:
+        return RSSMState(jnp.zeros((size, c.deter), jnp.float32), jnp.zeros((size, *kind.shape), jnp.float32))
 
-    def distribution(stats: ArrayDict) -> Any:
-        if "logits" in stats:
-            return distributions.categorical(stats["logits"], config.unimix)
-        return distributions.normal(stats["mean"], stats["std"])
+    def start(params: Params, size: int) -> RSSMState:
+        """Zeros, or a learnt ``h`` with the most likely ``z`` that follows from it."""
+        state = initial(size)
+        if c.initial == "zeros":
+            return state
+        deter = jnp.broadcast_to(apply(params, "first_deter"), state.deter.shape)
+        return RSSMState(deter, kind.mode(apply(params, "prior_stats", deter)))
 
-    def prior_stats(params: Any, deter: jax.Array) -> ArrayDict:
-        return call(params, "prior_stats", deter)
+    def learned_start(params: Params) -> RSSMState | None:
+        """Nothing where it is zeros, which need no place among the inputs of a scan."""
+        return start(params, 1) if c.initial == "learned" else None
+
+    def reset(first: RSSMState | None, state: RSSMState, is_first: Array) -> RSSMState:
+        first = initial(1) if first is None else first
+        deter, stoch = (mask_first(getattr(state, name), is_first, getattr(first, name)) for name in ("deter", "stoch"))
+        cell = state.cell
+        if cell is not None:
+            cell = jnp.where(is_first[:, None], to_cell(c, first.deter), cell)
+        return RSSMState(deter, stoch, cell)
+
+    def features(state: RSSMState) -> Features:
+        return state.deter, state.stoch.reshape(*state.deter.shape[:-1], -1)
+
+    # One step. A state that has a cell gives one that has.
 
     def step(
-        params: Any, state: RSSMState, action_share: jax.Array, noise: Array, stats_of: Callable[[jax.Array], ArrayDict]
-    ) -> RSSMState:
-        """The next state; it has a ``cell`` if ``state`` has one."""
-        before = state if state.cell is not None else carry(state)
-        deter, cell = call(params, "next_deter", before.deter, before.cell, before.stoch, action_share)
+        params: Params, state: RSSMState, action_term: jax.Array, noise: Noise, stats_of: Callable[[jax.Array], Stats]
+    ) -> tuple[RSSMState, Stats]:
+        before = to_scan_carry(state)
+        deter, cell = apply(params, "next_deter", before.deter, before.cell, before.stoch, action_term)
         stats = stats_of(deter)
-        stoch = distributions.sample(distribution(stats), noise)
-        return RSSMState(deter, stoch, stats, cell if state.cell is not None else None)
+        return RSSMState(deter, kind.sample(stats, noise), None if state.cell is None else cell), stats
 
-    def prior(params: Any, noise: Array, state: RSSMState, action: jax.Array) -> RSSMState:
-        share = call(params, "action_share", action)
-        return step(params, state, share, noise, lambda deter: prior_stats(params, deter))
+    def prior_stats(params: Params, posterior: RSSMState) -> Stats:
+        stats: Stats = apply(params, "prior_stats", posterior.deter)
+        return stats
 
-    def posterior_step(params: Any, state: RSSMState, inputs: tuple[Any, ...]) -> RSSMState:
-        action_share, token_share, is_first, noise, first = inputs
-        first = initial(1) if first is None else first
-        before = jax.tree.map(lambda x, y: mask(x, is_first, y), RSSMState(state.deter, state.stoch), first)
-        if state.cell is not None:
-            cell = enter_cell(config, first.deter)
-            before = replace(before, cell=jnp.where(is_first[:, None], cell, state.cell))
+    def prior(params: Params, noise: Noise, state: RSSMState, action: Array) -> tuple[RSSMState, Stats]:
+        term = apply(params, "action_term", action)
+        return step(params, state, term, noise, lambda deter: apply(params, "prior_stats", deter))
+
+    def posterior_step(params: Params, state: RSSMState, inputs: tuple[Any, ...]) -> tuple[RSSMState, Stats]:
+        action_term, token_term, is_first, noise, first = inputs
+        before = reset(first, state, is_first)
         return step(
-            params, before, action_share, noise, lambda deter: call(params, "posterior_stats", deter, token_share)
+            params, before, action_term, noise, lambda deter: apply(params, "posterior_stats", deter, token_term)
         )
 
-    def shares(params: Any, prev_action: jax.Array, tokens: jax.Array, is_first: jax.Array) -> tuple[jax.Array, ...]:
-        action_share = call(params, "action_share", mask(prev_action, is_first))
-        return action_share, call(params, "token_share", tokens)
-
-    def learnt_start(params: Any) -> RSSMState | None:
-        """Nothing where it is zeros, which need no place among the inputs of a scan."""
-        return start(params, 1) if config.initial == "learned" else None
+    def terms(params: Params, prev_action: Array, tokens: Array, is_first: Array) -> tuple[jax.Array, jax.Array]:
+        return apply(params, "action_term", mask_first(prev_action, is_first)), apply(params, "token_term", tokens)
 
     def posterior(
-        params: Any, noise: Array, state: RSSMState, prev_action: jax.Array, tokens: jax.Array, is_first: jax.Array
-    ) -> RSSMState:
-        inputs = *shares(params, prev_action, tokens, is_first), is_first, noise, learnt_start(params)
+        params: Params, noise: Noise, state: RSSMState, *, prev_action: Array, tokens: Array, is_first: Array
+    ) -> tuple[RSSMState, Stats]:
+        inputs = *terms(params, prev_action, tokens, is_first), is_first, noise, learned_start(params)
         return posterior_step(params, state, inputs)
 
+    # A scan of steps.
+
+    def to_scan_carry(state: RSSMState) -> RSSMState:
+        """With a cell: what carries both layouts changes neither in a step."""
+        return state if state.cell is not None else replace(state, cell=to_cell(c, state.deter))
+
     def observe(
-        params: Any, noise: Array, state: RSSMState, prev_action: jax.Array, tokens: jax.Array, is_first: jax.Array
-    ) -> RSSMState:
-        """``posterior`` over [B, T]; ``state`` [B, ...] is what came before the first record."""
-        # The scan's weight gradients are taken apart, and this is no weight: every record brings it along.
+        params: Params, noise: Noise, state: RSSMState, *, prev_action: Array, tokens: Array, is_first: Array
+    ) -> tuple[RSSMState, Stats]:
+        # The learned first state is a result of weights, not of the recurrence: an input of every step.
         length = is_first.shape[1]
-        first = jax.tree.map(lambda x: jnp.broadcast_to(x, (length, *x.shape)), learnt_start(params))
+        first = jax.tree.map(lambda x: jnp.broadcast_to(x, (length, *x.shape)), learned_start(params))
 
-        def one(params: Any, before: RSSMState, inputs: tuple[Any, ...]) -> tuple[RSSMState, RSSMState]:
-            after = posterior_step(params, before, inputs)
-            return after.without_stats(), after.without_cell()
+        def one(
+            params: Params, before: RSSMState, inputs: tuple[Any, ...]
+        ) -> tuple[RSSMState, tuple[RSSMState, Stats]]:
+            after, stats = posterior_step(params, before, inputs)
+            return after, (replace(after, cell=None), stats)
 
-        inputs = *swap_time((*shares(params, prev_action, tokens, is_first), is_first, noise)), first
-        if rematerialize:  # what is kept to take the weights apart is what this is to save
-            _, states = jax.lax.scan(jax.checkpoint(partial(one, params)), carry(state), inputs)
+        inputs = *swap_time((*terms(params, prev_action, tokens, is_first), is_first, noise)), first
+        if config.rematerialize:  # what is kept to take the weights apart is what this is to save
+            _, results = jax.lax.scan(jax.checkpoint(partial(one, params)), to_scan_carry(state), inputs)
         else:
-            _, states = scan_weights_apart(one, params, carry(state), inputs)
-        return swap_time(states)
+            _, results = scan_weights_apart(one, params, to_scan_carry(state), inputs)
+        states: tuple[RSSMState, Stats] = swap_time(results)
+        return states
 
-    return RSSM(init, initial, start, carry, prior, posterior, observe, prior_stats, distribution)
+    # What replay keeps.
 
+    compact = config.replay.context_dtype == "bfloat16"
 
-def mask(x: jax.Array, is_first: jax.Array, first: jax.Array | float = 0) -> jax.Array:
-    """``first`` where an episode begins; ``is_first`` has the leading axes of ``x``."""
-    return jnp.where(is_first.reshape(*is_first.shape, *(1,) * (x.ndim - is_first.ndim)), first, x)
+    def compress(state: RSSMState) -> ArrayDict:
+        if not compact:
+            return {"deter": state.deter, "stoch": state.stoch}
+        return {"deter": state.deter.astype(jnp.bfloat16), "stoch": kind.compress(state.stoch)}
+
+    def expand(stored: ArrayDict) -> RSSMState:
+        return RSSMState(jnp.asarray(stored["deter"]).astype(jnp.float32), kind.expand(jnp.asarray(stored["stoch"])))
+
+    return Dynamics(
+        init=init,
+        initial=initial,
+        start=start,
+        noise=kind.noise,
+        prior=prior,
+        posterior=posterior,
+        observe=observe,
+        prior_stats=prior_stats,
+        starts=lambda posterior: posterior,
+        to_scan_carry=to_scan_carry,
+        features=features,
+        redraw=lambda state, stats, noise: replace(state, stoch=kind.sample(stats, noise)),
+        exchange=lambda state, other: replace(state, stoch=other.stoch),
+        compress=compress,
+        expand=expand,
+        latent=kind,
+        feature_widths=(c.deter, latent_width(kind)),
+    )

@@ -23,7 +23,7 @@ class Scalar(NamedTuple):
 def make_scalar(dist: Literal["symexp_twohot", "symlog_twohot", "normal"], bins: int) -> Scalar:
     """A two-hot distribution over ``bins``, or a normal one of deviation 1 (DreamerV1, DreamerV2).
 
-    - ``symexp_twohot``: bins and interpolation in raw space; the mean is ``sum_i p_i b_i`` (DreamerV3, eq. 9).
+    - ``symexp_twohot``: bins and interpolation in raw space; the mean is ``sum_i p_i b_i`` (DreamerV3, eq. 10).
     - ``symlog_twohot``: of ``symlog(target)`` in even bins; the mean is ``symexp(sum_i p_i b_i)`` (DreamerV3 of 2023).
     """
     match dist:
@@ -42,4 +42,5 @@ def make_scalar(dist: Literal["symexp_twohot", "symlog_twohot", "normal"], bins:
 
 
 def _normal_loss(raw: jax.Array, target: jax.Array) -> jax.Array:
-    return -distributions.normal(raw, jnp.ones_like(raw)).log_prob(target[..., None])
+    log_prob: jax.Array = distributions.normal(raw, jnp.ones_like(raw)).log_prob(target[..., None])
+    return -log_prob

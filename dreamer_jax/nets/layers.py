@@ -62,14 +62,14 @@ def activate(name: str, x: jax.Array) -> jax.Array:
     return {"silu": nn.silu, "elu": nn.elu, "relu": nn.relu}[name](x)
 
 
-def drawn_at_once(init: Callable[[Array], Any]) -> Callable[[Array], Any]:
+def batched_init_noise(init: Callable[[Array], Any]) -> Callable[[Array], Any]:
     """``init(key)`` with the noise of every ``truncated_normal`` in it cut from one draw.
 
     A compiler takes as long for each draw as for one of any length.
     """
 
     @functools.wraps(init)
-    def together(key: Array) -> Any:
+    def batched(key: Array) -> Any:
         noise_key, key = jax.random.split(key)
         size = 0
 
@@ -92,7 +92,7 @@ def drawn_at_once(init: Callable[[Array], Any]) -> Callable[[Array], Any]:
         finally:
             _noise.reset(token)
 
-    return together
+    return batched
 
 
 def _draw(key: Array, shape: Sequence[int]) -> jax.Array:
@@ -168,19 +168,19 @@ class Dense(nn.Module):
         if self.use_bias:
             self.bias = parameter(self, "bias", self.bias_init, (self.features,))
 
-    def share(self, index: int, x: jax.Array) -> jax.Array:
+    def term(self, index: int, x: jax.Array) -> jax.Array:
         """What input ``index`` adds to the output, without bias."""
         start = sum(self.inputs[:index])
         kernel = self.kernel[start : start + self.inputs[index]]
         return use_weight(product, x.astype(self.dtype), kernel.astype(self.dtype))
 
     def add_bias(self, x: jax.Array) -> jax.Array:
-        """The output, from the sum of all shares."""
+        """The output, from the sum of all terms."""
         return use_weight(operator.add, x, self.bias.astype(self.dtype)) if self.use_bias else x
 
     def __call__(self, *xs: jax.Array) -> jax.Array:
-        shares = [self.share(index, x) for index, x in enumerate(xs)]
-        return self.add_bias(sum(shares[1:], shares[0]))
+        terms = [self.term(index, x) for index, x in enumerate(xs)]
+        return self.add_bias(sum(terms[1:], terms[0]))
 
 
 class RMSNorm(nn.Module):
@@ -236,7 +236,7 @@ class Layer(nn.Module):
         self.norm = make_norm(self.nets, self.features)
 
     def finish(self, x: jax.Array) -> jax.Array:
-        """Norm and activation of a pre-activation that was put together from shares."""
+        """Norm and activation of a pre-activation that was put together from terms."""
         return activate(self.nets.activation, self.norm(x))
 
     def __call__(self, *xs: jax.Array) -> jax.Array:

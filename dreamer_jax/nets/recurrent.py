@@ -48,7 +48,7 @@ class BlockGRU(nn.Module):
         self.gates_kernel = parameter(self, "gates_kernel", truncated_normal(self.deter), (blocks, block, 3 * block))
         self.gates_bias = parameter(self, "gates_bias", nn.initializers.zeros, (3 * self.deter,))
 
-    def action_share(self, action: jax.Array) -> jax.Array:
+    def action_term(self, action: jax.Array) -> jax.Array:
         """What the action adds to the first block layer, [..., D]; independent of the state."""
         return self._shared(2, self.embed[2](action))
 
@@ -61,14 +61,14 @@ class BlockGRU(nn.Module):
         return use_weight(product, jnp.concatenate(xs, -1), kernel.astype(self.dtype))
 
     def __call__(
-        self, deter: jax.Array, before: jax.Array, stoch: jax.Array, action_share: jax.Array
+        self, deter: jax.Array, before: jax.Array, stoch: jax.Array, action_term: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """The next ``deter`` in float32, as rows [N, D] and in blocks, from both, flat stoch and ``action_share``.
+        """The next ``deter`` in float32, as rows [N, D] and in blocks, from both, flat stoch and ``action_term``.
 
         A scan carries both: then nothing enters the blocks in a step, and one copy of what leaves them serves all.
         """
         blocks, block = self.blocks, self.deter // self.blocks
-        shared = self._shared(0, self.embed[0](deter), self.embed[1](stoch)) + action_share
+        shared = self._shared(0, self.embed[0](deter), self.embed[1](stoch)) + action_term
         x = before.astype(self.dtype)
         for index, (kernel, bias, norm) in enumerate(zip(self.kernels, self.biases, self.norms, strict=True)):
             x = block_product(x, kernel[:, :block], bias)
@@ -115,15 +115,15 @@ class GRU(nn.Module):
                 self.gates = Dense(both, 2 * width, dtype=dtype, nets=nets, bias_init=nn.initializers.ones)
                 self.candidate = Dense(both, width, dtype=dtype, nets=nets)
 
-    def action_share(self, action: jax.Array) -> jax.Array:
+    def action_term(self, action: jax.Array) -> jax.Array:
         """What the action adds to the layer before the cell, [..., hidden]; independent of the state."""
-        return self.embed.dense.add_bias(self.embed.dense.share(1, action))
+        return self.embed.dense.add_bias(self.embed.dense.term(1, action))
 
     def __call__(
-        self, deter: jax.Array, before: jax.Array, stoch: jax.Array, action_share: jax.Array
+        self, deter: jax.Array, before: jax.Array, stoch: jax.Array, action_term: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """The next ``deter`` [N, D] in float32, twice: this cell has no layout of its own."""
-        after = self.recur(self.embed.finish(self.embed.dense.share(0, stoch) + action_share), deter)
+        after = self.recur(self.embed.finish(self.embed.dense.term(0, stoch) + action_term), deter)
         return after, after
 
     def recur(self, x: jax.Array, deter: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Running range of the returns, which scales the advantages (DreamerV3, eqs. 11-12)."""
+"""Running range of the returns, which scales the advantages (DreamerV3, eq. 7)."""
 
 from __future__ import annotations
 

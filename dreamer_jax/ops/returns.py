@@ -1,4 +1,4 @@
-"""lambda-returns (DreamerV3, eq. 7, its replay form, and what came before). Time is the last axis."""
+"""lambda-returns (DreamerV3, eq. 5, its replay form, and what came before). Time is the last axis."""
 
 from __future__ import annotations
 

@@ -14,6 +14,11 @@ def swap_time(tree: Any) -> Any:
     return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), tree)
 
 
+def mask_first(x: jax.Array, is_first: jax.Array, first: jax.Array | float = 0) -> jax.Array:
+    """``first`` where an episode begins, else ``x``; ``is_first`` has the leading axes of ``x``."""
+    return jnp.where(is_first.reshape(*is_first.shape, *(1,) * (x.ndim - is_first.ndim)), first, x)
+
+
 def rematerialized(function: Callable[..., Any], wanted: bool) -> Callable[..., Any]:
     """If ``wanted``, only the inputs of ``function`` are kept for its gradient, and the rest is computed again."""
     return jax.checkpoint(function) if wanted else function

@@ -1,4 +1,4 @@
-"""Squashing functions and the two-hot encoding of scalars (DreamerV3, eqs. 8-10)."""
+"""Squashing functions and the two-hot encoding of scalars (DreamerV3, eqs. 8-11)."""
 
 from __future__ import annotations
 

@@ -65,8 +65,6 @@ class Replay:
         mark_first: bool = False,
         writable: bool = True,
     ) -> None:
-        if latent_spec and latent_spec.keys() != {"deter", "stoch"}:
-            raise ConfigError(f"replay: latents are deter and stoch or none, got {sorted(latent_spec)}")
         if capacity // num_envs < batch_length + 1:
             raise ConfigError(
                 f"replay.capacity: {capacity} is {capacity // num_envs} records of each of {num_envs} environments, "
@@ -204,10 +202,7 @@ class Replay:
             cells = self._window_cells(index)
             # What lies before an episode may have been overwritten, or never written.
             cells[:, 0] = np.where(self._flat["is_first"][cells[:, 1]], cells[:, 1], cells[:, 0])
-        batch = align(gather(self._store, cells))
-        if self._mark_first:
-            batch.is_first[:, 0] = True
-        return batch, index
+        return align(gather(self._store, cells), mark_first=self._mark_first), index
 
     def _wholly(self, index: np.ndarray, held_out: bool) -> np.ndarray:
         """Which windows are wholly held out, or wholly not."""

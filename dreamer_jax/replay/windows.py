@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dreamer_jax.replay.storage import Store
-from dreamer_jax.types import RSSMState, TrajectoryBatch
+from dreamer_jax.types import TrajectoryBatch
 
 _UNSEEN = {"episode", "episode_step", "held_out"}  # in no batch
 
@@ -26,19 +26,24 @@ def gather(store: Store, cells: np.ndarray) -> dict[str, Any]:
     return window
 
 
-def align(window: dict) -> TrajectoryBatch:
+def align(window: dict[str, Any], *, mark_first: bool = False) -> TrajectoryBatch:
     """Turn ``T+1`` consecutive stored records into ``T`` training rows. The only place that shifts actions.
+
+    Arrays may be numpy's or JAX's, also those of a trace; the rows are of the same kind.
 
     Args:
       window: ``observation``, ``action`` ({name: [B, T+1, ...]}), ``reward``, ``is_first``, ``is_last``,
         ``is_terminal`` ([B, T+1]) and ``latents`` ({name: [B, 1 or more, ...]}, maybe empty).
+      mark_first: row 0 counts as the first of an episode.
 
     Record 0 gives only its latents, as context, and its action, as what led to record 1. A record
     whose successor in the window starts an episode is marked ``is_last`` (abandoned episodes).
     """
-    is_first, is_last = window["is_first"][:, 1:], np.array(window["is_last"][:, 1:])
-    is_last[:, :-1] |= is_first[:, 1:]
-    latents = window["latents"]
+    is_first, is_last = window["is_first"][:, 1:], window["is_last"][:, 1:]
+    xp = is_last.__array_namespace__()
+    is_last = xp.concat([is_last[:, :-1] | is_first[:, 1:], is_last[:, -1:]], axis=1)
+    if mark_first:
+        is_first = xp.concat([xp.ones_like(is_first[:, :1]), is_first[:, 1:]], axis=1)
     return TrajectoryBatch(
         observation={name: value[:, 1:] for name, value in window["observation"].items()},
         prev_action={name: value[:, :-1] for name, value in window["action"].items()},
@@ -46,5 +51,5 @@ def align(window: dict) -> TrajectoryBatch:
         is_first=is_first,
         is_last=is_last,
         is_terminal=window["is_terminal"][:, 1:],
-        context=RSSMState(latents["deter"][:, 0], latents["stoch"][:, 0]) if latents else None,
+        context={name: value[:, 0] for name, value in window["latents"].items()} or None,
     )

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
 
-from dreamer_jax.config.schema import ConfigError, EnvConfig
+from dreamer_jax.analysis.pictures import film_frame
+from dreamer_jax.config.schema import Config, ConfigError, EnvConfig
 from dreamer_jax.envs.preview import Preview, preview
 from dreamer_jax.envs.vector import VectorEnvs, make_envs
 from dreamer_jax.envs.wrappers import EnvironmentFailed
 from dreamer_jax.interfaces import Agent
-from dreamer_jax.training.metrics import EpisodeStats
-from dreamer_jax.training.pictures import film_frame
+from dreamer_jax.runs.metrics import EpisodeStats
+from dreamer_jax.specs import EnvSpec
+from dreamer_jax.training.preflight import env_spec
 
 PURPOSE, FILM = 1, 2
 """Separate the episodes of evaluation and of films from those of training (0) under the same seed."""
@@ -42,6 +44,18 @@ def evaluation_envs(
         envs = make_envs(config, seed=seed, purpose=PURPOSE, num_envs=1, found=found)
         note(f"evaluation: one environment plays all episodes, {count} together do not open: {error}")
         return envs
+
+
+def check_environment(config: Config, spec: EnvSpec, overrides: Sequence[tuple[str, str]]) -> None:
+    """Refuse ``overrides`` with which the environment is not one that an agent for ``spec`` can act in.
+
+    Raises:
+      ConfigError: its observations or actions are others.
+    """
+    changed = [f"--{name} {text}" for name, text in overrides if name.startswith("env.")]
+    if changed and (found := env_spec(config)) != spec:
+        part = "actions" if found.observation == spec.observation else "observations"
+        raise ConfigError(f"{', '.join(changed)}: the environment then has other {part} than the run's")
 
 
 def evaluate(

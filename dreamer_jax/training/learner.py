@@ -16,14 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from dreamer_jax.config.schema import Config
+from dreamer_jax.devices.data_parallel import Updates, check_devices
 from dreamer_jax.interfaces import Agent
+from dreamer_jax.ops.train_ratio import in_prefill, least_windows, updates_after
+from dreamer_jax.processes.group import ProcessGroup
+from dreamer_jax.processes.shards import Arrays, below
 from dreamer_jax.replay.host import Replay
-from dreamer_jax.training.metrics import MetricBuffer
-from dreamer_jax.training.parallel import Updates, check_devices
-from dreamer_jax.training.peers import Peers
-from dreamer_jax.training.schedule import least_windows, updates_after, updates_per_dispatch
-from dreamer_jax.training.shares import Arrays, below
-from dreamer_jax.types import Array, RSSMState, TrainState, TrajectoryBatch
+from dreamer_jax.runs.metrics import MetricBuffer
+from dreamer_jax.training.schedule import updates_per_dispatch
+from dreamer_jax.types import Array, TrainState, TrajectoryBatch
 
 
 class NotFinite(RuntimeError):
@@ -61,7 +62,7 @@ class _Flight:
 
 
 class Learner:
-    """Owns the train state and decides when to update it, all ``peers`` at the same times."""
+    """Owns the train state and decides when to update it, all ``group`` at the same times."""
 
     def __init__(
         self,
@@ -71,14 +72,14 @@ class Learner:
         state: TrainState,
         root: Array,
         failures: Path,
-        peers: Peers | None = None,
+        group: ProcessGroup | None = None,
         updates: Updates | None = None,
     ) -> None:
         train = self._train = config.train
         self._agent, self._replay, self._root, self._failures = agent, replay, root, failures
-        self._peers = peers = peers or Peers()
-        self._rows = len(peers.share(train.batch_size))
-        self._least_windows = least_windows(train) / peers.parts
+        self._group = group = group or ProcessGroup()
+        self._rows = len(group.local_range(train.batch_size))
+        self._least_windows = least_windows(train) / group.process_count
         self.per_dispatch = updates_per_dispatch(config)
         self._parallel = updates or Updates(agent, check_devices(train.devices, train.batch_size))
         self._update = self._parallel.__call__
@@ -118,14 +119,14 @@ class Learner:
         """Updates that are to be done by now; none during the prefill or with too little in replay."""
         train = self._train
         if self.started_at < 0:
-            if not train.train_ratio or agent_steps < train.prefill:
+            if not train.train_ratio or in_prefill(train, agent_steps):
                 return 0
-            if not all(self._peers.exchange(self._replay.windows >= self._least_windows)):
+            if not all(self._group.all_gather(self._replay.windows >= self._least_windows)):
                 return 0
             self.started_at = agent_steps
         return updates_after(train, agent_steps - self.started_at)
 
-    def run_ahead(self, agent_steps: int) -> None:
+    def dispatch_early(self, agent_steps: int) -> None:
         """Dispatch an update that ``agent_steps`` will make due, before their records are in replay.
 
         It computes what it would later, because its batch was drawn already and the records decide nothing else.
@@ -176,21 +177,21 @@ class Learner:
         self._ahead = False
         newest = self._flights[-1]
         if len(self._flights) > 1:
-            self._land(self._flights[0])
+            self._finish(self._flights[0])
         self.grad_steps += self.per_dispatch
         self._next = self._sample(self.grad_steps)
         assert newest.results is not None
         after(newest.results)
 
     def _sample(self, counter: int) -> _Batches | None:
-        """None where replay has no window at the moment, here or at one of the peers."""
-        if self._replay.may_run_dry and not all(self._peers.exchange(self._replay.windows > 0)):
+        """None where replay has no window at the moment, here or at one of the processes."""
+        if self._replay.may_run_dry and not all(self._group.all_gather(self._replay.windows > 0)):
             return None
         parts = [self._replay.sample(self._rows, counter + k) for k in range(self.per_dispatch)]
         batch = jax.tree.map(lambda *xs: np.stack(xs), *(part[0] for part in parts))
         return _Batches(batch, np.stack([part[1] for part in parts]), self._parallel.put(batch))
 
-    def _land(self, flight: _Flight) -> None:
+    def _finish(self, flight: _Flight) -> None:
         """Put the latents of the oldest dispatch in flight into replay, once its losses are known to be finite."""
         self._read(flight)
         for k, index in enumerate(flight.windows):
@@ -253,18 +254,17 @@ class Learner:
 
 def batch_arrays(batch: TrajectoryBatch) -> Arrays:
     """A batch as arrays by name."""
-    arrays = {f"{group}/{k}": v for group in ("observation", "prev_action") for k, v in getattr(batch, group).items()}
+    groups = ("observation", "prev_action", "context")
+    arrays = {f"{group}/{k}": v for group in groups for k, v in (getattr(batch, group) or {}).items()}
     arrays |= {name: getattr(batch, name) for name in ("reward", "is_first", "is_last", "is_terminal")}
-    if batch.context is not None:
-        arrays |= {"context/deter": batch.context.deter, "context/stoch": batch.context.stoch}
     return {name: np.asarray(value) for name, value in arrays.items()}
 
 
 def arrays_batch(arrays: Arrays) -> TrajectoryBatch:
     """The batch that ``batch_arrays`` took apart."""
-    context = RSSMState(arrays["context/deter"], arrays["context/stoch"]) if "context/deter" in arrays else None
+    observation, action, context = (below(arrays, group) for group in ("observation", "prev_action", "context"))
     flags = {name: arrays[name] for name in ("reward", "is_first", "is_last", "is_terminal")}
-    return TrajectoryBatch(below(arrays, "observation"), below(arrays, "prev_action"), **flags, context=context)
+    return TrajectoryBatch(observation, action, **flags, context=context or None)
 
 
 def _portable(dtype: np.dtype) -> np.dtype:

@@ -15,27 +15,28 @@ import jax
 import numpy as np
 
 from dreamer_jax.config.schema import Config
+from dreamer_jax.devices.compilation_cache import collect_as_usual
+from dreamer_jax.devices.programs import Programs
 from dreamer_jax.envs.preview import Preview
 from dreamer_jax.envs.vector import VectorEnvs, make_envs
 from dreamer_jax.envs.wrappers import EnvironmentFailed
-from dreamer_jax.replay.deal import drop_others
-from dreamer_jax.training.checkpoint import Checkpoints
-from dreamer_jax.training.facts import describe
+from dreamer_jax.ops.train_ratio import in_prefill
+from dreamer_jax.processes.group import ParametersDiffer, ProcessGroup
+from dreamer_jax.processes.lockstep import BrokenRendezvous
+from dreamer_jax.processes.shards import below, gather
+from dreamer_jax.profiling.trace import Profile
+from dreamer_jax.replay.reshard import delete_other_rings
+from dreamer_jax.runs.checkpoint import Checkpoints
+from dreamer_jax.runs.facts import describe
+from dreamer_jax.runs.loggers import Logger
+from dreamer_jax.runs.metrics import Episode, EpisodeStats, RunLog
+from dreamer_jax.runs.progress import Progress
+from dreamer_jax.runs.restore import Restore, join_carries, to_arrays
 from dreamer_jax.training.interrupt import Interrupt
 from dreamer_jax.training.learner import Learner
-from dreamer_jax.training.loggers import Logger
-from dreamer_jax.training.metrics import Episode, EpisodeStats, RunLog
 from dreamer_jax.training.observer import Observer
-from dreamer_jax.training.peers import OutOfStep, Peers
 from dreamer_jax.training.preflight import example_batch, introduction
-from dreamer_jax.training.profiling import Profile
-from dreamer_jax.training.program_cache import collect_as_usual
-from dreamer_jax.training.programs import Programs
-from dreamer_jax.training.progress import Progress
-from dreamer_jax.training.restore import Restore, join_carries, to_arrays
 from dreamer_jax.training.schedule import forecast, in_words
-from dreamer_jax.training.shares import below, join
-from dreamer_jax.training.threads import Left
 from dreamer_jax.types import Array, Mode, TrainState
 
 INIT, UPDATE, ACT, REPORT = range(4)
@@ -67,41 +68,41 @@ class Run:
         checkpoints: Checkpoints | None,
         progress: Progress,
         state: TrainState | None,
-        peers: Peers,
+        group: ProcessGroup,
         opened: ExitStack,
     ) -> None:
         agent, self.acts, updates = programs
         spec = self.spec = found_env.spec
         self.config, self.run_dir, self.agent = config, run_dir, agent
-        self.checkpoints, self.progress, self.peers = checkpoints, progress, peers
+        self.checkpoints, self.progress, self.group = checkpoints, progress, group
         self.keys = updates.near(_keys(np.uint32(config.seed % 2**32)))
-        self.stop: int | None = None  # number of the signal that asked one of the peers to
+        self.stop: int | None = None  # number of the signal that asked one of the processes to
         self._failure: EnvironmentFailed | None = None
-        self.newest = in_common(peers.exchange(checkpoints.steps() if checkpoints else None))
+        self.newest = newest_in_common(group.all_gather(checkpoints.steps() if checkpoints else None))
         self._begun = self.newest
-        mine = peers.share(config.env.num_envs)
+        mine = group.local_range(config.env.num_envs)
 
         init = jax.jit(self.agent.init)
-        restore = Restore(config, run_dir, spec, agent, capacity, peers)
+        restore = Restore(config, run_dir, spec, agent, capacity, group)
         if self.newest is None:
             if checkpoints is not None:
                 checkpoints.drop_after(None)
             progress.state("initialising …")
-            found = restore.new(peers.one_first(lambda: init(self.keys[INIT])) if state is None else state)
+            found = restore.new(group.primary_first(lambda: init(self.keys[INIT])) if state is None else state)
         else:
             reader = checkpoints or Checkpoints(run_dir)
             shapes = init.eval_shape(self.keys[INIT])
             step = self.newest
-            found = peers.agree(lambda: restore.checkpoint(reader, step, shapes, progress.note))
+            found = group.all_succeed(lambda: restore.checkpoint(reader, step, shapes, progress.note))
             if reader is not checkpoints:
                 reader.close()
         self._mine = self._committed = checkpoints.oldest() if checkpoints else None  # that are kept, here and by all
         self.carry, arrays, self.replay = updates.near(found.carry), found.arrays, found.replay
         opened.callback(self.replay.close)
         self.agent_steps = int(found.facts["agent_steps"])
-        failures = run_dir / "failures" / (f"process{peers.part}" if peers.part else "")
-        self.learner = Learner(config, agent, self.replay, found.state, self.keys[UPDATE], failures, peers, updates)
-        self.expected = forecast(config, self.replay.capacity * peers.parts, found_env.time_limit)
+        failures = run_dir / "failures" / (f"process{group.process_index}" if group.process_index else "")
+        self.learner = Learner(config, agent, self.replay, found.state, self.keys[UPDATE], failures, group, updates)
+        self.expected = forecast(config, self.replay.capacity * group.process_count, found_env.time_limit)
         self.stats = EpisodeStats(len(mine))
         saved_envs = below(arrays, "envs") or None
         self.envs: VectorEnvs = make_envs(
@@ -116,21 +117,21 @@ class Run:
         self._ended: list[Episode] = []  # and not told yet
         self._saved, self._saved_frames = time.monotonic(), self.counters()["env_frames"]
         self.log: RunLog | None = None
-        if peers.leads:
+        if group.is_primary:
             resume = {**found.facts, **self.counters()} if arrays else None
             identity = dict(method=config.preset, task=config.env.task)
             self.log = RunLog(run_dir, **identity, seed=config.seed, loggers=loggers, resume=resume)
             opened.callback(self.log.close)
             looks = self.learner, self.replay, self.log, progress, self.counters()
             act = self.acts[config.policy.evaluate]
-            self.observer = Observer(config, agent, act, found_env, *looks, self.keys[REPORT], run_dir, peers)
+            self.observer = Observer(config, agent, act, found_env, *looks, self.keys[REPORT], run_dir, group)
             opened.callback(self.observer.close)
         parameters = sum(x.size for x in jax.tree.leaves(self.learner.params))
         for line in introduction(config, parameters, self.envs.vectorization, updates.where, self.counters()):
             progress.note(line)
 
     def counters(self) -> dict[str, int]:
-        """Records so far, the frames they stand for, and updates; of all peers together."""
+        """Records so far, the frames they stand for, and updates; of all processes together."""
         return {
             "agent_steps": self.agent_steps,
             "env_frames": self.agent_steps * self.config.env.action_repeat,
@@ -144,13 +145,13 @@ class Run:
         is saved, and taken again when the run goes on.
 
         Raises:
-          EnvironmentFailed: one of them did, here or at one of the peers that share the run; the run has been saved.
-          Left: it was another run's.
+          EnvironmentFailed: one of them did, here or in a process that shares the run; it has been saved.
+          BrokenRendezvous: it was another run's.
         """
         config, num_envs = self.config, self.config.env.num_envs
 
         def stopped() -> bool:  # with others only what all have heard of counts
-            return self.stop is not None or (self.peers.members == 1 and interrupt.requested())
+            return self.stop is not None or (self.group.members == 1 and interrupt.requested())
 
         while True:
             save, failures = self._confer(interrupt)
@@ -164,10 +165,10 @@ class Run:
 
             params = self.learner.params
             step = self.agent_steps // num_envs
-            act = self.acts["random" if self.agent_steps < config.train.prefill else "train"]
+            act = self.acts["random" if in_prefill(config.train, self.agent_steps) else "train"]
             self.carry, chosen = act.begin(params, self.keys[ACT], step, self.carry, self.timestep, self.first)
             # The update goes behind the policy on the device, so that it runs while the host does all the rest.
-            self.learner.run_ahead(self.agent_steps + num_envs)
+            self.learner.dispatch_early(self.agent_steps + num_envs)
             action, latents = act.finish(chosen)
             self.replay.append(self.timestep, action, latents)
             self.agent_steps += num_envs
@@ -187,7 +188,11 @@ class Run:
         # What is asked to stop may lose its simulators, too: the same signal goes to all processes of a group.
         if failures and self.stop is None and not interrupt.requested():
             if self._failure is None:
-                raise Left if self.peers.apart else EnvironmentFailed(f"in another process: {failures[0]}")
+                raise (
+                    BrokenRendezvous
+                    if self.group.separate_runs
+                    else EnvironmentFailed(f"in another process: {failures[0]}")
+                )
             raise self._failure
         done, most = self.learner.grad_steps, self.expected.updates
         if self.stop is None and 0 < done < most:
@@ -218,8 +223,8 @@ class Run:
         return self.learner.waiting(self.agent_steps) or "another run or process has not had enough in replay"
 
     def _confer(self, interrupt: Interrupt) -> tuple[bool, list[str]]:
-        """Hear what the peers have to say: whether all are to save now, and which environments have failed."""
-        self.peers.mark()
+        """Hear what all have to say: whether all are to save now, and which environments have failed."""
+        self.group.beat()
         mine = {
             "stop": interrupt.number,
             "failure": None if self._failure is None else str(self._failure),
@@ -227,16 +232,16 @@ class Run:
             "complete": self._completed(),
             "ended": [[self.first + env, *rest] for env, *rest in self._ended],
         }
-        said = self.peers.exchange(mine)
-        self.stop = next((each["stop"] for each in said if each["stop"] is not None), None)
-        self._commit([each["complete"] for each in said])
+        gathered = self.group.all_gather(mine)
+        self.stop = next((each["stop"] for each in gathered if each["stop"] is not None), None)
+        self._commit([each["complete"] for each in gathered])
         if self.log is not None:
-            others = [] if self.peers.apart else said[1:]
+            others = [] if self.group.separate_runs else gathered[1:]
             theirs = [Episode(*episode) for each in others for episode in each["ended"]]
-            self.stats.hear(theirs)
+            self.stats.add_finished(theirs)
             self.log.episodes(self.counters(), self._ended + theirs)
         self._ended = []
-        return said[0]["save"], [each["failure"] for each in said if each["failure"] is not None]
+        return gathered[0]["save"], [each["failure"] for each in gathered if each["failure"] is not None]
 
     # Saving.
 
@@ -244,32 +249,36 @@ class Run:
         """Begin a checkpoint of this moment; ``wait`` until it is complete.
 
         Raises:
-          OutOfStep: the peers' parameters differ.
+          ParametersDiffer: the processes have come to different ones.
         """
         self.learner.check()
         self._collect_completed()
         if self.newest != self.agent_steps:
             groups = {
-                "replay": self.replay.snapshot(self.agent_steps, sync=self.peers.parts > 1),  # a machine may be lost
+                "replay": self.replay.snapshot(
+                    self.agent_steps, sync=self.group.process_count > 1
+                ),  # a machine may be lost
                 "envs": self.envs.state(),
                 "stats": self.stats.state(),
                 "learner": self.learner.saved(),
             }
             arrays = {f"{group}/{name}": x for group, values in groups.items() for name, x in values.items()}
             state, carry = self.learner.state, self.carry
-            if self.peers.parts > 1:
+            if self.group.process_count > 1:
                 state = jax.device_get(state)
                 mine = {"arrays": arrays, "carry": to_arrays(carry), "check": _checksum(state)}
-                shares = self.peers.exchange(mine)
+                shares = self.group.all_gather(mine)
                 for index, each in enumerate(shares):
                     if each["check"] != shares[0]["check"]:
-                        raise OutOfStep(f"process {index} has come to other parameters than process 0; not saved")
-                if self.peers.leads:
-                    arrays = join([each["arrays"] for each in shares], self.config.env.num_envs)
+                        raise ParametersDiffer(
+                            f"process {index} has come to other parameters than process 0; not saved"
+                        )
+                if self.group.is_primary:
+                    arrays = gather([each["arrays"] for each in shares], self.config.env.num_envs)
                     carry = join_carries(carry, [each["carry"] for each in shares])
             if self.checkpoints is not None and self.log is not None:
                 facts: dict[str, Any] = {**self.counters(), **self.log.state(), **describe(self.config, self.spec)}
-                facts |= {"processes": self.peers.parts, "together": list(self.peers.names)}
+                facts |= {"processes": self.group.process_count, "together": list(self.group.names)}
                 self.checkpoints.save(self.agent_steps, state, carry, arrays, facts)
             self.newest = self.agent_steps
         self._saved, self._saved_frames = time.monotonic(), self.counters()["env_frames"]
@@ -284,7 +293,7 @@ class Run:
 
     def _collect_completed(self) -> None:
         """Wait until the checkpoint that is being written is complete."""
-        self._commit(self.peers.exchange(self._completed(wait=True)))
+        self._commit(self.group.all_gather(self._completed(wait=True)))
 
     def _completed(self, *, wait: bool = False) -> int | None:
         """The oldest complete checkpoint that this one keeps, if it writes any."""
@@ -292,15 +301,17 @@ class Run:
             self._mine = self.checkpoints.oldest()
         return self._mine
 
-    def _commit(self, said: list[int | None]) -> None:
+    def _commit(self, gathered: list[int | None]) -> None:
         """Give up the way back to checkpoints that nobody keeps any more."""
-        oldest = min((step for step in said if step is not None), default=None)
+        oldest = min((step for step in gathered if step is not None), default=None)
         if oldest is None or oldest == self._committed:
             return
         self._committed = oldest
         self.replay.committed(oldest)
-        if self.peers.leads and oldest > (-1 if self._begun is None else self._begun):  # which may need other rings
-            drop_others(self.run_dir, self.peers.parts)
+        if self.group.is_primary and oldest > (
+            -1 if self._begun is None else self._begun
+        ):  # which may need other rings
+            delete_other_rings(self.run_dir, self.group.process_count)
 
     # Setting up.
 
@@ -312,25 +323,25 @@ class Run:
             return
         if self.log is not None:
             self.observer.open_envs()
-        rows = len(self.peers.share(config.train.batch_size))
+        rows = len(self.group.local_range(config.train.batch_size))
         self.progress.state("compiling update …")
         trial = self.learner.prepare(example_batch(config, self.spec, self.agent.latent_spec, rows))
         self.progress.state("compiling policy …")
-        modes: list[Mode] = ["train", "random"] if self.agent_steps < config.train.prefill else ["train"]
+        modes: list[Mode] = ["train", "random"] if in_prefill(config.train, self.agent_steps) else ["train"]
         for mode in modes:
             inputs = self.learner.params, self.keys[ACT], 0, self.carry, self.timestep
-            self.peers.one_first(partial(self.acts[mode], *inputs))
+            self.group.primary_first(partial(self.acts[mode], *inputs))
         self.progress.state("measuring …")
-        self.peers.exchange(None)  # programs find each other within 30 seconds, or fail; compiling may differ by more
+        self.group.all_gather(None)  # programs find each other within 30 seconds, or fail; compiling may differ by more
         trial()
         start = time.perf_counter()
         trial()
-        seconds = self.peers.exchange((time.perf_counter() - start) / self.learner.per_dispatch)[0]
+        seconds = self.group.all_gather((time.perf_counter() - start) / self.learner.per_dispatch)[0]
         for line in self.expected.notes:
             note(line)
         if config.train.train_ratio:
             note(in_words(config, self.expected, self.counters(), seconds))
-        single = self.peers.members == jax.device_count() == 1
+        single = self.group.members == jax.device_count() == 1
         if single and jax.default_backend() == "cpu" and (os.cpu_count() or 1) > 1:
             note("--train.devices 2 lets two parts of this CPU share each batch: mostly faster for small sizes")
         collect_as_usual()
@@ -340,9 +351,9 @@ class Run:
             self.observer.start()
 
 
-def in_common(said: Sequence[Sequence[int] | None]) -> int | None:
+def newest_in_common(gathered: Sequence[Sequence[int] | None]) -> int | None:
     """The newest checkpoint that all have who have any to write."""
-    common = set.intersection(*(set(steps) for steps in said if steps is not None))
+    common = set.intersection(*(set(steps) for steps in gathered if steps is not None))
     return max(common, default=None)
 
 

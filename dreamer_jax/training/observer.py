@@ -10,19 +10,19 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from dreamer_jax.analysis.predictions import Reports
 from dreamer_jax.config.schema import Config, ConfigError
+from dreamer_jax.devices.acting import Act
 from dreamer_jax.envs.preview import Preview
 from dreamer_jax.envs.vector import VectorEnvs
 from dreamer_jax.envs.wrappers import EnvironmentFailed
 from dreamer_jax.interfaces import Agent
+from dreamer_jax.processes.group import ProcessGroup
 from dreamer_jax.replay.host import Replay
-from dreamer_jax.training.acting import Act
+from dreamer_jax.runs.metrics import RunLog
+from dreamer_jax.runs.progress import Progress
 from dreamer_jax.training.evaluate import evaluate, evaluation_envs
 from dreamer_jax.training.learner import Learner
-from dreamer_jax.training.metrics import RunLog
-from dreamer_jax.training.peers import Peers
-from dreamer_jax.training.predictions import Reports
-from dreamer_jax.training.progress import Progress
 from dreamer_jax.types import Array
 
 Counters = dict[str, int]
@@ -45,11 +45,11 @@ class Observer:
         counters: Counters,
         root: Array,
         run_dir: Path,
-        peers: Peers,
+        group: ProcessGroup,
     ) -> None:
         self._config, self._agent, self._learner, self._replay = config, agent, learner, replay
         self._log, self._progress = log, progress
-        self._act, self._peers, self._compiled = act, peers, set[str]()
+        self._act, self._group, self._compiled = act, group, set[str]()
         self._envs: VectorEnvs | None = None
         self._reports = Reports(config, agent, found.spec, root, run_dir / "reports")
         self._last_counters = counters
@@ -90,7 +90,7 @@ class Observer:
             "fps/policy": done["env_frames"] / passed,
             "fps/train": done["grad_steps"] * records_per_update / passed,
             "updates_per_second": done["grad_steps"] / passed,
-            "replay/windows": self._replay.windows * self._peers.parts,
+            "replay/windows": self._replay.windows * self._group.process_count,
             "replay/ratio": counters["grad_steps"] * records_per_update / max(1, counters["agent_steps"]),
         }
         if episodes := self._replay.episodes:
@@ -130,10 +130,10 @@ class Observer:
         if what in self._compiled:
             return look()
         self._compiled.add(what)
-        return self._peers.one_first(look)
+        return self._group.primary_first(look)
 
     def _act_and_say_so(self, *args: Any) -> Any:
-        self._peers.mark()
+        self._group.beat()
         return self._act(*args)
 
     def _report_if_due(self, before: int, counters: Counters) -> None:

@@ -9,14 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from dreamer_jax.config.benchmarks import BENCHMARKS
-from dreamer_jax.config.presets import size_settings
+from dreamer_jax.config.named import BENCHMARKS, size_settings
 from dreamer_jax.config.schema import Config, flatten
 from dreamer_jax.envs.preview import Preview, preview
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.numerics import left_aside
-from dreamer_jax.replay.deal import ring_folder
 from dreamer_jax.replay.plan import Plan, plan
+from dreamer_jax.replay.reshard import ring_folder
 from dreamer_jax.replay.windows import align
 from dreamer_jax.specs import ArraySpec, EnvSpec
 from dreamer_jax.training.schedule import forecast

@@ -8,16 +8,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from dreamer_jax.config.schema import Config, ConfigError, TrainConfig
+from dreamer_jax.config.schema import Config, ConfigError
+from dreamer_jax.ops.train_ratio import least_windows, updates_after
 
 MOST_PER_DISPATCH = 8
-
-
-def updates_after(train: TrainConfig, agent_steps: int) -> int:
-    """Updates due so long after they begin: some at once, then in proportion, or in bursts of what is due by then."""
-    if train.update_every:
-        agent_steps -= agent_steps % train.update_every
-    return train.pretrain + int(agent_steps * train.train_ratio / (train.batch_size * train.batch_length))
 
 
 def updates_per_dispatch(config: Config) -> int:
@@ -32,11 +26,6 @@ def updates_per_dispatch(config: Config) -> int:
         return 1
     together = max(config.env.num_envs, train.update_every) * train.train_ratio
     return 2 ** int(np.log2(np.clip(together / (train.batch_size * train.batch_length), 1, MOST_PER_DISPATCH)))
-
-
-def least_windows(train: TrainConfig) -> int:
-    """In replay when updates begin."""
-    return train.start_windows or train.batch_size * train.batch_length
 
 
 class Forecast(NamedTuple):

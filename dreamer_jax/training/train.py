@@ -15,26 +15,26 @@ from typing import NamedTuple, TextIO
 from dreamer_jax.agent import make_agent
 from dreamer_jax.config.paths import path_of
 from dreamer_jax.config.schema import Config, ConfigError
+from dreamer_jax.devices.data_parallel import axis_of, check_devices, want_devices
+from dreamer_jax.devices.memory import check_room
+from dreamer_jax.devices.programs import Programs, make_programs
 from dreamer_jax.envs.preview import Preview
 from dreamer_jax.envs.signals import handled_by
 from dreamer_jax.envs.wrappers import EnvironmentFailed
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.numerics import find_devices, fixed_numerics
+from dreamer_jax.processes.group import DistributedGroup, ProcessGroup, present
+from dreamer_jax.processes.heartbeat import Heartbeat
+from dreamer_jax.profiling.trace import Profile
+from dreamer_jax.runs.checkpoint import Checkpoints
+from dreamer_jax.runs.directory import check_group, check_run, open_run, see_run, write_run
+from dreamer_jax.runs.loggers import Logger, check_loggers
+from dreamer_jax.runs.progress import Progress
 from dreamer_jax.specs import EnvSpec
-from dreamer_jax.training.checkpoint import Checkpoints
 from dreamer_jax.training.interrupt import Interrupt, Stopped
 from dreamer_jax.training.learner import NoUpdates
-from dreamer_jax.training.loggers import Logger, check_loggers
 from dreamer_jax.training.loop import Run
-from dreamer_jax.training.memory import check_room
-from dreamer_jax.training.parallel import axis_of, check_devices, want_devices
-from dreamer_jax.training.peers import Peers, Processes, present
 from dreamer_jax.training.preflight import env_preview, ring_plan
-from dreamer_jax.training.profiling import Profile
-from dreamer_jax.training.programs import Programs, make_programs
-from dreamer_jax.training.progress import Progress
-from dreamer_jax.training.run_directory import check_peers, check_run, open_run, see_run, write_run
-from dreamer_jax.training.watch import Watch
 from dreamer_jax.types import TrainState
 
 
@@ -46,7 +46,7 @@ def train(
     loggers: Sequence[str | Logger] = ("tensorboard",),
     stream: TextIO | None = None,
     profile: bool = False,
-    patience: float = 600.0,
+    timeout: float = 600.0,
 ) -> TrainState:
     """Train until ``config.train.frames`` frames are collected; go on where ``run_dir`` left off.
 
@@ -57,7 +57,7 @@ def train(
       loggers: names or callables ``(counters, metrics)``, besides the JSON lines.
       stream: where progress is shown, else stderr.
       profile: write a profiler trace of a few updates into ``run_dir/profile``.
-      patience: seconds after which several processes that stand still give up.
+      timeout: seconds after which several processes that stand still give up.
 
     Raises:
       ConfigError: the run can't be started as asked.
@@ -68,16 +68,19 @@ def train(
     """
     want_devices(config.train.devices)  # before anything else asks JAX
     find_devices()
-    run_dir, peers = path_of(run_dir).absolute(), present(patience)  # environments may change the working directory
-    if not peers.leads:
-        print(f"process {peers.part} of {peers.parts}; process 0 says how the run is doing", file=stream or sys.stderr)
+    run_dir, group = path_of(run_dir).absolute(), present(timeout)  # environments may change the working directory
+    if not group.is_primary:
+        print(
+            f"process {group.process_index} of {group.process_count}; process 0 says how the run is doing",
+            file=stream or sys.stderr,
+        )
         stream, profile = open(os.devnull, "w"), False  # noqa: SIM115 (for as long as the process lives)
     progress = Progress(config.train.frames, stream=stream)
     make = partial(_programs, config, agent)
     interrupt = Interrupt()
     with chdir("."), handled_by(interrupt.handle):
         try:
-            ended = carry_out(config, run_dir, make, loggers, progress, interrupt, peers, profile)
+            ended = run_training(config, run_dir, make, loggers, progress, interrupt, group, profile)
         except (ConfigError, EnvironmentFailed) as error:
             if interrupt.number is None:
                 raise
@@ -98,19 +101,19 @@ class Ended(NamedTuple):
 
 
 @fixed_numerics()
-def carry_out(
+def run_training(
     config: Config,
     run_dir: Path,
     make: Callable[[EnvSpec], Programs],
     loggers: Sequence[str | Logger],
     progress: Progress,
     interrupt: Interrupt,
-    peers: Peers,
+    group: ProcessGroup,
     profile: bool = False,
 ) -> Ended:
     """A run from where it is to its end, or to a signal; as ``train``."""
     with (
-        _open(config, run_dir, make, loggers, progress, peers) as run,
+        _open(config, run_dir, make, loggers, progress, group) as run,
         Profile(run_dir / "profile" if profile else None, progress.note) as run.profile,
     ):
         run.prepare()
@@ -140,7 +143,7 @@ def begin(config: Config, run_dir: str | Path, state: TrainState) -> None:
     with tempfile.TemporaryDirectory(dir=run_dir.parent, prefix=f".{run_dir.name}-") as scratch:
         place = Path(scratch, "run")
         progress = Progress(config.train.frames, stream=io.StringIO())
-        with _open(config, place, partial(_programs, config, None), (), progress, Peers(), state):
+        with _open(config, place, partial(_programs, config, None), (), progress, ProcessGroup(), state):
             pass
         os.replace(place, run_dir)
 
@@ -152,7 +155,7 @@ def _open(
     make: Callable[[EnvSpec], Programs],
     loggers: Sequence[str | Logger],
     progress: Progress,
-    peers: Peers,
+    group: ProcessGroup,
     state: TrainState | None = None,
 ) -> Iterator[Run]:
     """A run with its first checkpoint, or where ``run_dir`` left off; ``state`` is what a new one starts from."""
@@ -165,34 +168,34 @@ def _open(
         check_room(config, found.spec, programs.agent)
         return found, programs
 
-    check_peers(config, run_dir, peers)
+    check_group(config, run_dir, group)
     # Whatever can be refused is refused before anything is written, and by all if by one.
-    found, programs = peers.agree(check)
+    found, programs = group.all_succeed(check)
     spec = found.spec
-    changes = peers.agree(lambda: check_run(run_dir, config))
-    size = peers.agree(lambda: ring_plan(config, run_dir, found, programs.agent, peers.parts))
-    lock = peers.agree(lambda: open_run(run_dir, config, spec) if peers.leads else None)
-    peers.agree(lambda: see_run(run_dir))
+    changes = group.all_succeed(lambda: check_run(run_dir, config))
+    size = group.all_succeed(lambda: ring_plan(config, run_dir, found, programs.agent, group.process_count))
+    lock = group.all_succeed(lambda: open_run(run_dir, config, spec) if group.is_primary else None)
+    group.all_succeed(lambda: see_run(run_dir))
     with ExitStack() as opened:
         if lock is not None:
             opened.enter_context(lock)
         # Runs that are apart may be killed between two saves, and must then all go back to the one before.
-        keep = max(config.train.keep_checkpoints, 2 if peers.apart else 1)
-        checkpoints = Checkpoints(run_dir, keep=keep) if peers.leads else None
+        keep = max(config.train.keep_checkpoints, 2 if group.separate_runs else 1)
+        checkpoints = Checkpoints(run_dir, keep=keep) if group.is_primary else None
         if checkpoints is not None:
             opened.callback(checkpoints.close)
         opened.callback(progress.close)
-        if isinstance(peers, Processes):
-            opened.enter_context(Watch(run_dir, peers))
-        if not peers.apart:
+        if isinstance(group, DistributedGroup):
+            opened.enter_context(Heartbeat(run_dir, group))
+        if not group.separate_runs:
             progress.note(f"run directory: {run_dir}")
         progress.note(size.line)
-        run = Run(config, run_dir, found, programs, size.records, loggers, checkpoints, progress, state, peers, opened)
+        run = Run(config, run_dir, found, programs, size.records, loggers, checkpoints, progress, state, group, opened)
         for change in changes:
             progress.note(f"changed since the run began: {change}")
         if run.newest is None:
             # From here on there always is a complete checkpoint, and every record comes after one.
             run.save(wait=True)
-        elif peers.leads:
+        elif group.is_primary:
             write_run(run_dir, config, spec)
         yield run

@@ -1,0 +1,1 @@
+"""Several processes, or threads, that share work."""

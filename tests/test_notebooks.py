@@ -1,0 +1,41 @@
+"""The notebooks run from top to bottom, with settings that learn nothing, and have been run with real ones."""
+
+import re
+from pathlib import Path
+
+import pytest
+from pages import ROOT
+
+NOTEBOOKS = [ROOT / "notebooks" / f"{name}.ipynb" for name in ("train_and_dream", "inside_the_world_model")]
+"""In this order: the second one looks at the run of the first."""
+
+
+def test_these_are_all():
+    assert sorted((ROOT / "notebooks").glob("*.ipynb")) == sorted(NOTEBOOKS)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_outputs_are_kept_and_small(path):
+    import nbformat
+
+    cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+    shown = [cell for cell in cells if re.search(r"plt\.show\(\)|^\s*print\(", cell.source, flags=re.MULTILINE)]
+    assert len(shown) >= 4 and all(cell.outputs for cell in shown)
+    assert not any(output.output_type == "error" for cell in cells for output in cell.outputs)
+    assert path.stat().st_size < 300_000
+
+
+def test_they_run(tmp_path, monkeypatch):
+    nbclient = pytest.importorskip("nbclient", reason="pip install -e '.[docs]'")
+    import nbformat
+
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    for path in NOTEBOOKS:
+        notebook = nbformat.read(path, 4)
+        (parameters,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ())]
+        assert '"../examples"' in parameters.source
+        source = parameters.source.replace('"../examples"', repr(str(ROOT / "examples")))
+        parameters.source = source.replace("3000", "240")
+        nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert Path(tmp_path, "pendulum.msgpack").stat().st_size > 10_000
