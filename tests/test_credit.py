@@ -57,5 +57,5 @@ def test_weights_have_no_gradient_and_returns_have(returns):
         config = BehaviorConfig(returns=returns)
         return jax.grad(lambda d: getattr(assign_credit(config, REWARD, d, VALUE), field).sum())(DISCOUNT)
 
-    assert not any(of(name).any() for name in ("weight", "target_weight", "reach"))
-    assert of("returned").any()
+    assert not any(of(name).any() for name in ("weight", "target_weight", "cumulative_discount"))
+    assert of("returns").any()
