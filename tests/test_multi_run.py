@@ -322,13 +322,13 @@ def test_nobody_waits_for_one_that_has_left():
     waiting = [threading.Thread(target=wait, args=(index,)) for index in range(2)]
     [thread.start() for thread in waiting]
     for turn in range(50):
-        ThreadGroup(threads, 2).exchange((turn, 2))
+        ThreadGroup(threads, 2).all_gather((turn, 2))
     assert told.acquire(timeout=60) and told.acquire(timeout=60)
     threads.leave()
     [thread.join(60) for thread in waiting]
     assert sorted(found) == [0, 1]
     with pytest.raises(BrokenRendezvous):
-        ThreadGroup(threads, 0).exchange("late")
+        ThreadGroup(threads, 0).all_gather("late")
 
 
 def test_the_first_compiles_before_the_others():
