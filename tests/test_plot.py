@@ -113,7 +113,8 @@ def test_a_directory_without_scores_is_named(tmp_path, content, message):
 
 
 def test_importing_loads_nothing_heavy():
-    modules = ", ".join(f"dreamer_jax.training.{name}" for name in ("metrics", "progress", "plot", "statistics"))
+    names = ("runs.metrics", "runs.progress", "analysis.plot", "analysis.statistics")
+    modules = ", ".join(f"dreamer_jax.{name}" for name in names)
     heavy = "{'matplotlib', 'tensorflow_probability', 'tensorboardX', 'gymnasium', 'mujoco', 'wandb'}"
     code = f"import sys, {modules}; found = {heavy} & set(sys.modules); sys.exit(f'loaded {{found}}' if found else 0)"
     subprocess.run([sys.executable, "-c", code], check=True)
