@@ -33,7 +33,7 @@ def test_a_program_begins_again_once_with_its_arguments(tmp_path):
     (tmp_path / "policy").write_text(ASKED)
     (tmp_path / "program.py").write_text(
         "import os, sys, pathlib\n"
-        "from dreamer_jax.training import huge_pages\n"
+        "from dreamer_jax.devices import huge_pages\n"
         "huge_pages._POLICY = pathlib.Path(sys.argv[1])\n"
         "print('begun', flush=True)\n"
         "huge_pages.restart_with_huge_pages()\n"
