@@ -35,7 +35,7 @@ SETTINGS = {
     "replay.capacity": 4000,
     "train.frames": 1_000_000_000,
     "train.train_ratio": 16,
-    "train.save_frames": 10_000,  # TensorStore keeps a little of what it writes: see docs/memory.md
+    "train.save_frames": 10_000,  # each leaves a little behind in Orbax: docs/memory.md
     "train.report_frames": 1000,
     "train.eval_frames": 2000,
     "train.log_seconds": 5,

@@ -175,7 +175,8 @@ def observed(space: gymnasium.Space, value: Any) -> dict[str, np.ndarray]:
             assert np.allclose(array, given, rtol=0 if image else 1e-6, atol=0 if image else 1e-40)
             array = array.reshape(part.shape or (1,))
         else:
-            start, counts = getattr(part, "start", 0), getattr(part, "n", getattr(part, "nvec", 2))
+            start = getattr(part, "start", 0)
+            counts = 2 if isinstance(part, spaces.MultiBinary) else getattr(part, "n", getattr(part, "nvec", None))
             array = (array.astype(np.int64) - start).astype(np.int32)
             assert array.shape == np.shape(given) == part.shape
             assert (array + np.int64(start) == given).all() and (array >= 0).all() and (array < counts).all()

@@ -285,6 +285,31 @@ def test_a_program_that_fails_waits_for_nobody(tmp_path, culprit):
     assert f"process {culprit} (" in last and f"has ended: environment {culprit}" in last, texts
 
 
+LATE = """
+import sys, time
+from dreamer_jax.cli import main
+from dreamer_jax.training.learner import Learner
+prepare = Learner.prepare
+def slowly(self, *args):
+    trial = prepare(self, *args)
+    time.sleep(40 if sys.argv[-1] == "1" else 0)
+    return trial
+Learner.prepare = slowly
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_one_may_compile_for_longer_than_programs_wait_for_each_other(tmp_path):
+    """Which is 30 seconds, where each process has several devices."""
+    command = [sys.executable, "-c", LATE, *flags(tiny_run(**REAL), tmp_path / "run"), "--coordinator", free_port()]
+    running = [
+        subprocess.Popen([*command, "--processes", "2", "--process", str(index)], env=many_devices(2))
+        for index in range(PROCESSES)
+    ]
+    assert [process.wait(300) for process in running] == [0, 0]
+
+
 def test_slurm_says_who_is_who(tmp_path):
     slurm = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
     running = []
