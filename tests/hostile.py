@@ -1,4 +1,4 @@
-"""Strategies for what people type on a command line and write into settings files, sensible or not.
+"""Strategies for what people type on a command line and write into settings files: sensible but for one place, mostly.
 
 Commands are found in the parser and settings in the schema, so that new ones are tried without a word here.
 """
@@ -14,58 +14,31 @@ from dreamer_jax.cli.parser import make_parser
 from dreamer_jax.config.named import PRESETS, SIZES
 from dreamer_jax.config.schema import FIELDS
 
-SECTIONS = sorted({name.partition(".")[0] for name in FIELDS if "." in name})
-
-
-HOSTILE = [
-    *("", " ", "null", "~", "nan", "inf", "-inf", "1e400", "-1e400", "1e-400", "1e99999999", "9" * 5000, "-0", "0x10"),
-    *("1_000", "١٢", "1.0", "1.5", "-1", "0", "65537", str(2**31), str(2**63), str(2**64), "1e15", "3.5e38", "True"),
-    *(
-        "yes",
-        "on",
-        "a b",
-        "a\nb",
-        "a\tb\r\x1b[31m",
-        "\0",
-        "\udcff",
-        "\U0001f600",
-        "a" * 300,
-        "x" * 100_000,
-        "%s%n",
-        "{0}",
-    ),
-    *("[1, 2]", "{a: b}", "&a b", "*a", "!!python/object/apply:os.system [touch pwned]", "$HOME", "`touch pwned`", "#"),
-    *(
-        "~nobody-at-all",
-        "~/x",
-        "../../..",
-        "/",
-        "/dev/null",
-        "/dev/full",
-        "/proc/self/mem",
-        "--",
-        "-",
-        "--help",
-        "=",
-        ",",
-    ),
-    *("0..3", "3..0", "0,0", "1..1e9", "kl.rep=0.1,0.3", "kl.rep=0.1..1", "seed=1,2", "env.task=", "size=1m,own", "=1"),
-    *(
-        "policy",
-        "recorded",
-        "none",
-        "a:b",
-        "gym/",
-        "gym/Nothing-v0",
-        "dmc/",
-        "atari/../x",
-        "probe/echo",
-        "x/y/z",
-        "worlds:",
-    ),
+NUMBERS = """nan inf -inf 1e400 -1e400 1e-400 1e99999999 -0 0x10 1_000 ١٢ 1.0 1.5 -1 0 65537 1e15 3.5e38""".split()
+NUMBERS += [*map(str, (2**31, 2**63, 2**64)), "9" * 5000]
+WORDS = (
+    """null True yes on policy recorded none a:b gym/ gym/Nothing-v0 dmc/ atari/../x probe/echo x/y/z worlds:""".split()
+)
+CHARACTERS = ["", " ", "a\nb", "a\tb\r\x1b[31m", "\0", "\udcff", "\ud800", "\U0001f600", "\u2028", "a" * 300]
+CHARACTERS += ["x" * 100_000]
+SYNTAX = [
+    "%s%n",
+    "{0}",
+    "[1, 2]",
+    "{a: b}",
+    "&a b",
+    "*a",
+    "!!python/object/apply:os.system [touch pwned]",
+    "`touch pwned`",
 ]
+SYNTAX += ["$HOME", "#", "--", "-", "--help", "=", ",", "a b"]
+PLACES = "~ ~/x ~nobody-at-all ../../.. / /dev/null /dev/full /proc/self/mem loop file file/below empty absent".split()
+SWEEPS = (
+    "0..3 3..0 0,0 1..1e9 kl.rep=0.1,0.3 kl.rep=0.1..1 seed=1,2 env.task= size=1m,own =1 kl=1 kl.rep= kl.rep".split()
+)
+HOSTILE = NUMBERS, WORDS, CHARACTERS, SYNTAX, PLACES, SWEEPS
 ANY = st.one_of(
-    st.sampled_from(HOSTILE),
+    *map(st.sampled_from, HOSTILE),
     st.text(max_size=12),
     st.text(st.characters(codec=None), max_size=6),
     st.integers().map(str),
@@ -78,104 +51,106 @@ def proper(name):
     kind, _, low, high = FIELDS[name]
     if name in ("preset", "size"):
         return st.sampled_from([*(PRESETS if name == "preset" else SIZES)])
+    if name == "benchmark":
+        return st.sampled_from(["none", "dmc_proprio"])
+    if name == "env.task":
+        return st.sampled_from(["probe/echo", "worlds:World", "gym/CartPole-v1"])
     if get_origin(kind) is Literal:
         return st.sampled_from(get_args(kind))
     if kind is bool:
         return st.sampled_from(["true", "false"])
     if kind is int:
-        return st.one_of(
-            st.sampled_from([low, high]), st.integers(low, min(high, low + 40)), st.integers(low, high)
-        ).map(str)
+        ends, near = st.sampled_from([low, high]), st.integers(low, min(high, low + 40))
+        return st.one_of(ends, near, st.integers(low, high)).map(str)
     if kind is float:
-        near = st.floats(low, min(high, 10.0))
-        return st.one_of(st.sampled_from([low, high]), near, st.floats(low, high)).map(lambda x: repr(float(x)))
-    return st.sampled_from(["probe/echo", "worlds:World", "gym/CartPole-v1", "none", "dmc_proprio", "anything"])
+        ends, near = st.sampled_from([float(low), float(high)]), st.floats(low, min(high, 10.0))
+        return st.one_of(ends, near, st.floats(low, high)).map(repr)
+    return st.text(max_size=12)
 
 
-NAMES = st.sampled_from(sorted(FIELDS))
+OF_KIND = {kind: [name for name in FIELDS if FIELDS[name].kind is kind] for kind in (bool, int, float, str)}
+OF_KIND[Literal] = [name for name in FIELDS if get_origin(FIELDS[name].kind) is Literal]
+NAMES = st.sampled_from([*OF_KIND]).flatmap(lambda kind: st.sampled_from(OF_KIND[kind]))
+"""Of settings. There are few of some kinds, so that the kind is chosen first."""
+SECTIONS = sorted({name.partition(".")[0] for name in FIELDS if "." in name})
 MISSPELT = st.one_of(
     NAMES.map(lambda name: name.replace("_", "-")),
     NAMES.map(lambda name: name[:-1]),
     NAMES.map(lambda name: name.rpartition(".")[2]),
     st.sampled_from([*SECTIONS, "logdir", "task", "steps", "num-envs", "configs", "run.steps", "", ".", "a.b.c"]),
-    st.text(max_size=8),
-)
-
-
-def words(name, value):
-    return st.sampled_from([[f"--{name}", value], [f"--{name}={value}"]])
-
-
-def mostly(usual, *others):
-    """One of ``usual`` in half of the cases."""
-    return st.booleans().flatmap(lambda chosen: usual if chosen else st.one_of(*others))
-
-
-SETTING = mostly(
-    NAMES.flatmap(lambda name: proper(name).flatmap(lambda value: words(name, value))),
-    NAMES.flatmap(lambda name: ANY.flatmap(lambda value: words(name, value))),
-    MISSPELT.flatmap(lambda name: ANY.flatmap(lambda value: words(name, value))),
-    NAMES.map(lambda name: [f"--{name}"]),
-    ANY.map(lambda word: [word]),
-)
-PATHS = mostly(
-    st.just("run"),
-    st.sampled_from(["x.yaml", "run/config.yaml", "empty", "absent", "absent/below", "file", "loop", "new", "new.gif"]),
     ANY,
 )
+
+
+# --- what people type
+
+
+def either(proper, hostile):
+    """Words for one place of a command line, from a value that is as it should be, or is not."""
+    return {False: proper, True: hostile}
+
+
+def pair(name, values):
+    return st.tuples(name, values, st.booleans()).map(
+        lambda found: [f"--{found[0]}={found[1]}"] if found[2] else [f"--{found[0]}", found[1]]
+    )
+
+
+ALONE = st.one_of(NAMES.map(lambda name: [f"--{name}"]), ANY.map(lambda word: [word]))
+SETTING = either(
+    NAMES.flatmap(lambda name: pair(st.just(name), proper(name))),
+    st.one_of(pair(NAMES, ANY), pair(NAMES, ANY), pair(MISSPELT, ANY), ALONE),
+)
+FILE = either(st.just(["--config", "x.yaml"]), ANY.map(lambda path: ["--config", path]))
 SEVERAL = st.sampled_from(["0..1", "3", "0,2", "kl.rep=0.1,0.3", "size=own,1m", "optimizer.learning_rate=1e-5..1e-3"])
+USUAL = st.sampled_from(["run", "run", "run", "new", "new.gif", "new/below"])
 
 
 def own_flag(action):
-    """Words that give a flag of a command, or one of its arguments."""
+    """A flag of a command, or one of its arguments."""
+    flag = action.option_strings[-1:]
     if action.nargs == 0:
-        return st.just([action.option_strings[-1]])
+        return either(st.just(flag), st.just(flag))
     if action.choices is not None:
-        value = mostly(st.sampled_from(sorted(action.choices)), ANY)
+        value = st.sampled_from(sorted(action.choices))
     elif action.dest in ("seeds", "sweep"):
-        value = mostly(SEVERAL, ANY)
+        value = SEVERAL
     elif getattr(action.type, "__name__", "") in ("_positive", "_natural"):
-        value = mostly(st.integers(0, 30).map(str), ANY)
+        value = st.integers(1, 30).map(str)
+    elif action.dest == "diff":
+        value = proper("preset")
     elif action.dest == "task":
-        value = mostly(proper("env.task"), ANY)
+        value = proper("env.task")
     elif action.dest in FIELDS:
-        value = mostly(proper(action.dest), ANY)
+        value = proper(action.dest)
     else:
-        value = PATHS
-    value = st.lists(value, min_size=1, max_size=2) if action.nargs == "+" else value.map(lambda one: [one])
-    if action.option_strings:
-        return value.map(lambda given: [action.option_strings[-1], *given])
-    return value
-
-
-def subparsers():
-    (found,) = (action for action in make_parser()._actions if isinstance(action, argparse._SubParsersAction))
-    return found.choices
-
-
-def command_lines(name, sub):
-    """Of one command: its arguments, any of its flags, and settings, in any order."""
-    arguments = [own_flag(action) for action in sub._actions if not action.option_strings]
-    optional = [
-        own_flag(action) for action in sub._actions if action.option_strings and "--help" not in action.option_strings
-    ]
-    parts = st.lists(
-        st.one_of(*optional, *([SETTING, SETTING] if sub.get_default("takes_settings") else [])), max_size=4
-    )
-    usual = st.just([["--env.task", "probe/echo"], ["--cache", "none"]] if name == "train" else [])
-    return st.tuples(*arguments, usual, parts).map(
-        lambda found: [name, *(word for one in [*found[:-2], *found[-2], *found[-1]] for word in one)]
+        value = USUAL
+    most = 2 if action.nargs == "+" else 1
+    return either(
+        *(st.lists(one, min_size=1, max_size=most).map(lambda given: [*flag, *given]) for one in (value, ANY))
     )
 
 
-COMMANDS = subparsers()
-COMMAND_LINES = st.sampled_from([*COMMANDS, "config", "train", ""]).flatmap(
-    lambda name: (
-        command_lines(name, COMMANDS[name])
-        if name
-        else st.lists(st.one_of(ANY, st.sampled_from(list(COMMANDS))), max_size=3)
-    )
-)
+(_found,) = (action for action in make_parser()._actions if isinstance(action, argparse._SubParsersAction))
+COMMANDS = _found.choices
+
+
+@st.composite
+def command_lines(draw):
+    """Arguments and flags of a command, of which mostly one is hostile, or none, or all."""
+    name = draw(st.sampled_from([*COMMANDS, "config", "train", ""]))
+    if not name:
+        return draw(st.lists(st.one_of(ANY, st.sampled_from(list(COMMANDS))), max_size=3))
+    actions, settings = COMMANDS[name]._actions, COMMANDS[name].get_default("takes_settings")
+    arguments = [own_flag(action) for action in actions if not action.option_strings]
+    flags = [own_flag(action) for action in actions if action.option_strings and action.dest not in ("help", "config")]
+    if settings:
+        flags += [SETTING] * len(flags) + [FILE] * (len(flags) // 2)
+    parts = [*arguments, *draw(st.lists(st.sampled_from(flags), max_size=4) if flags else st.just([]))]
+    wrong = draw(st.integers(-2, len(parts)))
+    words = [word for i, part in enumerate(parts) for word in draw(part[i == wrong or wrong == -2])]
+    usual = ["--env.task", "probe/echo", "--cache", "none"] if name == "train" else []
+    return [name, *usual, *words] if draw(st.booleans()) else [name, *words]
 
 
 # --- what people write
@@ -183,26 +158,19 @@ COMMAND_LINES = st.sampled_from([*COMMANDS, "config", "train", ""]).flatmap(
 
 def scalar(value):
     """YAML that stands for ``value``, or nearly."""
-    return st.sampled_from(
-        [
-            value,
-            value,
-            f"'{value}'",
-            json.dumps(value),
-            f"!!str {value}",
-            f"&a {value}",
-            f"|\n    {value}",
-            f"{value}  # so",
-        ]
-    )
+    forms = value, f"'{value}'", json.dumps(value), f"!!str {value}", f"&a {value}", f"|\n    {value}", f"{value}  # so"
+    return st.sampled_from(forms)
 
 
-ODD = st.sampled_from(
-    ["*a", "[1, 2]", "{a: b}", "!mine x", "!!python/name:os.system", "null", "", "!!binary aGk=", "<<", "- 1"]
-)
-LINE = NAMES.flatmap(
-    lambda name: st.one_of(proper(name).flatmap(scalar), ANY.flatmap(scalar), ODD).map(lambda value: (name, value))
-)
+ODD = """*a; [1, 2]; {a: b}; !mine x; !!python/name:os.system; null; ; !!binary aGk=; <<; - 1""".split("; ")
+
+
+def lines(values):
+    return NAMES.flatmap(lambda name: values(name).map(lambda value: (name, value)))
+
+
+PROPER = lines(lambda name: proper(name).flatmap(scalar))
+WRONG = lines(lambda name: st.one_of(ANY.flatmap(scalar), st.sampled_from(ODD)))
 
 
 def render(lines):
@@ -222,45 +190,39 @@ def spoil(text, place, junk):
     return text[:cut] + junk + text[cut + 1 :]
 
 
-WRITTEN = st.lists(LINE, max_size=6).map(render)
+def encoded(text):
+    return text.encode(errors="replace")
+
+
+WRITTEN = st.lists(PROPER, max_size=4).map(render)
+SPECIAL = [b"[" * 2000, b"{a: " * 2000, b"- " * 2000, b"&a [*a]", b"a: &a [x,x]\nb: &b [*a,*a]\nc: [*b,*b]\n", b"\0"]
+SPECIAL += [b"%YAML 9.9\n---\nseed: 1\n", b"seed: 1\n---\nseed: 2\n", b"seed: 1\nseed: 1\n", b"---\n...\n", b"null\n"]
+SPECIAL += [
+    b"\xef\xbb\xbfseed: 1\n",
+    b"\tseed: 1\n",
+    b'seed: "\\UFFFFFFFF"\n',
+    b'env: {task: "\\ud800"}\n',
+    b"\xff\xfe",
+]
+SPECIAL += [
+    b"env: &a\n  env: *a\n",
+    b"env: {<<: {task: a}}\n",
+    b"env:\nrssm:\n",
+    b"? [1]\n: 2\n",
+    b"!!set {seed}\n",
+    b"1: 2\n",
+]
 FILES = st.one_of(
-    WRITTEN.map(lambda text: text.encode(errors="replace")),
-    WRITTEN.map(lambda text: text.encode("utf-16", errors="replace")),
-    st.builds(spoil, WRITTEN, st.floats(0, 1), st.text(max_size=3)).map(lambda text: text.encode(errors="replace")),
+    WRITTEN.map(encoded),
+    WRITTEN.map(encoded),
+    st.tuples(WRITTEN, WRONG.map(lambda line: render([line]))).map(lambda both: encoded("".join(both))),
+    st.builds(spoil, WRITTEN, st.floats(0, 1), st.text(max_size=3)).map(encoded),
+    st.sampled_from(SPECIAL),
     st.binary(max_size=60),
-    st.sampled_from(
-        [
-            *(b"[" * 2000, b"{a: " * 2000, b"- " * 2000, b"%YAML 9.9\n---\nseed: 1\n", b"seed: 1\n---\nseed: 2\n"),
-            *(
-                b"\xef\xbb\xbfseed: 1\n",
-                b"\tseed: 1\n",
-                b'seed: "\\UFFFFFFFF"\n',
-                b"env: &a\n  env: *a\n",
-                b"? [1]\n: 2\n",
-            ),
-            *(
-                b"&a [*a]",
-                b"a: &a [x,x]\nb: &b [*a,*a]\nc: [*b,*b]\n",
-                b"!!set {seed}\n",
-                b"1: 2\n",
-                b"seed: 1\nseed: 1\n",
-            ),
-            *(
-                b"env: {<<: {task: a}}\n",
-                b"null\n",
-                b"---\n...\n",
-                b"env:\nrssm:\n",
-                b'env: {task: "\\ud800"}\n',
-                b"\0",
-            ),
-        ]
-    ),
 )
 
 
 def many(examples):
     """So many examples of what is large and slow to make."""
-    return settings(
-        max_examples=examples,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
-    )
+    checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
+    return settings(max_examples=examples, suppress_health_check=checks)

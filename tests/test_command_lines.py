@@ -6,21 +6,23 @@ Whatever takes long is cut off where validation ends (``Validated``).
 import contextlib
 import io
 import shutil
+from itertools import chain
 from pathlib import Path
 
 import jax
 import pytest
-from hostile import COMMAND_LINES, COMMANDS, FILES, many
+from hostile import COMMANDS, FILES, HOSTILE, OF_KIND, SPECIAL, command_lines, many
 from hypothesis import event, given
 from trainer import flags, make_toy, tiny_run
 
 from dreamer_jax.analysis import predictions
 from dreamer_jax.cli import main
-from dreamer_jax.devices import compilation_cache as program_cache
+from dreamer_jax.config.loading import load
+from dreamer_jax.config.schema import FIELDS, flatten
+from dreamer_jax.devices import compilation_cache
 from dreamer_jax.profiling import bench
 from dreamer_jax.runs import load as loading
-from dreamer_jax.training import evaluate, train
-from dreamer_jax.training import multi_run as together
+from dreamer_jax.training import evaluate, multi_run, train
 
 
 class Validated(BaseException):
@@ -47,13 +49,13 @@ def cut_off():
         patch.setattr(train, "open_run", validated)
         patch.setattr(train, "make_agent", make_toy)
         patch.setattr(loading, "make_agent", make_toy)
-        patch.setattr(together, "train_together", validated)
+        patch.setattr(multi_run, "train_together", validated)
         patch.setattr(evaluate, "evaluate", validated)
         patch.setattr(evaluate, "film_episode", validated)
-        patch.setattr(predictions, "draw", validated)
+        patch.setattr(predictions, "split_window", validated)
         patch.setattr(bench, "update_speed", validated)
         patch.setattr(jax.distributed, "initialize", lambda *args, **options: validated())
-        patch.setattr(program_cache, "collect_rarely", lambda: None)
+        patch.setattr(compilation_cache, "collect_rarely", lambda: None)
         yield
 
 
@@ -102,7 +104,6 @@ def check_line(place, arguments, file):
     folder = place(file, any("run" in word.split("/") for word in arguments))
     before = tree(folder)
     status, out, err = outcome(arguments, folder)
-    event(f"{arguments[0] if arguments and arguments[0] in COMMANDS else 'no command'}: {status}")
     assert "Traceback" not in err
     if status == 2:
         assert err.startswith("dreamer-jax: ") and err.count("\n") == 1 and err.endswith("\n"), err
@@ -111,22 +112,42 @@ def check_line(place, arguments, file):
     else:
         assert status in (0, None), err
     assert not (folder / "pwned").exists() and not (folder / "~").exists()
-    if status == 0 and arguments[0] == "config" and "--help" not in arguments:
+    if status == 0 and arguments[0] == "config" and not {"--help", "--diff"} & {*arguments}:
         (folder / "again.yaml").write_text(out, encoding="utf-8", newline="")
         assert outcome(["config", "--config", "again.yaml"], folder)[:2] == (0, out)
+        for name, value in flatten(load(files=[folder / "again.yaml"])).items():
+            _, _, low, high = FIELDS[name]
+            assert not isinstance(value, int | float) or isinstance(value, bool) or low <= value <= high, (name, value)
+    return status
 
 
-CASES = given(arguments=COMMAND_LINES, file=FILES)
+@pytest.mark.parametrize("kind", OF_KIND)
+def test_every_hostile_word_as_a_value_of_every_kind(place, kind):
+    for word in chain(*HOSTILE):
+        check_line(place, ["config", f"--{OF_KIND[kind][-1]}={word}"], b"")
+
+
+def test_every_special_file(place):
+    for file in SPECIAL:
+        check_line(place, ["config", "--config", "x.yaml"], file)
+
+
+def any_line(place, arguments, file):
+    status = check_line(place, arguments, file)
+    event(f"{arguments[0] if arguments and arguments[0] in COMMANDS else 'no command'}: {status}")
+
+
+CASES = given(arguments=command_lines(), file=FILES)
 
 
 @CASES
 @many(300)
 def test_any_command_line(place, arguments, file):
-    check_line(place, arguments, file)
+    any_line(place, arguments, file)
 
 
 @pytest.mark.slow
 @CASES
 @many(10_000)
 def test_many_command_lines(place, arguments, file):
-    check_line(place, arguments, file)
+    any_line(place, arguments, file)

@@ -148,7 +148,9 @@ def test_random_damage(tmp_path, chunk):
         while tried.total() < count:
             case = runs.case(rng, rng.choice(names), rng.choice(list(KINDS)), rng.choice(HOW))
             answer = damager.ask(case)
-            found += [f"{case}: {fault}" for fault in runs.faults(case, answer)]
+            wrong = [f"{case}: {fault}" for fault in runs.faults(case, answer)]
+            print(*wrong, sep="\n", end="", flush=True)
+            found += wrong
             if answer is None:
                 break
             tried[case.how] += bool(answer.outcomes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,6 +29,13 @@ CACHE_HELP = "where compiled programs are kept (default ~/.cache/dreamer_jax/com
 
 class _Parser(argparse.ArgumentParser):
     """Says in one line what is wrong, without the usage before it."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        for word in sys.argv[1:] if args is None else args:
+            name, _, value = word.partition("=")
+            if value == "--" and name in self._option_string_actions:  # argparse would make it an empty list
+                self.error(f"argument {name}: expected one argument")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         say(f"{message}; see {self.prog} --help")
