@@ -120,6 +120,23 @@ def test_checkpoints_of_older_versions_can_be_read(tmp_path):
         read(tmp_path, 3)
 
 
+def test_an_old_one_that_cannot_be_removed_is_no_failure(tmp_path, monkeypatch, caplog):
+    write(tmp_path, 4)
+
+    def refuse(folder, **_):
+        raise PermissionError(errno.EACCES, "Permission denied", "d")
+
+    monkeypatch.setattr("dreamer_jax.runs.checkpoint.shutil.rmtree", refuse)
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    for step in (8, 12):
+        checkpoints.save(step, state(step), CARRY, arrays(step), {"agent_steps": step})
+        assert checkpoints.completed(wait=True) == step
+    checkpoints.close()
+    assert checkpoints.steps() == [12]
+    assert ["4.dropped" in caplog.messages[0], "8.dropped" in caplog.messages[1]] == [True, True]
+    assert all("can't be removed (Permission denied)" in line for line in caplog.messages)
+
+
 def test_what_could_not_be_written_is_not_there(two, tmp_path, monkeypatch):
     run_dir = tmp_path / "run"
     shutil.copytree(two, run_dir)

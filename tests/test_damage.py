@@ -30,7 +30,9 @@ KINDS = {
 }
 NEWEST = {"finished": FRAMES, REAL: FRAMES, "killed": KILLED_AT * 2 // SAVE * SAVE}
 CHUNKS, EACH = 8, 250
-WAY_OUT = re.compile(r"put back|do(es)? without|can be read:|may be removed|remove it|choose another|goes there again")
+WAY_OUT = re.compile(
+    r"put back|do(es)? without|can be read:|may be removed|remove (it|the lines?)|choose another|goes there again"
+)
 
 
 class Runs:

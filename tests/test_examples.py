@@ -18,12 +18,14 @@ PATCHES = {
         ["--rssm.latent", "simplex"],
         "import jax; from dreamer_jax.models.latents import simplex; from dreamer_jax.config.schema import RSSMConfig; "
         "z = simplex(RSSMConfig()).sample({'logits': jax.random.normal(jax.random.key(0), (3, 32, 4))}, None); "
-        "assert (z > 0).all() and abs(z.sum(-1) - 1).max() < 1e-6; assert agent.latent_spec['stoch'].dtype == 'bfloat16'",
+        "assert (z > 0).all() and abs(z.sum(-1) - 1).max() < 1e-6; "
+        "assert agent.latent_spec['stoch'].dtype == 'bfloat16'",
     ),
     "own_planner": (
         "--behavior.method planner --planner.candidates 20 --planner.elites 5 --planner.iterations 2 "
         "--planner.temperature 0.1".split(),
-        "assert not state.params.keys() & {'actor', 'critic'}; assert '  temperature: 0.1 ' in open('run/config.yaml').read()",
+        "assert not state.params.keys() & {'actor', 'critic'}; "
+        "assert '  temperature: 0.1 ' in open('run/config.yaml').read()",
     ),
 }
 """By name: flags that switch a patch on, and what then holds of ``agent`` and ``state`` after training."""

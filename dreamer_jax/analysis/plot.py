@@ -80,7 +80,8 @@ def load_run(run_dir: str | Path, *, clock: bool = True) -> Run:
         raise ConfigError(f"{run_dir}: no finished episode in scores.jsonl yet")
     missing = {"task", "method", "seed", "env_frames", "score"} - set.intersection(*(set(row) for row in rows))
     if missing:
-        raise ConfigError(f"{path}: lines without {', '.join(sorted(missing))}")
+        names = ", ".join(sorted(missing))
+        raise ConfigError(f"{path}: damaged, lines without {names}; put back a copy of the file, or remove the lines")
     episodes = _numbers(path, rows, "env_frames", "score", "seed")
     frames, scores, _ = episodes[~np.isnan(episodes[:, 1])].T
     metrics = run_dir / "metrics.jsonl"
@@ -100,7 +101,8 @@ def _numbers(path: Path, rows: Sequence[dict[str, Any]], *names: str) -> np.ndar
     for number, row in enumerate(rows, start=1):
         for name in names:
             if not isinstance(row.get(name), int | float) and (name, row.get(name)) != ("score", None):
-                raise ConfigError(f"{path}:{number}: {name} is {row.get(name)!r}, not a number; is the file damaged?")
+                found = f"damaged, {name} is {row.get(name)!r} and no number"
+                raise ConfigError(f"{path}:{number}: {found}; put back a copy of the file, or remove the line")
     return np.array([[row[name] for name in names] for row in rows], np.float64).reshape(-1, len(names))
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +24,8 @@ from dreamer_jax.replay.reshard import ring_folder
 from dreamer_jax.runs.facts import check_folder, place, read_facts, seal_folder, steps, write_facts
 from dreamer_jax.runs.integrity import read_run
 from dreamer_jax.types import Array, TrainState
+
+log = logging.getLogger(__name__)
 
 _LEFT = re.compile(r"\d+\..*tmp.*")
 """What a kill can leave in the folder of checkpoints."""
@@ -83,7 +87,7 @@ class Checkpoints:
         if not self._tidy:
             self._path.mkdir(parents=True, exist_ok=True)
             for left in [path for path in self._path.iterdir() if _LEFT.fullmatch(path.name)]:
-                shutil.rmtree(left)
+                _remove(left)
             self._tidy = True
         folder = self._path / f"{step}.tmp"
         try:
@@ -102,9 +106,9 @@ class Checkpoints:
 
     def _drop(self, step: int) -> None:
         """Under another name first, so that a kill leaves no half of a checkpoint that seems whole."""
-        dropped = self._path / f"{step}.dropped.tmp"
+        dropped = Path(tempfile.mkdtemp(prefix=f"{step}.dropped.tmp", dir=self._path))
         os.rename(place(self._run_dir, step), dropped)
-        shutil.rmtree(dropped)
+        _remove(dropped)
 
     def completed(self, *, wait: bool = False) -> int | None:
         """The checkpoint that has become complete since it was last asked for, if any.
@@ -180,6 +184,14 @@ class Checkpoints:
     def close(self) -> None:
         """Wait for what is being written."""
         self._background.shutdown()
+
+
+def _remove(folder: Path) -> None:
+    """A folder that nobody needs; one that can't be removed takes room, but does no harm."""
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        log.warning("%s: can't be removed (%s); the run does without", folder, error.strerror)
 
 
 def _checkpointer() -> ocp.Checkpointer:

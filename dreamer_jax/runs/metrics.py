@@ -220,7 +220,7 @@ def read_jsonl(path: str | Path) -> list[dict]:
         if parsed is not None:
             objects.append(parsed)
         elif number < len(lines):
-            raise ConfigError(f"{path}:{number}: not a JSON object; is the file damaged?")
+            raise ConfigError(f"{path}:{number}: damaged, not a JSON object; remove the line (train moves it aside)")
     return objects
 
 
