@@ -125,7 +125,8 @@ def _locate(problem: str, given: Mapping[str, Given]) -> str:
 
 def write(value: Any) -> str:
     """A value as YAML has it."""
-    if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9][\w./-]*(:\w[\w./-]*)?", value, re.ASCII):
+    plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9][\w./-]*(:\w[\w./-]*)?", value, re.ASCII)
+    if plain and value.lower() != "null":
         return value
     style = '"' if isinstance(value, str) else None
     text = yaml.safe_dump(value, default_style=style, width=math.inf, allow_unicode=True)
