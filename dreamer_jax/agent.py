@@ -1,4 +1,4 @@
-"""An agent is a world model, a behaviour and an optimiser; ``update`` takes one gradient of all losses, or two."""
+"""An agent is a world model, a behavior and an optimiser; ``update`` takes one gradient of all losses, or two."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def make_agent(
         return model.dynamics.compress(states) if model.latent_spec else {}
 
     def rows_and_keys(key: Array, batch: TrajectoryBatch) -> tuple[jax.Array, jax.Array]:
-        """Places of the batch's rows in the global batch; keys for the world model and for the behaviour."""
+        """Places of the batch's rows in the global batch; keys for the world model and for the behavior."""
         size = batch.reward.shape[0]
         first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * size
         return first + jnp.arange(size), jax.random.split(key)

@@ -87,7 +87,7 @@ class ModelAux:
 
 @struct.dataclass
 class BehaviorAux:
-    """What a behaviour's loss finds on the way."""
+    """What a behavior's loss finds on the way."""
 
     moments: ArrayDict  # the next ``TrainState.moments``
     metrics: dict[str, Array]  # {name: []}
@@ -119,7 +119,7 @@ class PolicyCarry:
     latent: LatentState  # [E, ...]
     prev_action: ArrayDict  # {name: [E, ...]} the action taken after the previous record
     records: Array | None = None  # [] int32 agent steps in training, all environments; where exploration changes
-    behavior: Any = ()  # what the behaviour remembers, [E, ...]
+    behavior: Any = ()  # what the behavior remembers, [E, ...]
 
 
 @struct.dataclass

@@ -1,4 +1,4 @@
-"""A behaviour that remembers: from decision to decision, not over the start of an episode, and over a resume."""
+"""A behavior that remembers: from decision to decision, not over the start of an episode, and over a resume."""
 
 import io
 
@@ -53,7 +53,7 @@ def test_each_environment_has_its_own_and_begins_anew(params):
 
 
 def test_it_goes_on_in_a_dream(params):
-    """Step t of a dream is the behaviour's decision number t."""
+    """Step t of a dream is the behavior's decision number t."""
     seen = random_batch(MIXED, tiny_config())
     steps = np.broadcast_to(np.arange(3), (B, 3))
     counted = {"motors": np.float32(np.repeat(steps[..., None], 2, -1)), "choice": np.int32(steps)}

@@ -519,6 +519,19 @@ def test_evaluate_with_other_settings(run, capsys):
     assert main(["evaluate", str(run), "--episodes", "1", "--env.time_limit", "20", "--policy.evaluate", "mode"]) == 0
     out = capsys.readouterr().out
     assert "greedy actions" in out and float(re.search(r"mean\s+([\d.]+)", out)[1]) <= 20
+    small = [
+        "--planner.candidates",
+        "4",
+        "--planner.elites",
+        "2",
+        "--planner.iterations",
+        "1",
+        "--planner.horizon",
+        "2",
+    ]
+    planner = ["--behavior.method", "planner", *small, "--env.time_limit", "10"]
+    assert main(["evaluate", str(run), "--episodes", "1", *planner]) == 0
+    assert "planned actions" in capsys.readouterr().out
     line = refusal(capsys, "evaluate", run, "--env.observation", "image")
     assert line == "--env.observation image: the environment then has other observations than the run's"
     line = refusal(capsys, "evaluate", run, "--env.time_limit", "20", "--rssm.hidden", "32")

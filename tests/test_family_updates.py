@@ -172,9 +172,9 @@ SENSELESS = {
     "nets.bias: without a norm": {"preset": "planet", "nets__bias": False},
     "cont.start: a recorded discount": {"preset": "dreamer_v1", "cont__start": "recorded"},
     "kl.overshooting: got 1": {"preset": "planet", "kl__overshooting": 1},
-    "planner.elites: got 9, must be at most planner.candidates 5": {
+    "planner.elites: got 5, must be fewer than planner.candidates 5": {
         "preset": "planet",
-        "planner__elites": 9,
+        "planner__elites": 5,
         "planner__candidates": 5,
     },
 }

@@ -28,7 +28,7 @@ and here; nothing else is.
 Recordings that begin with v2 and v1 are of danijar/dreamerv2 at commit 07d906e and danijar/dreamer at commit 56d4d44:
 their own TensorFlow modules, run eagerly in float32 with random parameters, each sample replaced by the mode of its
 distribution. They hold cells, latents, KLs, heads, returns, CNNs, optimisers, and whole losses, gradients and updates
-of world models and behaviours. PlaNet has no recording; tests hold its parts to numbers by hand.
+of world models and behaviors. PlaNet has no recording; tests hold its parts to numbers by hand.
 
 Recordings train-2023 and train-2024 are whole training steps of danijar/dreamerv3 at commits 8fa35f8 (June 2023) and
 251910d (July 2024), against the presets `dreamer_v3_2023` and `dreamer_v3_2024` at the recordings' widths. In 2023 the

@@ -1,1 +1,1 @@
-"""How actions are chosen: behaviours learnt in imagination, plans, exploration."""
+"""How actions are chosen: behaviors learnt in imagination, plans, exploration."""

@@ -1,4 +1,4 @@
-"""What training adds to the actions that a behaviour chooses (PlaNet, sec. 2; DreamerV1, appendix A)."""
+"""What training adds to the actions that a behavior chooses (PlaNet, sec. 2; DreamerV1, appendix A)."""
 
 from __future__ import annotations
 

@@ -33,25 +33,11 @@ def make_planner(config: Config, spec: EnvSpec, model: WorldModel) -> Behavior:
                 f"behavior.method: planner takes continuous actions, and {name!r} is a choice of {leaf.classes}; "
                 "set it to actor_critic"
             )
-    c, dynamics = config.planner, model.dynamics
+    c = config.planner
     width = sum(leaf.width for leaf in spec.action.values())
 
     def init(key: Array) -> dict[str, Any]:
         return {}
-
-    def score(params: Any, noise: Noise, start: LatentState, plans: jax.Array) -> jax.Array:
-        """Sum of expected rewards [J] of ``plans`` [J, H, A], for which ``start`` [...] is the state of one row."""
-
-        def step(before: tuple[LatentState, jax.Array], inputs: tuple[Noise, jax.Array]) -> tuple[Any, None]:
-            state, total = before
-            state = model.imagine_step(params["model"], inputs[0], state, inputs[1])
-            reward, _ = model.predict(params["model"], dynamics.features(state))
-            return (state, total + reward), None
-
-        starts = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(plans), *x.shape)), start)
-        begin = dynamics.to_scan_carry(starts), jnp.zeros(len(plans), jnp.float32)
-        (_, total), _ = jax.lax.scan(step, begin, swap_time((noise, plans)))
-        return total
 
     def plan(params: Any, key: Array, row: Array, start: LatentState) -> jax.Array:
         """Mean [A] of the first action, after the last iteration, for one row.
@@ -62,11 +48,10 @@ def make_planner(config: Config, spec: EnvSpec, model: WorldModel) -> Behavior:
         def improve(number: Array, fit: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             mean, std = fit
             plan_key, latent_key = jax.random.split(jax.random.fold_in(key, number))
-            size = (c.candidates, c.horizon)
-            noise = draw_noise(plan_key, row[None], (*size, width), noise_kind(discrete=False))[0]
+            size = (c.candidates, c.horizon, width)
+            noise = draw_noise(plan_key, row[None], size, noise_kind(discrete=False))[0]
             plans = jnp.clip(mean + std * noise, -1, 1)
-            latent_noise = jax.tree.map(lambda x: x[0], dynamics.noise(latent_key, row[None], size))
-            scores = score(params, latent_noise, start, plans)
+            scores = score_plans(model, params, latent_key, row, start, plans)
             elites = plans[jax.lax.top_k(scores, c.elites)[1]]
             return elites.mean(0), jnp.sqrt(elites.var(0) + MIN_VARIANCE)
 
@@ -88,6 +73,30 @@ def make_planner(config: Config, spec: EnvSpec, model: WorldModel) -> Behavior:
         return {}, BehaviorAux(moments=state.moments, metrics={})
 
     return Behavior(init=init, initial=lambda size: (), act=act, loss=loss)
+
+
+def score_plans(
+    model: WorldModel, params: Any, key: Array, row: Array, start: LatentState, plans: jax.Array
+) -> jax.Array:
+    """Sum of expected rewards [J] of ``plans`` [J, H, A], all of which begin in the state ``start`` [...] of one row.
+
+    Args:
+      params: ``TrainState.params``.
+      row: [] int, its index among all, to which the random numbers of the imagined states belong.
+    """
+    dynamics = model.dynamics
+
+    def step(before: tuple[LatentState, jax.Array], inputs: tuple[Noise, jax.Array]) -> tuple[Any, None]:
+        state, total = before
+        state = model.imagine_step(params["model"], inputs[0], state, inputs[1])
+        reward, _ = model.predict(params["model"], dynamics.features(state))
+        return (state, total + reward), None
+
+    noise = jax.tree.map(lambda x: x[0], dynamics.noise(key, row[None], plans.shape[:2]))
+    starts = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(plans), *x.shape)), start)
+    begin = dynamics.to_scan_carry(starts), jnp.zeros(len(plans), jnp.float32)
+    (_, total), _ = jax.lax.scan(step, begin, swap_time((noise, plans)))
+    return total
 
 
 def split_leaves(vector: jax.Array, specs: dict[str, ArraySpec]) -> ArrayDict:

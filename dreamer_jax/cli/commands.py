@@ -82,7 +82,8 @@ def evaluate(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
     if options.json:
         print(json.dumps(result), file=options.answers)
     else:
-        actions = "sampled" if mode == "sample" else "greedy"
+        chosen = "sampled" if mode == "sample" else "greedy"
+        actions = "planned" if config.behavior.method == "planner" else chosen
         print(f"{config.env.task} after {result['frames']:,} frames, {actions} actions")
         print(format_summary(result))
         print(result["video"]) if "video" in result else None

@@ -49,10 +49,10 @@ def check(config: Config) -> Config:
     for name, bins in (("reward.bins", config.reward.bins), ("value.bins", config.value.bins)):
         if bins % 2 == 0:
             raise ConfigError(f"{name}: got {bins}, must be odd, so that one bin is exactly 0")
-    if config.planner.elites > config.planner.candidates:
+    planner = config.planner
+    if planner.elites >= planner.candidates:
         raise ConfigError(
-            f"planner.elites: got {config.planner.elites}, must be at most planner.candidates "
-            f"{config.planner.candidates}"
+            f"planner.elites: got {planner.elites}, must be fewer than planner.candidates {planner.candidates}"
         )
     for problem, wrong in _senseless(config).items():
         if wrong:

@@ -72,5 +72,5 @@ class MakeBehavior(Protocol):
     def __call__(
         self, config: Config, spec: EnvSpec, model: WorldModel, /, *, dtype: Any, axis_name: str | None
     ) -> Behavior:
-        """A behaviour in ``model``; networks compute in ``dtype``, means are those of all devices of ``axis_name``."""
+        """A behavior in ``model``; networks compute in ``dtype``, means are those of all devices of ``axis_name``."""
         ...
