@@ -190,7 +190,10 @@ def noise_kind(discrete: bool, continuous: str = "normal") -> Kind:
 
 
 def sample(distribution: distrax.Distribution, noise: Array) -> jax.Array:
-    """A draw from noise [..., S] or [..., A]: a straight-through one-hot, or a reparameterised number."""
+    """A draw from noise [..., S] or [..., A]: a straight-through one-hot, or a reparameterised number.
+
+    ``distribution`` is a ``distrax.Independent``; the class inside it has the method ``from_noise``, which makes the draw.
+    """
     return distribution.distribution.from_noise(noise)
 
 

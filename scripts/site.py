@@ -25,6 +25,7 @@ from dreamer_jax.config.schema import FIELDS, Config, Field, flatten
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "dreamer_jax"
 NOTEBOOKS = ROOT / "notebooks"
+EXAMPLES = ROOT / "examples"
 API = "reference/api"
 SIZE_COLUMNS = {
     "rssm.deter": "recurrent state",
@@ -47,10 +48,17 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the generated pages to those that lie in docs/."""
-    for path, content in pages().items():
+    """Adds the generated pages, and the examples, to those that lie in docs/."""
+    examples = {f"examples/{path.name}": path.read_text() for path in sorted(EXAMPLES.glob("*.*"))}
+    for path, content in {**pages(), **examples}.items():
         files.append(File.generated(config, path, content=content))
     return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Lets links to files outside docs/ lead to what the site has of them; notebooks are pages there."""
+    outside = r"\]\(((?:\.\./)*)\.\./((?:examples|notebooks)/\w+\.\w+)\)"
+    return re.sub(outside, lambda link: f"]({link[1]}{link[2].replace('.ipynb', '.md')})", markdown)
 
 
 def on_page_content(content: str, **_: Any) -> str:

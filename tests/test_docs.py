@@ -23,6 +23,7 @@ SMALL = ["--train.frames", "400", "--logger", "none", "--train.eval_frames", "0"
 METHODS = {f"replay.{name}" for name in ("append", "sample", "write_back")}
 """Of what a page calls ``replay``; they look like settings."""
 SHORTER = {"range(10_000)": "range(60)", "windows >= 128": "windows >= 20"}
+FIRST = {"runs/dmc-cartpole_balance-dreamer_v3-1m-0": "runs/first"}  # of the page that comes before, README.md
 """What a block says, and what is run instead."""
 EACH = """
 import json, sys, traceback
@@ -72,7 +73,7 @@ def output(place):
     code = []
     for block in RUN:
         body = block.body
-        for shown, small in SHORTER.items():
+        for shown, small in {**SHORTER, **FIRST}.items():
             body = body.replace(shown, small)
         code.append(body)
     (place / "blocks.json").write_text(json.dumps(code))
@@ -105,10 +106,71 @@ def test_the_loop_of_ones_own_learns_as_the_page_says(place):
     assert scores and all(re.fullmatch(r"step \d+ score \d+\.0", line) for line in scores)
 
 
-def test_a_trained_agent_acts_as_the_page_says(place):
+def test_a_trained_agent_acts_as_the_page_says(place, output):
     ending = "\nprint(action['action'].shape, action['action'].dtype, carry.prev_action['action'].shape)"
-    body = block_of("docs/tutorials/first_agent.md", "load")
+    body = block_of("docs/tutorials/first_agent.md", "load").replace(*next(iter(FIRST.items())))
     assert run(["-c", body + ending], place) == "(1, 1) float32 (1, 1)\n"
+
+
+def test_the_planner_of_ones_own_begins_with_its_last_plan(place):
+    """All plans are worth the same at first, so that the last one stays; an episode begins without one."""
+    body, train, _ = block_of("docs/tutorials/own_planner.md", "make_mine").partition("\ntrain(")
+    ending = """
+import numpy as np
+state, now = agent.init(jax.random.key(0)), make_envs(config.env, seed=0, num_envs=1).reset()
+plan = np.linspace(-0.6, 0.5, 12, dtype=np.float32)[None, :, None]
+carry = agent.reset(state.params, 1).replace(behavior=plan)
+for first in (True, False):
+    after, action, _ = jax.jit(agent.policy)(state.params, jax.random.key(0), carry, now.replace(is_first=np.array([first])))
+    last = np.zeros_like(plan) if first else plan
+    np.testing.assert_array_equal(action["action"], last[:, 0])
+    np.testing.assert_array_equal(after.behavior, np.concatenate([last[:, 1:], last[:, -1:]], 1))
+print("as it says")
+"""
+    assert train and run(["-c", body + ending], place) == "as it says\n"
+
+
+def test_bits_are_as_likely_as_the_page_says(place):
+    body, train, _ = block_of("docs/tutorials/own_latent.md", "class Bit").partition("\ntrain(")
+    ending = """
+import numpy as np
+kind, raw = bits(config.rssm), jnp.float32([-2, -1, 0, 1])
+noise = kind.noise(jax.random.key(0), np.arange(4000), ())
+draws = jax.vmap(lambda noise: kind.sample(kind.stats(raw), noise))(noise)
+assert draws.shape == (4000, 4) and np.isin(draws, (0, 1)).all()
+probs = jax.nn.sigmoid(raw)
+np.testing.assert_allclose(draws.mean(0), probs, atol=0.03)
+slope = jax.grad(lambda raw: kind.sample(kind.stats(raw), noise[0]).sum())(raw)
+np.testing.assert_allclose(slope, probs * (1 - probs), rtol=1e-5)
+assert kind.mode(kind.stats(raw)).tolist() == [0, 0, 0, 1]
+other = jax.nn.sigmoid(-raw)
+by_hand = probs * jnp.log(probs / other) + (1 - probs) * jnp.log((1 - probs) / (1 - other))
+np.testing.assert_allclose(kind.divergence(kind.stats(raw), kind.stats(-raw)), by_hand, rtol=1e-4, atol=1e-6)
+np.testing.assert_array_equal(kind.expand(kind.compress(draws)), draws)
+print("as it says")
+"""
+    assert train and run(["-c", body + ending], place) == "as it says\n"
+
+
+def test_episodes_end_one_by_one_as_the_page_says(place):
+    ending = """
+import numpy as np
+world, now = reset(jax.random.key(0))
+records, rng = [now], np.random.default_rng(0)
+for count in range(300):
+    push = rng.integers(0, 2, ENVS) if count < 200 else np.arange(count, count + ENVS) % 2  # then to and fro
+    world, now = step(world, now, {"push": push}, jax.random.key(count))
+    records.append(now)
+whole = jax.tree.map(lambda *xs: np.stack(xs), *records)
+np.testing.assert_array_equal(whole.is_first[1:], whole.is_last[:-1])
+assert (whole.is_last >= whole.is_terminal).all() and (np.abs(whole.observation["place"][..., 0]) > 1).sum() > 0
+np.testing.assert_array_equal(whole.is_terminal, np.abs(whole.observation["place"][..., 0]) > 1)
+np.testing.assert_array_equal(whole.reward, ~whole.is_first)
+assert (whole.is_last & ~whole.is_terminal).any() and (whole.is_last.any(1) & ~whole.is_last.all(1)).any()
+assert all(np.diff(np.flatnonzero(each)).max() <= LIMIT + 1 for each in whole.is_last.T)
+print("as it says")
+"""
+    assert run(["-c", block_of("docs/tutorials/one_scan.md", "LIMIT") + ending], place) == "as it says\n"
 
 
 def test_own_environment(place):

@@ -36,6 +36,7 @@ def test_every_patch_is_tried_and_shown():
     for name in PATCHES:
         page = (ROOT / "docs" / "tutorials" / f"{name}.md").read_text()
         assert f"--8<--\nexamples/{name}.patch\n--8<--" in page and f"git apply examples/{name}.patch" in page
+        assert f"[`examples/{name}.patch`](../../examples/{name}.patch)" in page
 
 
 @pytest.mark.parametrize("name", PATCHES)

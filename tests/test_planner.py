@@ -9,7 +9,7 @@ from agents import KEY, MIXED, assert_trees_equal, bundle, quick_jit, random_bat
 
 from dreamer_jax.agent import LOSSES, loss_scales, make_agent
 from dreamer_jax.behaviors import planner
-from dreamer_jax.behaviors.planner import make_planner, split_leaves
+from dreamer_jax.behaviors.planner import make_planner, score_plans, split_leaves
 from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.distributions import draw_noise
 from dreamer_jax.interfaces import Dynamics, WorldModel
@@ -121,6 +121,15 @@ def test_plans_of_one_elite_still_differ():
     once, twice = (plans(planned(planner__iterations=n, planner__elites=1), fake(quadratic), TARGETS) for n in (1, 2))
     within = np.abs(once) < 1
     assert within.sum() > A and (once != twice)[within].all() and (np.abs(once - twice) < 0.005).all()
+
+
+def test_the_score_of_a_plan():
+    """The sum of its rewards, of any number of plans and steps, whatever else is planned beside it."""
+    tried = np.random.default_rng(1).uniform(-1, 1, (5, 3, A)).astype(np.float32)
+    start = RSSMState(jnp.asarray(TARGETS[0]), jnp.zeros(A))
+    scores = score_plans(fake(quadratic), {"model": {}}, KEY, jnp.int32(2), start, tried)
+    goals = np.stack([np.roll(TARGETS[0], step) for step in range(3)])
+    np.testing.assert_allclose(scores, -np.square(tried - goals).sum((-1, -2)), rtol=1e-5)
 
 
 def test_noise_belongs_to_the_environment():

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from pages import ROOT, prose
+from pages import PAGES, ROOT, prose
 
 from dreamer_jax.cli.parser import make_parser
 from dreamer_jax.config.schema import FIELDS
@@ -87,6 +87,16 @@ def test_every_command_and_setting_has_an_entry(site):
     assert [flag for flag in flags if flag not in words and flag != "--help"] == []
     assert [name for name in FIELDS if name not in pages["settings.html"].anchors] == []
     assert "dreamer_jax.train" in pages["api/index.html"].anchors
+
+
+def test_pages_can_be_read_as_files():
+    """Their links lead to files, but for those to pages that the code writes."""
+    generated = {ROOT / "docs" / "reference" / name for name in ("commands.md", "settings.md", "presets.md", "api")}
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+            target = (page.parent / urlsplit(link).path).resolve()
+            known = urlsplit(link).scheme or target.exists() or generated & {target, *target.parents}
+            assert known, f"{page.relative_to(ROOT)}: {link}"
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])

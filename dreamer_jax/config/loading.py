@@ -95,6 +95,14 @@ def replace(config: Config, values: Mapping[str, Any]) -> Config:
     return dataclasses.replace(config, **top, **parts)
 
 
+def algorithm(config: Config) -> str:
+    """``revision`` for a person: what it says of DeepMind Control only where the environment is one that it means."""
+    meant = PRESETS[config.preset].settings.get("env.observation", EnvConfig.observation)
+    same = config.env.task.startswith("dmc/") and config.env.observation == meant
+    protocol = same and config.benchmark == Config.benchmark  # a benchmark is a protocol of its own
+    return config.revision if protocol else re.split(",? (?:under the )?DMC ", config.revision)[0]
+
+
 def dump(config: Config) -> str:
     """YAML of every setting with its meaning beside it; loading it gives an equal ``Config``."""
     lines, current = [], ""

@@ -59,7 +59,7 @@ class Active(Protocol):
 
 class Pack(Protocol):
     def __call__(self, sample: Array, /) -> Array:
-        """A sample [..., *Latent.shape] as replay is to keep it, or back."""
+        """A sample [..., *Latent.shape] as replay is to keep it, or back to the same sample, up to rounding."""
         ...
 
 

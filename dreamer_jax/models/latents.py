@@ -86,7 +86,12 @@ def latent_of(
     stats: ToStats,
     active: Active,
 ) -> Latent:
-    """A kind whose variables are independent and have a distribution of ``distributions``, which takes such noise."""
+    """A kind whose variables are independent and have a distribution.
+
+    Args:
+      distribution: the parameters [..., S, ...] to a ``distrax.Independent`` over S, as ``distributions.sample`` takes it.
+      noise: what its draws take, one number for each variable.
+    """
     return Latent(
         shape=shape,
         outputs=outputs,
