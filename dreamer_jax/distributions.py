@@ -192,7 +192,7 @@ def noise_kind(discrete: bool, continuous: str = "normal") -> Kind:
 def sample(distribution: distrax.Distribution, noise: Array) -> jax.Array:
     """A draw from noise [..., S] or [..., A]: a straight-through one-hot, or a reparameterised number.
 
-    ``distribution`` is a ``distrax.Independent``; the class inside it has the method ``from_noise``, which makes the draw.
+    ``distribution`` is a ``distrax.Independent`` of a class whose method ``from_noise`` makes the draw.
     """
     return distribution.distribution.from_noise(noise)
 

@@ -59,7 +59,7 @@ def step(pendulum, action, count, key):
 
 
 def windows(ring, count, key):
-    """``batch_size`` windows of the last ROWS of ``count`` records, as training rows; record n is in row n % ROWS of ring."""
+    """``batch_size`` windows of the last ROWS of ``count`` records, as training rows; record n is ring[n % ROWS]."""
     size, length = CONFIG.train.batch_size, CONFIG.train.batch_length + 1
     env_key, row_key = jax.random.split(key)
     env = jax.random.randint(env_key, (size, 1), 0, ENVS)

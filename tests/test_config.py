@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 import dreamer_jax
 from dreamer_jax.config.checks import check
-from dreamer_jax.config.loading import RESUMABLE, difference, dump, load, replace
+from dreamer_jax.config.loading import RESUMABLE, algorithm, difference, dump, load, replace
 from dreamer_jax.config.named import BENCHMARKS, PRESETS, SIZES, size_settings
 from dreamer_jax.config.schema import FIELDS, Config, ConfigError, flatten
 
@@ -310,6 +311,17 @@ def test_check_refuses_a_choice_that_python_let_through():
 def test_difference_names_fields_and_both_values():
     changed = replace(Config(), {"seed": 3, "kl.rep": 0.5})
     assert difference(Config(), changed) == [("seed", 0, 3), ("kl.rep", 0.1, 0.5)]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_speaks_of_deepmind_control_where_that_is_what_is_trained(preset):
+    config = load(preset)
+    assert algorithm(config) == config.revision == PRESETS[preset].meaning
+    other = {"image": "state", "state": "image"}[config.env.observation]
+    for changed in ({"env.task": "gym/CartPole-v1"}, {"env.observation": other}, {"benchmark": "dmc_vision"}):
+        said = algorithm(replace(config, changed))
+        assert config.revision.startswith(said) and "DMC" not in said and said == said.rstrip(", ")
+        assert re.search("danijar|google|arXiv", said) and (said == config.revision or "DMC" in config.revision)
 
 
 def test_resumable_fields_exist():

@@ -121,7 +121,8 @@ state, now = agent.init(jax.random.key(0)), make_envs(config.env, seed=0, num_en
 plan = np.linspace(-0.6, 0.5, 12, dtype=np.float32)[None, :, None]
 carry = agent.reset(state.params, 1).replace(behavior=plan)
 for first in (True, False):
-    after, action, _ = jax.jit(agent.policy)(state.params, jax.random.key(0), carry, now.replace(is_first=np.array([first])))
+    now = now.replace(is_first=np.array([first]))
+    after, action, _ = jax.jit(agent.policy)(state.params, jax.random.key(0), carry, now)
     last = np.zeros_like(plan) if first else plan
     np.testing.assert_array_equal(action["action"], last[:, 0])
     np.testing.assert_array_equal(after.behavior, np.concatenate([last[:, 1:], last[:, -1:]], 1))

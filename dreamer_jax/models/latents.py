@@ -89,7 +89,7 @@ def latent_of(
     """A kind whose variables are independent and have a distribution.
 
     Args:
-      distribution: the parameters [..., S, ...] to a ``distrax.Independent`` over S, as ``distributions.sample`` takes it.
+      distribution: makes of the parameters a ``distrax.Independent`` over S, as ``distributions.sample`` takes it.
       noise: what its draws take, one number for each variable.
     """
     return Latent(
