@@ -54,7 +54,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], right: Collect
 def render(answer: Answer) -> str:
     """Text for stdout, lines as they are; a terminal folds long cells of tables, elsewhere each row is a line."""
     console = open_console()
-    if not console.is_terminal:
+    if not console.file.isatty():
         console.width = UNBOUNDED
     lines: list[str] = []
     for part in answer:

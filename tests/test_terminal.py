@@ -64,6 +64,8 @@ def test_an_error_on_a_terminal_stands_out():
     status, written = on_terminal(*ERROR)
     name, _, rest = LINE.removeprefix("dreamer-jax: ").partition(":")
     assert (status, written) == (2, f"\x1b[1;31mdreamer-jax:\x1b[0m \x1b[1m{name}\x1b[0m:{rest}")
+    _, written = on_terminal("check-env", "probe/echo", "--steps", "0")  # argparse's own
+    assert written.startswith("\x1b[1;31mdreamer-jax:\x1b[0m argument \x1b[1m--steps\x1b[0m: got '0'")
 
 
 @pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=str)
@@ -125,6 +127,13 @@ def test_a_table_in_a_pipe_has_a_line_for_each_row(monkeypatch, columns):
     assert rows == [f"{shown:300}  {10**i:>7}  as it is" for i, shown in enumerate(SHOWN)]
 
 
+def test_forced_colours_fold_nothing_in_a_pipe(monkeypatch):
+    streams(monkeypatch, io.StringIO())
+    plain = render(ANSWER)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert re.sub(r"\x1b\[[01]m", "", render(ANSWER)) == plain != render(ANSWER)
+
+
 def test_a_table_on_a_terminal_has_bold_headings_and_folded_cells(monkeypatch):
     streams(monkeypatch, Terminal())
     first, head, *rows = render(ANSWER).split("\n")
@@ -156,5 +165,6 @@ def test_what_has_been_played_is_counted_on_a_terminal_only(monkeypatch):
         streams(monkeypatch, stream)
         with counted("episode", 3) as report:
             report(2, 12.34)
-        assert re.findall(r"episode 2/3 12\.3", re.sub(r"\x1b\[[\d;?]*\w", "", stream.getvalue()))[-1:] == words
+            written = re.sub(r"\x1b\[[\d;?]*\w", "", stream.getvalue())
+        assert re.findall(r"episode 2/3 12\.3", written) == words
         assert bool(stream.getvalue()) == bool(words)

@@ -39,8 +39,11 @@ def counted(noun: str, total: int) -> Iterator[Callable[[int, float], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress
 
     console = open_console(stderr=True)
+    if not console.is_interactive:  # rich 13 would end with an empty line
+        yield lambda count, score: None
+        return
     columns = BarColumn(20), noun, MofNCompleteColumn(), "{task.fields[score]}"
-    with Progress(*columns, console=console, auto_refresh=False, disable=not console.is_interactive) as progress:
+    with Progress(*columns, console=console, auto_refresh=False) as progress:
         task = progress.add_task("", total=total, score="")
         yield lambda count, score: progress.update(task, completed=count, score=f"{score:.1f}", refresh=True)
 
