@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from dreamer_jax.analysis import published
-from dreamer_jax.analysis.compare import as_text, compare
+from dreamer_jax.analysis.compare import compare, describe
 from dreamer_jax.cli import main
 from dreamer_jax.config.loading import dump, load
 from dreamer_jax.config.named import BENCHMARKS
 from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.specs import ArraySpec, EnvSpec
+from dreamer_jax.terminal import render
 
 PRESET, BENCHMARK = "dreamer_v3_2023", ("benchmark", "dmc_proprio_2023")
 STATES, IMAGES = ArraySpec((5,), "float32"), ArraySpec((64, 64, 3), "uint8")
@@ -64,6 +65,10 @@ def write_run(
     return run_dir
 
 
+def text_of(comparisons):
+    return render(describe(comparisons))
+
+
 def values(comparison):
     return [(one.frames, one.ours, one.runs, one.verdict) for one in comparison.budgets]
 
@@ -98,8 +103,8 @@ def test_how_far_a_run_is_may_stand_in_its_metrics_alone(tmp_path, table):
 def test_bins_without_a_published_value_are_left_out(tmp_path, table):
     (result,) = compare([write_run(tmp_path / "run", [(90, 1), (250, 1), (400, 40)])], "d4pg")
     assert values(result) == [(200, None, 0, "no episode"), (400, 40.0, 1, "inside")]
-    assert "none is recorded for d4pg" in as_text([result])
-    assert "3 seeds" in as_text([result]) and "differ" not in as_text([result])
+    assert "none is recorded for d4pg" in text_of([result])
+    assert "3 seeds" in text_of([result]) and "differ" not in text_of([result])
 
 
 def test_the_command(tmp_path, table, capsys):
@@ -116,12 +121,12 @@ def test_the_command(tmp_path, table, capsys):
         "a published point: one episode",
         "ours: the mean of all training episodes that ended in the bin",
         "settings that differ: none",
-        "     frames       ours    published mean ± std",
-        "        100       11.0              10.0 ± 1.0 (7 seeds)  inside",
-        "        200       28.0              20.0 ± 2.0 (7 seeds)  above",
-        "        300                         30.0 ± 3.0 (7 seeds)  no episode",
+        "frames  ours  published mean ± std (7 seeds)  verdict",
+        "   100  11.0                      10.0 ± 1.0  inside",
+        "   200  28.0                      20.0 ± 2.0  above",
+        "   300                            30.0 ± 3.0  no episode",
     ]
-    assert lines[11] == "        400       20.0              40.0 ± 4.0 (7 seeds)  below (1 of 2 runs)"
+    assert lines[11] == "   400  20.0                      40.0 ± 4.0  below (1 of 2 runs)"
     assert lines[13] == f"dmc/cartpole_swingup: {PRESET}, size xlarge (1 seed: 0) against dreamerv3"
     start = lines.index("settings that differ:")
     assert lines[start + 1 : start + 3] == ["  size xlarge instead of small", "  env.num_envs 1 instead of 8"]
@@ -212,9 +217,9 @@ def test_labels_that_lie_early(tmp_path, monkeypatch):
     (result,) = compare([run], "dreamerv3")
     assert values(result) == [(100, 10.0, 1, "inside"), (200, 20.0, 1, "inside")]
     sentence = "labels lie 30 frames early: the bin 100 has the episodes that ended after 30 and up to 130 frames"
-    assert sentence in as_text([result])
+    assert sentence in text_of([result])
     (other,) = compare([run], "d4pg")
-    assert values(other) == [(200, 16.0, 1, "inside")] and "early" not in as_text([other])
+    assert values(other) == [(200, 16.0, 1, "inside")] and "early" not in text_of([other])
     with pytest.raises(ConfigError, match="at 129 frames, the first published value is at 130"):
         compare([write_run(tmp_path / "short", [(129, 8)])], "dreamerv3")
 
@@ -230,9 +235,9 @@ def test_labels_that_lie_early(tmp_path, monkeypatch):
 def test_the_benchmark_is_that_of_the_task_and_what_is_seen(tmp_path, table, task, leaf, benchmark, name):
     (result,) = compare([write_run(tmp_path / "run", ZERO, task=task, leaf=leaf)], "dreamerv3")
     assert (result.published.benchmark, result.published.task) == (benchmark, name)
-    assert f"protocol of {benchmark}" in as_text([result])
+    assert f"protocol of {benchmark}" in text_of([result])
     if benchmark == "atari100k":
-        assert "train.train_ratio 512 instead of 256" in as_text([result])
+        assert "train.train_ratio 512 instead of 256" in text_of([result])
 
 
 def test_names_of_one_task_are_one_group(tmp_path, table):
@@ -325,7 +330,7 @@ def test_earlier_agents_are_compared_with_their_own_settings(tmp_path, method, p
     run = write_run(
         tmp_path / "own", episodes, settings, task="dmc/walker_walk", preset=preset, size="own", leaf=IMAGES
     )
-    text = as_text(compare([run], method))
+    text = text_of(compare([run], method))
     assert facts in text and f"against {method}" in text and "settings that differ: none" in text
     other = write_run(tmp_path / "v3", episodes, task="dmc/walker_walk", preset="dreamer_v3", size="1m", leaf=IMAGES)
     (result,) = compare([other], method)

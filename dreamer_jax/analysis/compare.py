@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from rich.table import Table
 
 from dreamer_jax.analysis.plot import (
     COLOURS,
@@ -30,6 +31,7 @@ from dreamer_jax.analysis.published import (
 )
 from dreamer_jax.config.schema import Config, ConfigError
 from dreamer_jax.runs.integrity import read_run
+from dreamer_jax.terminal import Answer, table
 
 VERDICTS = ("inside", "above", "below", "no episode")
 BAND = 2  # standard deviations of the published seeds
@@ -148,12 +150,14 @@ def _budget(published: Published, bin_: int, values: np.ndarray) -> Budget:
     return Budget(int(published.edges[bin_ + 1]), ours, int(known.size), mean, std, verdict)
 
 
-def as_text(comparisons: Sequence[Comparison]) -> str:
-    """A block per comparison: protocol, differing settings, a line per budget; at the end a line that counts."""
-    blocks = ["\n".join([*_head(one), *_table(one)]) for one in comparisons]
+def describe(comparisons: Sequence[Comparison]) -> Answer:
+    """For each its protocol, differing settings and a table of the budgets; at the end a line that counts."""
     counts = _counts([budget for one in comparisons for budget in one.budgets])
     total = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS)
-    return "\n\n".join(blocks) + f"\n\nof {sum(counts.values())} budgets (band: mean ± {BAND} std): {total}"
+    answer: Answer = []
+    for one in comparisons:
+        answer += [*_head(one), _table(one), ""]
+    return [*answer, f"of {sum(counts.values())} budgets (band: mean ± {BAND} std): {total}"]
 
 
 def _head(one: Comparison) -> list[str]:
@@ -188,14 +192,14 @@ def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}{'s' * (count != 1)}"
 
 
-def _table(one: Comparison) -> list[str]:
-    many, seeds = len(one.runs), _plural(one.published.seeds, "seed")
-    lines = [f"{'frames':>11}  {'ours':>9}  {'published mean ± std':>22}"]
+def _table(one: Comparison) -> Table:
+    many, rows = len(one.runs), []
     for frames, ours, runs, mean, std, verdict in one.budgets:
         value = "" if ours is None else f"{ours:.1f}"
         missing = f" ({runs} of {_plural(many, 'run')})" if 0 < runs < many else ""
-        lines.append(f"{frames:>11,}  {value:>9}  {f'{mean:.1f} ± {std:.1f}':>22} ({seeds})  {verdict}{missing}")
-    return lines
+        rows.append((f"{frames:,}", value, f"{mean:.1f} ± {std:.1f}", verdict + missing))
+    published = f"published mean ± std ({_plural(one.published.seeds, 'seed')})"
+    return table(("frames", "ours", published, "verdict"), rows, right=("frames", "ours", published))
 
 
 def _counts(budgets: Sequence[Budget]) -> dict[str, int]:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from dreamer_jax.cli import commands, runs
 from dreamer_jax.cli.errors import FAILED
-from dreamer_jax.cli.output import say
+from dreamer_jax.cli.output import complain
 from dreamer_jax.cli.runs import TIMEOUT
 from dreamer_jax.config.named import BENCHMARKS, PRESETS, SIZES
 from dreamer_jax.config.paths import path_of
@@ -38,7 +38,7 @@ class _Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        say(f"{message}; see {self.prog} --help")
+        complain(f"{message}; see {self.prog} --help")
         self.exit(FAILED)
 
 
