@@ -65,10 +65,11 @@ def read_reference(path: Path) -> Logged:
 
 
 def _logged(lines: Sequence[tuple[int, Mapping[str, Any]]]) -> Logged:
-    common = set.intersection(*({name for name in row if name.startswith("train/")} for _, row in lines))
+    names = [{name for name in row if name.startswith("train/")} for _, row in lines]
+    common = set.intersection(*names) if names else set()
     means = {name.removeprefix("train/"): np.array([row[name] for _, row in lines], np.float64) for name in common}
-    names = sorted(means.keys() - COUNTS)
-    return Logged(np.array([end for end, _ in lines]), {NAMES.get(name, name): means[name] for name in names})
+    kept = {NAMES.get(name, name): means[name] for name in sorted(means.keys() - COUNTS)}
+    return Logged(np.array([end for end, _ in lines], np.int64), kept)
 
 
 def read_all(paths: Sequence[Path]) -> dict[str, list[Logged]]:
@@ -82,11 +83,13 @@ def read_all(paths: Sequence[Path]) -> dict[str, list[Logged]]:
         content = json.loads(path.read_text())
         if "updates" in content:
             for place, seeds in content["tasks"].items():
-                found.setdefault(place, []).extend(
-                    Logged(np.array(content["updates"][1:]), {name: np.array(x, np.float64) for name, x in one.items()})
-                    for one in seeds.values()
-                )
+                found.setdefault(place, []).extend(_recorded(content["updates"], means) for means in seeds.values())
     return found
+
+
+def _recorded(edges: Sequence[int], means: Mapping[str, Sequence[float | None]]) -> Logged:
+    known = {name: np.array(values, np.float64) for name, values in means.items()}
+    return Logged(np.array(edges[1 : 1 + len(next(iter(known.values())))]), known)
 
 
 def means_over(logged: Logged, edges: np.ndarray) -> dict[str, np.ndarray]:
@@ -102,7 +105,7 @@ def means_over(logged: Logged, edges: np.ndarray) -> dict[str, np.ndarray]:
 
 def together(place: str, ours: Sequence[Logged], theirs: Sequence[Logged], edges: np.ndarray) -> Metrics:
     """What both programs log, over the ranges that all runs have come to the end of."""
-    last = min(one.ends[-1] for one in [*ours, *theirs])
+    last = min(one.ends.max(initial=0) for one in [*ours, *theirs])
     if last < edges[1]:
         raise SystemExit(f"{place}: a run has made {last:,} updates, and the first range ends at {edges[1]:,}")
     edges = edges[edges <= last]

@@ -26,7 +26,7 @@ from learning import METRICS, SCORES
 from learning_metrics import RECORDED, means_over, read_reference, rounded
 from parity import training
 
-from dreamer_jax.config.loading import load, replace
+from dreamer_jax.config.loading import load, replace, write
 from dreamer_jax.config.schema import flatten
 from dreamer_jax.runs.metrics import read_jsonl
 
@@ -62,7 +62,7 @@ def read_settings(config: dict[str, Any], preset: str) -> tuple[str, dict[str, A
     theirs = flatten(replace(training.settings({"agent_config": config["agent"]}), values))
     task = [("env.task", values["env.task"])]
     base = flatten(load(preset, overrides=task))
-    given = [(field, str(value)) for field, value in theirs.items() if value != base[field] and field != "dtype"]
+    given = [(field, write(value)) for field, value in theirs.items() if value != base[field] and field != "dtype"]
     checked = flatten(load(preset, overrides=task + given))  # as numbers too: their file has some as text
     settings = {field: value for field, value in checked.items() if value != base[field]}
     return f"{suite}/{name} from {'images' if images else 'states'}", settings
@@ -71,7 +71,7 @@ def read_settings(config: dict[str, Any], preset: str) -> tuple[str, dict[str, A
 def width_of_groups(frames: np.ndarray, envs: int) -> int | None:
     """Frames from one end of all environments' episodes to the next; None where they do not end together."""
     ends = frames[envs - 1 :: envs]
-    if not ends.size or not np.array_equal(ends, ends[0] * np.arange(1, ends.size + 1)):
+    if ends.size < 2 or not np.array_equal(ends, ends[0] * np.arange(1, ends.size + 1)):
         return None
     return int(ends[0])
 
@@ -91,7 +91,8 @@ def add(logdir: Path, scores: dict[str, Any], metrics: dict[str, Any], group_fra
         )
     entry["seeds"] = with_seed(entry["seeds"], written["seed"], episodes)
     if (logdir / "metrics.jsonl").exists():
-        means = means_over(read_reference(logdir / "metrics.jsonl"), RECORDED)
+        logged = read_reference(logdir / "metrics.jsonl")
+        means = means_over(logged, RECORDED[logged.ends[-1] >= RECORDED])
         values = {name: [rounded(x, 4) for x in row] for name, row in means.items()}
         metrics["tasks"][place] = with_seed(metrics["tasks"].get(place, {}), written["seed"], values)
 
@@ -100,7 +101,7 @@ def with_seed(seeds: dict[str, Any], seed: int, value: Any) -> dict[str, Any]:
     return dict(sorted((seeds | {str(seed): value}).items(), key=lambda item: int(item[0])))
 
 
-def write(path: Path, content: dict[str, Any]) -> None:
+def save(path: Path, content: dict[str, Any]) -> None:
     """JSON with a line for each task and each seed, so that a change shows what it adds."""
     path.write_text(re.sub(r' (?="\d+":|"[^"]+ from \w+":)', "\n", json.dumps(content)) + "\n")
 
@@ -113,8 +114,8 @@ def main() -> None:
     scores, metrics = (json.loads(path.read_text()) for path in (SCORES, METRICS))
     for logdir in options.logdirs:
         add(logdir, scores, metrics, options.group_frames)
-    write(SCORES, scores)
-    write(METRICS, metrics)
+    save(SCORES, scores)
+    save(METRICS, metrics)
     print(json.dumps({place: list(entry["seeds"]) for place, entry in scores["tasks"].items()}))
 
 

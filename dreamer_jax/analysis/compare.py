@@ -173,7 +173,7 @@ def _facts(protocol: dict[str, Any]) -> str:
     preset = f"preset {protocol['preset']}, " if "preset" in protocol else ""
     return (
         f"{preset}action repeat {protocol['action_repeat']}, {_plural(protocol['num_envs'], 'environment')}, "
-        f"train ratio {protocol['train_ratio']}, size {protocol['size']}; {protocol['scores']}"
+        f"train ratio {protocol['train_ratio']:g}, size {protocol['size']}; {protocol['scores']}"
     )
 
 
