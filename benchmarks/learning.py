@@ -168,6 +168,9 @@ def main() -> None:
     parser.add_argument(
         "--updates", type=int, nargs="+", default=[0, 500, 1000, 2000, 5000], help="ends of the ranges for metrics"
     )
+    parser.add_argument(
+        "--metrics", nargs="+", default=["*"], metavar="PATTERN", help="such as 'loss/*' (default: all)"
+    )
     parser.add_argument("--output", type=Path, help="a picture of the learning curves")
     parser.add_argument("--metrics-output", type=Path, metavar="FOLDER", help="a picture of metrics for each task")
     parser.add_argument("--certificate", type=Path, help="tables in Markdown")
@@ -183,12 +186,12 @@ def main() -> None:
         sides = [side.get(entry["task"], []) for side in logged]
         if not all(sides):
             continue
-        metrics = learning_metrics.together(entry["task"], *sides, np.array(options.updates))
+        metrics = learning_metrics.together(entry["task"], *sides, np.array(options.updates), options.metrics)
         entry["metrics"] = learning_metrics.numbers(metrics, p_value)
         tables.append(learning_metrics.as_table(entry["task"], entry["metrics"]))
         if options.metrics_output:
             name = re.sub(r"\W+", "_", entry["task"])
-            fine = learning_metrics.together(entry["task"], *sides, learning_metrics.RECORDED)
+            fine = learning_metrics.together(entry["task"], *sides, learning_metrics.RECORDED, options.metrics)
             learning_metrics.draw(entry["task"], fine, options.metrics_output / f"{name}.png")
     if options.output:
         draw(comparisons, options.output)

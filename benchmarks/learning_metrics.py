@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,11 +48,7 @@ class Metrics(NamedTuple):
 
 def read_ours(path: Path) -> Logged:
     """A ``metrics.jsonl`` of this package."""
-    lines: list[tuple[int, Mapping[str, Any]]] = []
-    for row in read_jsonl(path):
-        if "train/loss/total" in row and row["grad_steps"] > (lines[-1][0] if lines else 0):
-            lines.append((row["grad_steps"], row))
-    return _logged(lines)
+    return _logged([(row["grad_steps"], row) for row in read_jsonl(path) if "train/loss/total" in row])
 
 
 def read_reference(path: Path) -> Logged:
@@ -103,13 +100,18 @@ def means_over(logged: Logged, edges: np.ndarray) -> dict[str, np.ndarray]:
     return {name: mean(values) for name, values in logged.means.items()}
 
 
-def together(place: str, ours: Sequence[Logged], theirs: Sequence[Logged], edges: np.ndarray) -> Metrics:
-    """What both programs log, over the ranges that all runs have come to the end of."""
+def together(
+    place: str, ours: Sequence[Logged], theirs: Sequence[Logged], edges: np.ndarray, patterns: Sequence[str] = ("*",)
+) -> Metrics:
+    """What both programs log and a pattern names, over the ranges that all runs have come to the end of."""
     last = min(one.ends.max(initial=0) for one in [*ours, *theirs])
     if last < edges[1]:
         raise SystemExit(f"{place}: a run has made {last:,} updates, and the first range ends at {edges[1]:,}")
     edges = edges[edges <= last]
-    names = sorted(set.intersection(*(set(one.means) for one in [*ours, *theirs])))
+    both = set.intersection(*(set(one.means) for one in [*ours, *theirs]))
+    names = sorted(name for name in both if any(fnmatchcase(name, pattern) for pattern in patterns))
+    if not names:
+        raise SystemExit(f"{place}: no metric in common is called {' or '.join(patterns)}; there are {sorted(both)}")
     sides = [[means_over(one, edges) for one in side] for side in (ours, theirs)]
     return Metrics(edges, *({name: np.stack([one[name] for one in side]) for name in names} for side in sides))
 
@@ -170,7 +172,7 @@ def _spread(values: Sequence[float | None]) -> str:
 def draw(place: str, one: Metrics, path: Path) -> None:
     """A panel for each metric: each seed a thin line, their mean a thick one, at the middle of each range."""
     middle = (one.edges[:-1] + one.edges[1:]) / 2
-    figure, axes = open_panels(len(one.ours), height=2.1)
+    figure, axes = open_panels(len(one.ours), height=1.9)
     for ax, name in zip(axes, one.ours, strict=True):
         for values, label, colour in ((one.ours, "ours", "tab:blue"), (one.theirs, "reference", "tab:orange")):
             ax.plot(middle, values[name].T, color=colour, alpha=0.3, linewidth=1)

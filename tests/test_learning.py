@@ -158,21 +158,20 @@ def test_lines_of_the_reference_end_where_the_numbers_of_its_updates_say(tmp_pat
 
 
 def test_metrics_side_by_side(tmp_path, monkeypatch, capsys):
-    steady = [
-        line(5, 1.0, **{"train/val": 7.0}),
-        {"grad_steps": 5, "seconds": 1, "env_frames": 600},
-        line(15, 2.0, **{"train/val": 7.0}),
-    ]
-    steady += [line(25, 4.0, **{"train/val": 7.0}), line(25, 99.0, **{"train/val": 7.0})]
+    rest = {"train/val": 7.0, "train/rew": 1.0}
+    steady = [line(5, 1.0, **rest), {"grad_steps": 5, "seconds": 1, "env_frames": 600}, line(15, 2.0, **rest)]
+    steady += [line(25, 4.0, **rest), line(25, 99.0, **rest)]
     ours = [run_of_ours(tmp_path / f"run-{number}", steady, 100 + number) for number in range(4)]
-    theirs = [{"loss/total": [1.5 + 0.1 * n, 30.0 + n], "val": [6.9 + 0.1 * n, 7.0 + n]} for n in (-1, 0, 1, 2)]
+    theirs = [
+        {"loss/total": [1.5 + 0.1 * n, 30.0 + n], "val": [6.9 + 0.1 * n, 7.0 + n], "rew": [1, 1]} for n in (-1, 0, 1, 2)
+    ]
     files = (
         recorded(tmp_path / "scores.json", [100, 101, 102, 103]),
         recorded_metrics(tmp_path / "metrics.json", *theirs),
     )
     table, pictures = tmp_path / "table.md", tmp_path / "pictures"
     words = ["learning", "--ours", *ours, "--theirs", *files, "--margin", "5", "--updates", "0", "10", "20", "30"]
-    words += ["--certificate", table, "--metrics-output", pictures]
+    words += ["--certificate", table, "--metrics-output", pictures, "--metrics", "loss/*", "val"]
     monkeypatch.setattr(learning_metrics, "RECORDED", np.array([0, 10, 20]))
     monkeypatch.setattr(sys, "argv", list(map(str, words)))
     learning.main()
@@ -208,7 +207,9 @@ def test_a_single_seed_has_no_p_value(tmp_path):
     assert "| val | 1 / 1 | 2 / 2 |" in learning_metrics.as_table(TASK, entries)
 
 
-def test_runs_that_end_before_the_first_range_are_refused(tmp_path):
+def test_what_leaves_nothing_to_compare_is_refused(tmp_path):
     logged = learning_metrics.read_all([recorded_metrics(tmp_path / "a.json", {"val": [1, 2]})])[TASK]
+    with pytest.raises(SystemExit, match=r"no metric in common is called los\*; there are \['val'\]"):
+        learning_metrics.together(TASK, logged, logged, np.array([0, 20]), ["los*"])
     with pytest.raises(SystemExit, match="has made 20 updates, and the first range ends at 500"):
         learning_metrics.together(TASK, logged, logged, np.array([0, 500]))
