@@ -147,11 +147,12 @@ def as_table(place: str, found: Sequence[Mapping[str, Any]]) -> str:
     for entry in found:
         text = f"{_spread(entry['ours'])} / {_spread(entry['theirs'])}"
         cells.setdefault(entry["metric"], []).append(f"**{text}**" if significant(entry) else text)
-    marked, seeds = sum(map(significant, found)), " + ".join(str(len(found[0][side])) for side in ("ours", "theirs"))
+    marked, tested = sum(map(significant, found)), sum(entry["p"] is not None for entry in found)
+    seeds = " + ".join(str(len(found[0][side])) for side in ("ours", "theirs"))
     return "\n".join(
         [
             f"{place}: means over updates, ours / theirs, ± standard deviation over seeds ({seeds}); "
-            f"bold: p < {SIGNIFICANT} ({marked} of {len(found)})",
+            f"bold: p < {SIGNIFICANT} ({marked} of {tested})",
             "",
             f"| metric | {' | '.join(f'{start + 1:,} to {end:,}' for start, end in ranges)} |",
             "|---" * (1 + len(ranges)) + "|",

@@ -291,7 +291,7 @@ def test_the_published_values():
         assert curve.edges[at] == frames - 10_000
 
 
-# By hand: groups of 100 frames have (4 + 6) / 2 = 5, 20 and 40 of seed 0, and 15 and 30 of seed 1, which ends earlier.
+# By hand: groups of 100 frames have (4 + 6) / 2 = 5, 20 and 40 of seed 0, 15 and 30 of seed 1, which ended before 300.
 SMALL = {
     "protocol": published.reference_small()["protocol"],
     "tasks": {
@@ -300,7 +300,7 @@ SMALL = {
             "settings": {"env.num_envs": 2, "rssm.deter": 128, "train.train_ratio": 64.0},
             "seeds": {
                 "0": [[98, 4], [100, 6], [198, 20], [200, 20], [298, 35], [300, 45]],
-                "1": [[98, 15], [100, 15], [198, 30], [200, 30]],
+                "1": [[98, 15], [100, 15], [198, 30], [200, 30], [250, 99]],
             },
         }
     },

@@ -204,7 +204,8 @@ def test_a_single_seed_has_no_p_value(tmp_path):
     )
     entries = learning_metrics.numbers(one, learning.p_value)
     assert [entry["p"] for entry in entries] == [None, None]
-    assert "| val | 1 / 1 | 2 / 2 |" in learning_metrics.as_table(TASK, entries)
+    table = learning_metrics.as_table(TASK, entries)
+    assert "| val | 1 / 1 | 2 / 2 |" in table and "(0 of 0)" in table
 
 
 def test_what_leaves_nothing_to_compare_is_refused(tmp_path):

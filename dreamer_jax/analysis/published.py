@@ -93,12 +93,9 @@ def seen_task(task: str, spec: EnvSpec) -> str:
 def recorded_runs(place: str, entry: dict[str, Any]) -> Recorded:
     """What such a file has of one task; ``settings`` are those that differ from the preset's."""
     task, _, _ = place.partition(" from ")
-    settings = replace(
-        load_config(reference_small()["protocol"]["preset"], overrides=[("env.task", task)]), entry["settings"]
-    )
-    return Recorded(
-        entry["group_frames"], settings, [_run(task, int(seed), rows) for seed, rows in entry["seeds"].items()]
-    )
+    preset = load_config(reference_small()["protocol"]["preset"], overrides=[("env.task", task)])
+    runs = [_run(task, int(seed), episodes) for seed, episodes in entry["seeds"].items()]
+    return Recorded(entry["group_frames"], replace(preset, entry["settings"]), runs)
 
 
 def _run(task: str, seed: int, episodes: list[list[float]]) -> Run:
