@@ -15,9 +15,9 @@ from dreamer_jax.analysis.plot import (
     COLOURS,
     STYLES,
     Run,
-    bin_means,
     check_picture,
     finish_panel,
+    finished_bins,
     load_run,
     open_panels,
     save_picture,
@@ -26,7 +26,6 @@ from dreamer_jax.analysis.published import (
     Difference,
     Published,
     differing_settings,
-    protocol_settings,
     published_curve,
 )
 from dreamer_jax.config.schema import Config, ConfigError
@@ -107,20 +106,19 @@ def _compare(members: list[_Member]) -> Comparison:
     members = sorted(members, key=lambda one: one.run.seed)
     published = first.published
     edges = published.edges + published.early
-    curves = np.stack([_curve(one.run, edges) for one in members])
+    curves = np.stack([finished_bins(one.run, edges) for one in members])
     reached = max(one.run.reached for one in members)
     shown = np.flatnonzero((edges[1:] <= reached) & ~np.isnan(published.mean))
     if not shown.size:
         begin = edges[1:][~np.isnan(published.mean)][0]
         raise ConfigError(f"{first.run_dir}: at {reached:,.0f} frames, the first published value is at {begin:,.0f}")
-    protocol = protocol_settings(published.benchmark) if published.protocol else None
     return Comparison(
         first.run.method,
         first.config.size,
         [one.run_dir for one in members],
         [one.run for one in members],
         published,
-        differing_settings(first.config, protocol) if protocol else None,
+        differing_settings(first.config, published.settings) if published.settings else None,
         [_budget(published, bin_, curves[:, bin_]) for bin_ in shown.tolist()],
         curves[:, shown],
     )
@@ -133,11 +131,6 @@ def check_seeds(runs: Iterable[tuple[Path, int]]) -> None:
         if seed in seen:
             raise ConfigError(f"{run_dir}: has seed {seed}, as has {seen[seed]}; name one of them")
         seen[seed] = run_dir
-
-
-def _curve(run: Run, edges: np.ndarray) -> np.ndarray:
-    """A run's mean in each bin that it has come to the end of."""
-    return np.where(edges[1:] <= run.reached, bin_means(run, edges), np.nan)
 
 
 def _budget(published: Published, bin_: int, values: np.ndarray) -> Budget:
@@ -184,7 +177,7 @@ def _facts(protocol: dict[str, Any]) -> str:
     preset = f"preset {protocol['preset']}, " if "preset" in protocol else ""
     return (
         f"{preset}action repeat {protocol['action_repeat']}, {_plural(protocol['num_envs'], 'environment')}, "
-        f"train ratio {protocol['train_ratio']}, size {protocol['size']}; {protocol['scores']}"
+        f"train ratio {protocol['train_ratio']:g}, size {protocol['size']}; {protocol['scores']}"
     )
 
 

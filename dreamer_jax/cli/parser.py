@@ -143,7 +143,9 @@ def make_parser() -> argparse.ArgumentParser:
 
     sub = command("compare", commands.compare, "compare returns of runs with each other, or with published ones")
     sub.add_argument("run_dirs", nargs="+", type=_path, metavar="RUN_DIR")
-    sub.add_argument("--to", metavar="METHOD", help="published method, such as dreamerv3 (default: each other)")
+    sub.add_argument(
+        "--to", metavar="METHOD", help="dreamerv3 or another published method, or reference_small (default: each other)"
+    )
     sub.add_argument("--output", type=_path, default=Path("compare.png"), help="picture (default compare.png)")
     sub.add_argument("--json", action="store_true", help="print one JSON object")
 
