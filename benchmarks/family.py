@@ -101,7 +101,8 @@ CURVES = """\
 ## Published curves
 
 `dreamer-jax compare RUN_DIR --to METHOD` sets a run beside them and says under which settings they came about. For
-PlaNet none are published as data.
+PlaNet none are published as data. `--to reference_small` is for runs with the settings of the quick start: what
+danijar/dreamerv3 at commit e3f0224 reached with them here ([how](reproduction.md#the-reference-under-small-settings)).
 
 """
 DIFFERENCES = """\

@@ -1,9 +1,10 @@
-"""Do two programs learn alike? Areas under learning curves by seed, compared; a certificate, a picture, one JSON line.
+"""Do two programs learn alike? Areas under learning curves by seed, compared; a certificate, pictures, one JSON line.
 
-    python benchmarks/learning.py --ours runs/balance-* --theirs reference-cartpole_balance.json --margin 100
+    python benchmarks/learning.py --ours runs/balance-* --margin 100
 
-Each side is run directories, or JSON files ``{"task", "source", "settings", "group_frames", "seeds": {seed: [[frames,
-score], ...]}}`` of training episodes recorded elsewhere. Episodes that end together are one group of ``group_frames``
+Each side is run directories, or JSON files of training episodes and of metrics recorded elsewhere, as
+benchmarks/reference_runs.py writes them: those of danijar/dreamerv3 are theirs, unless others are named. Episodes that
+end together are one group of ``group_frames``
 frames; a seed's area is the mean over the groups that every seed of both sides has, of the mean score of a group: the
 mean return while learning. For each task the difference of the mean areas is given with
 
@@ -13,23 +14,32 @@ mean return while learning. For each task the difference of the mean areas is gi
 - a verdict. ``--margin`` is stated beforehand in units of return: *equivalent within it* if the 90 % interval lies
   within plus or minus the margin (two one-sided tests at 5 %), *different* if the 95 % interval excludes 0, else
   *undecided*: more seeds are needed. Something may be both different and equivalent; it is then called equivalent.
+
+Where both sides have metrics, their means over the same updates are compared as well, each with the p-value of the same
+test: so many tests find some small ones by chance, about one in twenty below 0.05.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import learning_metrics
 import numpy as np
 from scipy import stats
 
+from dreamer_jax.analysis import published
 from dreamer_jax.analysis.plot import Run, bin_means, finish_panel, load_run, open_panels, save_picture
 from dreamer_jax.profiling.speed import machine
+from dreamer_jax.runs.integrity import read_run
 
 RESAMPLES = 20_000
+SCORES = Path(published.__file__).parents[1] / "data" / "reference_small.json"
+METRICS = Path(__file__).with_name("reference_metrics.json")
 
 
 class Side(NamedTuple):
@@ -46,23 +56,25 @@ class Comparison(NamedTuple):
     theirs: np.ndarray
 
 
-def read_recorded(path: Path) -> Side:
+def read_sides(path: Path) -> dict[str, Side]:
+    """What one path has, by task and what is seen of it."""
+    if path.suffix != ".json":
+        config, spec = read_run(path)
+        return {published.seen_task(config.env.task, spec): Side([load_run(path)], np.nan)}
     content = json.loads(path.read_text())
-    runs = []
-    for seed, episodes in content["seeds"].items():
-        frames, scores = np.array(episodes, np.float64).T
-        runs.append(Run(content["task"], content["source"], int(seed), frames, scores, np.zeros((0, 2))))
-    return Side(runs, float(content.get("group_frames", np.nan)))
+    if "updates" in content:
+        return {}
+    recorded = {place: published.recorded_runs(place, entry) for place, entry in content["tasks"].items()}
+    return {place: Side(one.runs, float(one.group_frames)) for place, one in recorded.items()}
 
 
 def read_side(paths: Sequence[Path]) -> dict[str, Side]:
-    """By task."""
+    """By task and what is seen of it."""
     found: dict[str, Side] = {}
     for path in paths:
-        side = read_recorded(path) if path.suffix == ".json" else Side([load_run(path)], np.nan)
-        for run in side.runs:
-            before = found.get(run.task, Side([], np.nan))
-            found[run.task] = Side(before.runs + [run], np.nanmax([before.group_frames, side.group_frames, -1]))
+        for place, side in read_sides(path).items():
+            before = found.get(place, Side([], np.nan))
+            found[place] = Side(before.runs + side.runs, np.nanmax([before.group_frames, side.group_frames, -1]))
     return found
 
 
@@ -78,13 +90,22 @@ def compare(task: str, ours: Side, theirs: Side) -> Comparison:
     return Comparison(task, edges, *sides)
 
 
+def difference(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
+    return a.mean(axis) - b.mean(axis)
+
+
+def p_value(ours: np.ndarray, theirs: np.ndarray, seed: int = 0) -> float | None:
+    """Of the permutation test of which side a seed belongs to; None for a single seed, or what is not finite."""
+    if min(len(ours), len(theirs)) < 2 or not np.isfinite([*ours, *theirs]).all():
+        return None
+    rng = np.random.default_rng(seed)
+    test = stats.permutation_test((ours, theirs), difference, n_resamples=RESAMPLES, rng=rng, vectorized=True)
+    return round(float(test.pvalue), 4)
+
+
 def verdict(one: Comparison, margin: float, seed: int = 0) -> dict[str, Any]:
     """The numbers about one task."""
     ours, theirs = (np.nanmean(side, axis=1) for side in (one.ours, one.theirs))
-
-    def difference(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
-        return a.mean(axis) - b.mean(axis)
-
     intervals = {}
     for confidence in (0.95, 0.9):
         drawn = stats.bootstrap(
@@ -96,9 +117,6 @@ def verdict(one: Comparison, margin: float, seed: int = 0) -> dict[str, Any]:
             rng=np.random.default_rng(seed),
         )
         intervals[confidence] = [float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)]
-    test = stats.permutation_test(
-        (ours, theirs), difference, n_resamples=RESAMPLES, rng=np.random.default_rng(seed), vectorized=True
-    )
     (low, high), (low95, high95) = intervals[0.9], intervals[0.95]
     if -margin <= low and high <= margin:
         words = f"equivalent within {margin:g}"
@@ -115,7 +133,7 @@ def verdict(one: Comparison, margin: float, seed: int = 0) -> dict[str, Any]:
         "difference": round(float(ours.mean() - theirs.mean()), 1),
         "ci95": [round(end, 1) for end in intervals[0.95]],
         "ci90": [round(end, 1) for end in intervals[0.9]],
-        "p": round(float(test.pvalue), 4),
+        "p": p_value(ours, theirs, seed),
         "verdict": words,
     }
 
@@ -145,20 +163,40 @@ def draw(comparisons: Sequence[Comparison], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ours", type=Path, nargs="+", required=True, metavar="RUN_DIR|FILE.json")
-    parser.add_argument("--theirs", type=Path, nargs="+", required=True, metavar="RUN_DIR|FILE.json")
+    parser.add_argument("--theirs", type=Path, nargs="+", default=[SCORES, METRICS], metavar="RUN_DIR|FILE.json")
     parser.add_argument("--margin", type=float, required=True, help="of mean return, stated before looking")
-    parser.add_argument("--output", type=Path, help="a picture of the curves")
-    parser.add_argument("--certificate", type=Path, help="a table in Markdown")
+    parser.add_argument(
+        "--updates", type=int, nargs="+", default=[0, 500, 1000, 2000, 5000], help="ends of the ranges for metrics"
+    )
+    parser.add_argument(
+        "--metrics", nargs="+", default=["*"], metavar="PATTERN", help="such as 'loss/*' (default: all)"
+    )
+    parser.add_argument("--output", type=Path, help="a picture of the learning curves")
+    parser.add_argument("--metrics-output", type=Path, metavar="FOLDER", help="a picture of metrics for each task")
+    parser.add_argument("--certificate", type=Path, help="tables in Markdown")
     options = parser.parse_args()
     ours, theirs = read_side(options.ours), read_side(options.theirs)
     if not (tasks := sorted(ours.keys() & theirs.keys())):
         parser.error(f"no task in common: {', '.join(ours)} and {', '.join(theirs)}")
     comparisons = [compare(task, ours[task], theirs[task]) for task in tasks]
     found = [verdict(one, options.margin) for one in comparisons]
+    tables = [as_table(found)]
+    logged = [learning_metrics.read_all(paths) for paths in (options.ours, options.theirs)]
+    for entry in found:
+        sides = [side.get(entry["task"], []) for side in logged]
+        if not all(sides):
+            continue
+        metrics = learning_metrics.together(entry["task"], *sides, np.array(options.updates), options.metrics)
+        entry["metrics"] = learning_metrics.numbers(metrics, p_value)
+        tables.append(learning_metrics.as_table(entry["task"], entry["metrics"]))
+        if options.metrics_output:
+            name = re.sub(r"\W+", "_", entry["task"])
+            fine = learning_metrics.together(entry["task"], *sides, learning_metrics.RECORDED, options.metrics)
+            learning_metrics.draw(entry["task"], fine, options.metrics_output / f"{name}.png")
     if options.output:
         draw(comparisons, options.output)
     if options.certificate:
-        options.certificate.write_text(as_table(found) + "\n")
+        options.certificate.write_text("\n\n".join(tables) + "\n")
     print(json.dumps({"benchmark": "learning", "margin": options.margin, "tasks": found, **machine()}))
 
 

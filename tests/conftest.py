@@ -12,6 +12,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # tests compare numbers; accelerators have benchmarks
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own notes
+os.environ.pop("FORCE_COLOR", None)  # tests read plain text
 
 # A first example may compile; and the same examples every time, so that a red run can be repeated.
 settings.register_profile("repeatable", deadline=None, derandomize=True)

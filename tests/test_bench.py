@@ -13,8 +13,9 @@ import train_step
 from dreamer_jax.cli import main
 from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.profiling import bench as module
-from dreamer_jax.profiling.bench import bench, in_words
+from dreamer_jax.profiling.bench import bench, describe
 from dreamer_jax.profiling.speed import SPECS
+from dreamer_jax.terminal import render
 
 QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 MACHINE = {"versions", "device", "backend", "cores", "processor", "load"}
@@ -55,7 +56,7 @@ def test_progress_is_shown_apart(measured):
 def test_a_person_gets_tables(measured):
     records = measured[0]
     left_out = {**records[1], "observation": "atari", "skipped": "pip install it"}
-    lines = in_words([*records, left_out]).splitlines()
+    lines = render(describe([*records, left_out])).splitlines()
     assert records[0]["processor"] in lines[0] and f"jax {records[0]['versions']['jax']}" in lines[1]
     assert lines[2:5] == ["dreamer_v3, size 1m, bfloat16", "", "updates of 2 x 4 records"]
     assert "update ms" in lines[5] and "640,867" in lines[6] and len(lines[5]) == len(lines[6])

@@ -7,6 +7,7 @@ import pytest
 from dreamer_jax import load_config
 from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.envs import check
+from dreamer_jax.terminal import render
 
 OWN = """
 import gymnasium, numpy as np
@@ -67,7 +68,7 @@ def own(tmp_path, monkeypatch):
 
 def check_env(task, steps, **changes):
     config = load_config(overrides=[(name.replace("__", "."), value) for name, value in changes.items()])
-    return check.check_env(replace(config, env=replace(config.env, task=task)), steps)
+    return render(check.check_env(replace(config, env=replace(config.env, task=task)), steps))
 
 
 def test_a_sound_environment():

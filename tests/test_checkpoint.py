@@ -116,7 +116,7 @@ def test_checkpoints_of_older_versions_can_be_read(tmp_path):
     assert Checkpoints(tmp_path).steps() == [3, 5]
     for path in (place(tmp_path, 3) / "carry").glob("**/manifest.ocdbt"):
         path.write_bytes(b"")
-    with pytest.raises(ConfigError, match=r"3/carry: damaged, or of another version .*; checkpoint 5 can be read"):
+    with pytest.raises(ConfigError, match=r"3/carry: damaged, or of another agent .*; checkpoint 5 can be read"):
         read(tmp_path, 3)
 
 

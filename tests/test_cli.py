@@ -31,8 +31,8 @@ from dreamer_jax.training.train import train
 CONFIGS = Path(__file__).parents[1] / "configs"
 COMMANDS = "train import-reference evaluate plot compare check-env export dream bench config".split()
 HEAVY = (
-    "jax flax optax orbax distrax gymnasium dm_control mujoco tensorflow_probability matplotlib tensorboardX".split()
-)
+    "jax flax optax orbax distrax gymnasium dm_control mujoco tensorflow_probability matplotlib rich tensorboardX"
+).split()
 
 
 @pytest.fixture(autouse=True)
@@ -137,8 +137,13 @@ def test_a_run_directory_that_cannot_be_used(tmp_path, capsys):
 def test_config_prints_in_what_presets_differ(capsys):
     assert main(["config", "--preset", "dreamer_v1", "--diff", "dreamer_v2", "--rssm.deter", "7"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("preset: dreamer_v1 -> dreamer_v2") and len(lines) > 40
-    assert any(line.startswith("kl.dyn: 1.0 -> 0.8 ") and line.endswith(FIELDS["kl.dyn"].meaning) for line in lines)
+    rows = [re.split("  +", line) for line in lines]
+    assert rows[:2] == [
+        ["setting", "here", "dreamer_v2", "meaning"],
+        ["preset", "dreamer_v1", "dreamer_v2", FIELDS["preset"].meaning],
+    ]
+    assert ["kl.dyn", "1.0", "0.8", FIELDS["kl.dyn"].meaning] in rows and len(rows) > 40
+    assert len({line.index(row[3]) for line, row in zip(lines, rows, strict=True)}) == 1
     assert not any("rssm.deter" in line for line in lines)  # set by hand on both sides
     assert main(["config", "--preset", "planet", "--diff", "planet"]) == 0 and capsys.readouterr().out == ""
     assert "--diff: got 'v9', expected one of dreamer_v1" in refusal(capsys, "config", "--diff", "v9")
@@ -562,7 +567,8 @@ def test_dream_of_states(run, tmp_path, capsys):
     assert main([str(word) for word in command]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("KL ") and "of 4 latents active" in lines[0]
-    assert lines[1].startswith("position after  1: error ") and lines[-1] == str(tmp_path / "recorded-signals.png")
+    assert lines[1].split() == "prediction records ahead error of repeating of the mean".split()
+    assert lines[2].split()[:2] == ["position", "1"] and lines[-1] == str(tmp_path / "recorded-signals.png")
     assert files(run) == before
     assert "recorded-signals.png: exists already" in refusal(capsys, *command)
     for length, words in ((600, "windows of 603 records and one before, but its replay holds 500"),

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 
 from dreamer_jax.analysis import published
-from dreamer_jax.analysis.compare import as_text, compare
+from dreamer_jax.analysis.compare import compare, describe
 from dreamer_jax.cli import main
 from dreamer_jax.config.loading import dump, load
 from dreamer_jax.config.named import BENCHMARKS
 from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.specs import ArraySpec, EnvSpec
+from dreamer_jax.terminal import render
 
 PRESET, BENCHMARK = "dreamer_v3_2023", ("benchmark", "dmc_proprio_2023")
+CUP = "dmc/cup_catch"
 STATES, IMAGES = ArraySpec((5,), "float32"), ArraySpec((64, 64, 3), "uint8")
 EDGES = [0, 100, 200, 300, 400, 500]
 CURVE = {"mean": [10.0, 20.0, 30.0, 40.0, 50.0], "std": [1.0, 2.0, 3.0, 4.0, 5.0], "seeds": 7}
@@ -64,6 +66,10 @@ def write_run(
     return run_dir
 
 
+def text_of(comparisons):
+    return render(describe(comparisons))
+
+
 def values(comparison):
     return [(one.frames, one.ours, one.runs, one.verdict) for one in comparison.budgets]
 
@@ -98,8 +104,8 @@ def test_how_far_a_run_is_may_stand_in_its_metrics_alone(tmp_path, table):
 def test_bins_without_a_published_value_are_left_out(tmp_path, table):
     (result,) = compare([write_run(tmp_path / "run", [(90, 1), (250, 1), (400, 40)])], "d4pg")
     assert values(result) == [(200, None, 0, "no episode"), (400, 40.0, 1, "inside")]
-    assert "none is recorded for d4pg" in as_text([result])
-    assert "3 seeds" in as_text([result]) and "differ" not in as_text([result])
+    assert "none is recorded for d4pg" in text_of([result])
+    assert "3 seeds" in text_of([result]) and "differ" not in text_of([result])
 
 
 def test_the_command(tmp_path, table, capsys):
@@ -116,12 +122,12 @@ def test_the_command(tmp_path, table, capsys):
         "a published point: one episode",
         "ours: the mean of all training episodes that ended in the bin",
         "settings that differ: none",
-        "     frames       ours    published mean ± std",
-        "        100       11.0              10.0 ± 1.0 (7 seeds)  inside",
-        "        200       28.0              20.0 ± 2.0 (7 seeds)  above",
-        "        300                         30.0 ± 3.0 (7 seeds)  no episode",
+        "frames  ours  published mean ± std (7 seeds)  verdict",
+        "   100  11.0                      10.0 ± 1.0  inside",
+        "   200  28.0                      20.0 ± 2.0  above",
+        "   300                            30.0 ± 3.0  no episode",
     ]
-    assert lines[11] == "        400       20.0              40.0 ± 4.0 (7 seeds)  below (1 of 2 runs)"
+    assert lines[11] == "   400  20.0                      40.0 ± 4.0  below (1 of 2 runs)"
     assert lines[13] == f"dmc/cartpole_swingup: {PRESET}, size xlarge (1 seed: 0) against dreamerv3"
     start = lines.index("settings that differ:")
     assert lines[start + 1 : start + 3] == ["  size xlarge instead of small", "  env.num_envs 1 instead of 8"]
@@ -212,9 +218,9 @@ def test_labels_that_lie_early(tmp_path, monkeypatch):
     (result,) = compare([run], "dreamerv3")
     assert values(result) == [(100, 10.0, 1, "inside"), (200, 20.0, 1, "inside")]
     sentence = "labels lie 30 frames early: the bin 100 has the episodes that ended after 30 and up to 130 frames"
-    assert sentence in as_text([result])
+    assert sentence in text_of([result])
     (other,) = compare([run], "d4pg")
-    assert values(other) == [(200, 16.0, 1, "inside")] and "early" not in as_text([other])
+    assert values(other) == [(200, 16.0, 1, "inside")] and "early" not in text_of([other])
     with pytest.raises(ConfigError, match="at 129 frames, the first published value is at 130"):
         compare([write_run(tmp_path / "short", [(129, 8)])], "dreamerv3")
 
@@ -230,9 +236,9 @@ def test_labels_that_lie_early(tmp_path, monkeypatch):
 def test_the_benchmark_is_that_of_the_task_and_what_is_seen(tmp_path, table, task, leaf, benchmark, name):
     (result,) = compare([write_run(tmp_path / "run", ZERO, task=task, leaf=leaf)], "dreamerv3")
     assert (result.published.benchmark, result.published.task) == (benchmark, name)
-    assert f"protocol of {benchmark}" in as_text([result])
+    assert f"protocol of {benchmark}" in text_of([result])
     if benchmark == "atari100k":
-        assert "train.train_ratio 512 instead of 256" in as_text([result])
+        assert "train.train_ratio 512 instead of 256" in text_of([result])
 
 
 def test_names_of_one_task_are_one_group(tmp_path, table):
@@ -290,6 +296,82 @@ def test_the_published_values():
         assert curve.edges[at] == frames - 10_000
 
 
+# By hand: groups of 100 frames have (4 + 6) / 2 = 5, 20 and 40 of seed 0, 15 and 30 of seed 1, which ended before 300.
+SMALL = {
+    "protocol": published.reference_small()["protocol"],
+    "tasks": {
+        "dmc/ball_in_cup_catch from states": {
+            "group_frames": 100,
+            "settings": {"env.num_envs": 2, "rssm.deter": 128, "train.train_ratio": 64.0},
+            "seeds": {
+                "0": [[98, 4], [100, 6], [198, 20], [200, 20], [298, 35], [300, 45]],
+                "1": [[98, 15], [100, 15], [198, 30], [200, 30], [250, 99]],
+            },
+        }
+    },
+}
+
+
+def test_runs_against_those_of_the_reference_under_small_settings(tmp_path, monkeypatch):
+    monkeypatch.setattr(published, "reference_small", lambda: SMALL)
+    small = [("benchmark", "none"), ("env.num_envs", "2"), ("rssm.deter", "128"), ("train.train_ratio", "64")]
+
+    def write(name, *settings, **others):
+        episodes = [(100, 9), (100, 13), (200, 60), (250, 7), (300, 41)]
+        return write_run(
+            tmp_path / name, episodes, *small, *settings, preset="dreamer_v3", size="1m", **{"task": CUP} | others
+        )
+
+    (result,) = compare([write("same", seed=7)], "reference_small")
+    assert values(result) == [(100, 11.0, 1, "inside"), (200, 60.0, 1, "above"), (300, 24.0, 1, "below")]
+    assert [(one.mean, one.std) for one in result.budgets] == [(10, 5), (25, 5), (40, 0)]
+    text = as_text([result])
+    assert "dmc/ball_in_cup_catch: dreamer_v3, size 1m (1 seed: 7) against reference_small" in text
+    assert "action repeat 1, 2 environments, train ratio 64, size own" in text and "(2 seeds)" in text
+    assert "settings that differ: none" in text and "a published point: the mean of all training episodes" in text
+    (other,) = compare([write("other", ("rssm.deter", "256"), ("optimizer.warmup", "5"))], "reference_small")
+    assert list(map(str, other.differences)) == [
+        "rssm.deter 256 instead of 128",
+        "optimizer.warmup 5 instead of 1000",
+    ]
+    for wrong, message in (
+        (
+            write("pictures", leaf=IMAGES),
+            "there are .* here, and reference_small in dmc/ball_in_cup_catch from states$",
+        ),
+        (write("probe", task="probe/count"), "no published curve; .*; reference_small has dmc/ball_in_cup_catch from"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            compare([wrong], "reference_small")
+    with pytest.raises(ConfigError, match=r"did you mean reference_small\? there are .*, reference_small$"):
+        compare([write("typo")], "referenze_small")
+
+
+@pytest.mark.parametrize(("task", "repeat", "frames"), [("cartpole_balance", 4, 36_144), ("walker_walk", 2, 28_056)])
+def test_the_recorded_runs_have_the_settings_of_the_quick_start(task, repeat, frames):
+    entry = published.reference_small()["tasks"][f"dmc/{task} from states"]
+    recorded = published.recorded_runs(f"dmc/{task} from states", entry)
+    file = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
+    ours = load(files=[file], overrides=[("env.task", f"dmc/{task}"), ("env.action_repeat", str(repeat))])
+    assert published.differing_settings(ours, recorded.settings) == []
+    records = 1000 // repeat + 1
+    assert recorded.group_frames == ours.env.num_envs * records * repeat
+    for run in recorded.runs:  # every group has an episode of each environment
+        groups = np.ceil(run.frames / recorded.group_frames).astype(int)
+        assert set(np.bincount(groups)[1:]) == {ours.env.num_envs} and run.reached == frames
+
+
+def test_the_recorded_values():
+    """Seed 0 is of the reference's ``scores.jsonl``."""
+    spec = EnvSpec({"position": STATES}, {"action": ArraySpec((1,), "float32")})
+    curve = published.published_curve("dmc/cartpole_balance", spec, "reference_small")
+    seeds = published.reference_small()["tasks"]["dmc/cartpole_balance from states"]["seeds"]
+    means = {seed: np.array(episodes)[:, 1].reshape(-1, 4).mean(1) for seed, episodes in seeds.items()}
+    assert means["0"].round().tolist() == [203, 243, 351, 545, 584, 674, 832, 847, 858]
+    assert curve.seeds == len(means) >= 4 and curve.edges.tolist() == [4016 * i for i in range(10)]
+    np.testing.assert_allclose(curve.mean, np.mean(list(means.values()), 0))
+
+
 # Means over the seeds of what the files of the two repositories have, worked out by hand.
 EARLIER = {
     "dreamerv2": (
@@ -325,7 +407,7 @@ def test_earlier_agents_are_compared_with_their_own_settings(tmp_path, method, p
     run = write_run(
         tmp_path / "own", episodes, settings, task="dmc/walker_walk", preset=preset, size="own", leaf=IMAGES
     )
-    text = as_text(compare([run], method))
+    text = text_of(compare([run], method))
     assert facts in text and f"against {method}" in text and "settings that differ: none" in text
     other = write_run(tmp_path / "v3", episodes, task="dmc/walker_walk", preset="dreamer_v3", size="1m", leaf=IMAGES)
     (result,) = compare([other], method)

@@ -216,7 +216,12 @@ def test_every_command_is_shown_and_every_named_one_exists():
 def test_settings_that_a_page_names_exist(page):
     (subparsers,) = [action for action in make_parser()._actions if action.dest == "command"]
     flags = {flag for sub in subparsers.choices.values() for action in sub._actions for flag in action.option_strings}
-    elsewhere = {"--deter", "--batch-size", "--ntasks-per-node=1"}  # of programs in benchmarks/, of Slurm
+    elsewhere = {
+        "--deter",
+        "--batch-size",
+        "--group-frames",
+        "--ntasks-per-node=1",
+    }  # of programs in benchmarks/, of Slurm
     elsewhere |= {"--planner.temperature"}  # of a patch
     for quoted in re.findall(r"`(--[\w.][^`]*)`", prose(page)):
         name = quoted.split()[0]

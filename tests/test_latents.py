@@ -81,7 +81,7 @@ def test_a_kind_from_outside_reports_its_own_numbers(state):
     assert not {"kl", "elbo"} & metrics.keys()
     # Nothing is drawn: the prior's latent differs from the posterior's by what was observed alone.
     assert metrics["prior_error/place"] != metrics["posterior_error/place"]
-    first, *_ = describe(metrics).splitlines()
+    first, *_ = describe(metrics)
     assert first.startswith(f"consistency {metrics['consistency']:.2f}, below free nats in ")
     assert first.endswith(f"{metrics['active_latents']:.0f} of {S} latents active")
     assert collapse(metrics | {"active_latents": 0.0, "prior_error/place": 9.0}) == ""

@@ -14,8 +14,8 @@ from dreamer_jax.config.named import PRESETS
 PACKAGE = Path(__file__).parent.parent / "dreamer_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 ORDER = (
-    "types specs files checksums config interfaces numerics ops distributions nets optim models behaviors report agent "
-    "reference replay envs processes runs devices analysis profiling training cli"
+    "types specs files checksums terminal config interfaces numerics ops distributions nets optim models behaviors "
+    "report agent reference replay envs processes runs devices analysis profiling training cli"
 ).split()  # each imports only itself and what stands to its left
 
 
@@ -100,7 +100,7 @@ def test_the_check_lets_the_right_files_pass():
 
 
 def test_importing_the_package_and_its_settings_is_cheap():
-    heavy = ["jax", "tensorflow_probability", "distrax", "gymnasium", "dm_control", "mujoco", "matplotlib"]
+    heavy = ["jax", "tensorflow_probability", "distrax", "gymnasium", "dm_control", "mujoco", "matplotlib", "rich"]
     program = (
         f"import sys, dreamer_jax\ndreamer_jax.load_config()\nprint(*[name for name in {heavy} if name in sys.modules])"
     )

@@ -1,5 +1,6 @@
 """A trained agent in someone else's program acts as it would have in training."""
 
+import io
 import shutil
 import subprocess
 import sys
@@ -7,15 +8,18 @@ import sys
 import jax
 import numpy as np
 import pytest
-from trainer import flags, tiny_run, trainer
+from trainer import flags, make_toy, tiny_run, trainer
 
 import dreamer_jax
+from dreamer_jax.config.loading import replace
 from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.devices.acting import make_act
 from dreamer_jax.processes.shards import below
 from dreamer_jax.replay.storage import Layout, file_name, numpy_dtype
 from dreamer_jax.runs.checkpoint import Checkpoints
+from dreamer_jax.runs.integrity import read_run
 from dreamer_jax.training.loop import ACT
+from dreamer_jax.training.preflight import env_spec
 from dreamer_jax.types import TimeStep
 
 FRAMES, E = 100, 2
@@ -148,6 +152,32 @@ def test_what_is_not_there(runs, tmp_path):
         dreamer_jax.load(tmp_path)
     _, start = dreamer_jax.load(runs[0], 0)
     assert int(start.step) == 0
+
+
+def test_a_run_of_an_agent_that_was_passed_needs_it_again(tmp_path):
+    """The settings describe another one, which may well have the same parameters."""
+    config, run_dir = tiny_run(train__frames=20, env__task="probe/echo"), tmp_path / "run"
+    agent = make_toy(config, env_spec(config))
+    options = {"loggers": (), "stream": io.StringIO()}
+    dreamer_jax.train(config, run_dir, agent=agent, **options)
+    with pytest.raises(ConfigError, match=r"passed to train\(agent=...\).*pass it again"):
+        dreamer_jax.load(run_dir)
+    before = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+    longer = replace(config, {"train.frames": 40})
+    with pytest.raises(ConfigError, match="pass it again"):
+        dreamer_jax.train(longer, run_dir, **options)
+    assert before == {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+    found, state = dreamer_jax.load(run_dir, agent=agent)
+    assert found is agent and len(jax.tree.leaves(state)) > 3
+    dreamer_jax.train(longer, run_dir, agent=agent, **options)
+    with pytest.raises(ConfigError, match="its own"):
+        dreamer_jax.load(run_dir, agent=agent, overrides=[("planner.horizon", "3")])
+
+
+def test_a_run_of_the_settings_goes_on_with_no_other_agent(runs):
+    config = read_run(runs[0])[0]
+    with pytest.raises(ConfigError, match="may be another"):
+        dreamer_jax.train(config, runs[0], agent=make_toy(config, env_spec(config)), stream=io.StringIO())
 
 
 def test_it_says_nothing(runs):

@@ -6,8 +6,9 @@ import re
 import pytest
 from test_compare import ONE, PRESET, ZERO, write_run
 
-from dreamer_jax.analysis.ranking import as_text, rank
+from dreamer_jax.analysis.ranking import describe, rank
 from dreamer_jax.cli import main
+from dreamer_jax.terminal import render
 
 TASK = "dmc/cartpole_swingup"
 
@@ -32,13 +33,13 @@ def test_values_by_hand(tmp_path):
     assert (a.returns, a.interval.value) == ([5.5], 5.5)
     assert (b.returns, b.interval.value, b.run_dirs) == ([7, 3], 5, [runs[2], runs[0]])
     assert (b.interval.low, b.interval.high) == (3, 7)  # of two seeds, drawn both ways
-    lines = as_text(tables).splitlines()
+    lines = render(describe(tables)).splitlines()
     assert lines == [
         f"{TASK}: return of the last 10 episodes, mean over seeds",
-        "   return         95 % interval  seeds       frames  settings",
-        "      8.0                            1          100  kl.rep 0.1",
-        "      5.5                            1        1,100  kl.rep 0.2",
-        "      5.0            3.0 to 7.0      2          150  kl.rep 0.3",
+        "return  95 % interval  seeds  frames  settings",
+        "   8.0                     1     100  kl.rep 0.1",
+        "   5.5                     1   1,100  kl.rep 0.2",
+        "   5.0     3.0 to 7.0      2     150  kl.rep 0.3",
     ]
 
 

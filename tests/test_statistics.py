@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from dreamer_jax.analysis.statistics import STATISTICS, bootstrap, format_summary, iqm, summary
+from dreamer_jax.analysis.statistics import STATISTICS, bootstrap, describe, iqm, summary
+from dreamer_jax.terminal import render
 
 
 def test_iqm_by_hand():
@@ -67,14 +68,16 @@ def test_summary_is_json_and_prints():
     assert (result["mean"], result["median"], result["iqm"]) == (4.0, 3.5, 3.5)
     assert result["std"] == pytest.approx(np.sqrt((9 + 4 + 1 + 0 + 1 + 25) / 5))
     assert result["mean_ci95"][0] < 4 < result["mean_ci95"][1]
-    text = format_summary(result)
-    assert "IQM" in text and "3.5" in text and "6 in 2 groups" in text
+    low, high = result["iqm_ci95"]
+    lines = render(describe(result)).splitlines()
+    assert lines[0] == "scores: 6 in 2 groups, from 1.0 to 9.0"
+    assert lines[1:3] == ["statistic  score  95 % interval", f"IQM          3.5  {f'{low:.1f} to {high:.1f}':>13}"]
 
 
 def test_one_score_has_no_interval():
     result = summary([12.0])
     assert (result["mean"], result["mean_ci95"], result["std"]) == (12.0, None, None)
-    assert "no interval" in format_summary(result)
+    assert render(describe(result)).splitlines()[3] == "mean        12.0  none of one score"
 
 
 @pytest.mark.parametrize("scores", [[], [[]], [[1.0], []], [1.0, float("nan")]])

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from rich.table import Table
 
 from dreamer_jax.analysis.plot import (
     COLOURS,
     STYLES,
     Run,
-    bin_means,
     check_picture,
     finish_panel,
+    finished_bins,
     load_run,
     open_panels,
     save_picture,
@@ -25,11 +26,11 @@ from dreamer_jax.analysis.published import (
     Difference,
     Published,
     differing_settings,
-    protocol_settings,
     published_curve,
 )
 from dreamer_jax.config.schema import Config, ConfigError
 from dreamer_jax.runs.integrity import read_run
+from dreamer_jax.terminal import Answer, table
 
 VERDICTS = ("inside", "above", "below", "no episode")
 BAND = 2  # standard deviations of the published seeds
@@ -105,20 +106,19 @@ def _compare(members: list[_Member]) -> Comparison:
     members = sorted(members, key=lambda one: one.run.seed)
     published = first.published
     edges = published.edges + published.early
-    curves = np.stack([_curve(one.run, edges) for one in members])
+    curves = np.stack([finished_bins(one.run, edges) for one in members])
     reached = max(one.run.reached for one in members)
     shown = np.flatnonzero((edges[1:] <= reached) & ~np.isnan(published.mean))
     if not shown.size:
         begin = edges[1:][~np.isnan(published.mean)][0]
         raise ConfigError(f"{first.run_dir}: at {reached:,.0f} frames, the first published value is at {begin:,.0f}")
-    protocol = protocol_settings(published.benchmark) if published.protocol else None
     return Comparison(
         first.run.method,
         first.config.size,
         [one.run_dir for one in members],
         [one.run for one in members],
         published,
-        differing_settings(first.config, protocol) if protocol else None,
+        differing_settings(first.config, published.settings) if published.settings else None,
         [_budget(published, bin_, curves[:, bin_]) for bin_ in shown.tolist()],
         curves[:, shown],
     )
@@ -133,11 +133,6 @@ def check_seeds(runs: Iterable[tuple[Path, int]]) -> None:
         seen[seed] = run_dir
 
 
-def _curve(run: Run, edges: np.ndarray) -> np.ndarray:
-    """A run's mean in each bin that it has come to the end of."""
-    return np.where(edges[1:] <= run.reached, bin_means(run, edges), np.nan)
-
-
 def _budget(published: Published, bin_: int, values: np.ndarray) -> Budget:
     known = values[~np.isnan(values)]
     mean, std = float(published.mean[bin_]), float(published.std[bin_])
@@ -148,12 +143,14 @@ def _budget(published: Published, bin_: int, values: np.ndarray) -> Budget:
     return Budget(int(published.edges[bin_ + 1]), ours, int(known.size), mean, std, verdict)
 
 
-def as_text(comparisons: Sequence[Comparison]) -> str:
-    """A block per comparison: protocol, differing settings, a line per budget; at the end a line that counts."""
-    blocks = ["\n".join([*_head(one), *_table(one)]) for one in comparisons]
+def describe(comparisons: Sequence[Comparison]) -> Answer:
+    """For each its protocol, differing settings and a table of the budgets; at the end a line that counts."""
     counts = _counts([budget for one in comparisons for budget in one.budgets])
     total = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS)
-    return "\n\n".join(blocks) + f"\n\nof {sum(counts.values())} budgets (band: mean ± {BAND} std): {total}"
+    answer: Answer = []
+    for one in comparisons:
+        answer += [*_head(one), _table(one), ""]
+    return [*answer, f"of {sum(counts.values())} budgets (band: mean ± {BAND} std): {total}"]
 
 
 def _head(one: Comparison) -> list[str]:
@@ -180,7 +177,7 @@ def _facts(protocol: dict[str, Any]) -> str:
     preset = f"preset {protocol['preset']}, " if "preset" in protocol else ""
     return (
         f"{preset}action repeat {protocol['action_repeat']}, {_plural(protocol['num_envs'], 'environment')}, "
-        f"train ratio {protocol['train_ratio']}, size {protocol['size']}; {protocol['scores']}"
+        f"train ratio {protocol['train_ratio']:g}, size {protocol['size']}; {protocol['scores']}"
     )
 
 
@@ -188,14 +185,14 @@ def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}{'s' * (count != 1)}"
 
 
-def _table(one: Comparison) -> list[str]:
-    many, seeds = len(one.runs), _plural(one.published.seeds, "seed")
-    lines = [f"{'frames':>11}  {'ours':>9}  {'published mean ± std':>22}"]
+def _table(one: Comparison) -> Table:
+    many, rows = len(one.runs), []
     for frames, ours, runs, mean, std, verdict in one.budgets:
         value = "" if ours is None else f"{ours:.1f}"
         missing = f" ({runs} of {_plural(many, 'run')})" if 0 < runs < many else ""
-        lines.append(f"{frames:>11,}  {value:>9}  {f'{mean:.1f} ± {std:.1f}':>22} ({seeds})  {verdict}{missing}")
-    return lines
+        rows.append((f"{frames:,}", value, f"{mean:.1f} ± {std:.1f}", verdict + missing))
+    published = f"published mean ± std ({_plural(one.published.seeds, 'seed')})"
+    return table(("frames", "ours", published, "verdict"), rows, right=("frames", "ours", published))
 
 
 def _counts(budgets: Sequence[Budget]) -> dict[str, int]:

@@ -116,6 +116,11 @@ def bin_means(run: Run, edges: np.ndarray) -> np.ndarray:
     return np.divide(totals, counts, out=np.full(bins, np.nan), where=counts > 0)
 
 
+def finished_bins(run: Run, edges: np.ndarray) -> np.ndarray:
+    """The same in each bin that the run has come to the end of, else NaN."""
+    return np.where(edges[1:] <= run.reached, bin_means(run, edges), np.nan)
+
+
 def curve(run: Run, edges: np.ndarray) -> np.ndarray:
     """Mean score of the episodes that ended in each bin ``(edges[i], edges[i + 1]]``.
 

@@ -22,6 +22,7 @@ from dreamer_jax.runs.checkpoint import read_replays
 from dreamer_jax.runs.integrity import read_run
 from dreamer_jax.runs.load import load
 from dreamer_jax.specs import EnvSpec
+from dreamer_jax.terminal import Answer, table
 from dreamer_jax.types import Array, Dream, TrainState, TrajectoryBatch
 
 SHOWN = 6
@@ -236,23 +237,26 @@ def read_actions(path: Path, spec: EnvSpec) -> dict[str, np.ndarray]:
     return arrays
 
 
-def describe(metrics: Mapping[str, float]) -> str:
-    """The numbers of a report that a person wants first, a line each."""
+def describe(metrics: Mapping[str, float]) -> Answer:
+    """The numbers of a report that a person wants first."""
     name, latents = divergence(metrics)
     nats = f"{name.upper()} {metrics[name]:.2f} nats" if "elbo" in metrics else f"{name} {metrics[name]:.2f}"
     line = (
         f"{nats}, below free nats in {100 * metrics[f'{name}_below_free_nats']:.0f} % of records; "
         f"{metrics['active_latents']:.0f} of {latents} latents active"
     )
-    lines = [f"{line}; ELBO {metrics['elbo']:.1f} nats a record" if "elbo" in metrics else line]
+    line += f"; ELBO {metrics['elbo']:.1f} nats a record" if "elbo" in metrics else ""
+    rows = []
     for key in [name.partition("/")[2] for name in metrics if name.startswith("posterior_error/")]:
         for h in HORIZONS:
             if (name := f"{key}/{h}") and f"openloop_error/{name}" in metrics:
-                model, repeat, mean = (metrics[f"{kind}_error/{name}"] for kind in ("openloop", "repeat", "mean"))
-                lines.append(f"{key} after {h:2}: error {model:.4g}, repeating {repeat:.4g}, the mean {mean:.4g}")
+                errors = (metrics[f"{kind}_error/{name}"] for kind in ("openloop", "repeat", "mean"))
+                rows.append((key, str(h), *(f"{error:.4g}" for error in errors)))
+    numbers = "records ahead", "error", "of repeating", "of the mean"
     imagined, realised = metrics["return_imagined"], metrics["return_realised"]
-    lines.append(f"return over {HORIZONS[-1]} records: imagined {imagined:.3g}, realised {realised:.3g}")
-    return "\n".join([*lines, *filter(None, [collapse(metrics)])])
+    returns = f"return over {HORIZONS[-1]} records: imagined {imagined:.3g}, realised {realised:.3g}"
+    tables = [table(("prediction", *numbers), rows, right=numbers)] if rows else []
+    return [line, *tables, returns, *filter(None, [collapse(metrics)])]
 
 
 def _names(names: Iterable[str]) -> str:

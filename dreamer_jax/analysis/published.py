@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dreamer_jax.config.loading import RESUMABLE, difference
+from dreamer_jax.analysis.plot import Run, finished_bins
+from dreamer_jax.config.loading import RESUMABLE, difference, replace
 from dreamer_jax.config.loading import load as load_config
 from dreamer_jax.config.named import BENCHMARKS, size_settings
 from dreamer_jax.config.schema import Config, ConfigError, flatten
@@ -28,6 +29,8 @@ _PLACES = {
     "atari images": ("atari200m_2020",),
 }
 """Benchmarks with scores on tasks of a suite, by what a run sees of them."""
+REFERENCE_SMALL = "reference_small"
+"""The method, and the benchmark, of data/reference_small.json."""
 
 
 class Published(NamedTuple):
@@ -41,7 +44,16 @@ class Published(NamedTuple):
     std: np.ndarray  # [bins] of the same, as of a whole population
     seeds: int
     protocol: dict[str, Any] | None  # None: not recorded for this method
+    settings: Config | None  # those of the protocol
     early: int  # environment frames by which ``edges`` lie before the ends of the bins
+
+
+class Recorded(NamedTuple):
+    """Runs of one program on one task under the same settings, episode by episode."""
+
+    group_frames: int  # in which each environment ends an episode, or a width that was chosen
+    settings: Config
+    runs: list[Run]
 
 
 class Difference(NamedTuple):
@@ -56,10 +68,39 @@ class Difference(NamedTuple):
         return f"{self.setting} {run} instead of {other}"
 
 
-@functools.cache
 def published_scores() -> dict[str, Any]:
     """The file of published scores; its first entries say where they come from and how they were made."""
-    return json.loads(resources.files("dreamer_jax").joinpath("data/published_scores.json").read_text("utf-8"))
+    return _data("published_scores")
+
+
+def reference_small() -> dict[str, Any]:
+    """The file of the reference's training scores under small settings, which benchmarks/reference_runs.py writes."""
+    return _data(REFERENCE_SMALL)
+
+
+@functools.cache
+def _data(name: str) -> dict[str, Any]:
+    return json.loads(resources.files("dreamer_jax").joinpath(f"data/{name}.json").read_text("utf-8"))
+
+
+def seen_task(task: str, spec: EnvSpec) -> str:
+    """A task by one of its names and what a run sees of it, such as ``dmc/ball_in_cup_catch from states``."""
+    suite, _, name = task.partition("/")
+    seen = "images" if any(leaf.image for leaf in spec.observation.values()) else "states"
+    return f"{suite}/{_ALIASES.get(name, name)} from {seen}"
+
+
+def recorded_runs(place: str, entry: dict[str, Any]) -> Recorded:
+    """What such a file has of one task; ``settings`` are those that differ from the preset's."""
+    task, _, _ = place.partition(" from ")
+    preset = load_config(reference_small()["protocol"]["preset"], overrides=[("env.task", task)])
+    runs = [_run(task, int(seed), episodes) for seed, episodes in entry["seeds"].items()]
+    return Recorded(entry["group_frames"], replace(preset, entry["settings"]), runs)
+
+
+def _run(task: str, seed: int, episodes: list[list[float]]) -> Run:
+    frames, scores = np.array(episodes, np.float64).reshape(-1, 2).T
+    return Run(task, REFERENCE_SMALL, seed, frames, scores, np.zeros((0, 2)))
 
 
 def published_curve(task: str, spec: EnvSpec, method: str) -> Published:
@@ -68,21 +109,26 @@ def published_curve(task: str, spec: EnvSpec, method: str) -> Published:
     Raises:
       ConfigError: nothing is published for this task, or nothing by this method.
     """
-    suite, _, name = task.partition("/")
-    seen = "images" if any(leaf.image for leaf in spec.observation.values()) else "states"
+    place = seen_task(task, spec)
+    named, _, seen = place.partition(" from ")
+    suite, _, name = named.partition("/")
     places, benchmarks = _PLACES.get(f"{suite} {seen}", ()), published_scores()["benchmarks"]
-    name = f"{suite.removesuffix('100k')}_{_ALIASES.get(name, name)}"
+    name = f"{suite.removesuffix('100k')}_{name}"
+    recorded = reference_small()["tasks"]
     found = {
         one: place
         for place in places
         for one, tasks in benchmarks.get(place, {"methods": {}})["methods"].items()
         if name in tasks
     }
+    found |= {REFERENCE_SMALL: REFERENCE_SMALL} if place in recorded else {}
     if not found:
-        known = "; ".join(f"{place} has {', '.join(_tasks(place))}" for place in places or benchmarks)
-        raise ConfigError(f"{task}: no published curve; {known}")
+        known = "; ".join(f"{key} has {', '.join(_tasks(key))}" for key in places or benchmarks)
+        raise ConfigError(f"{task}: no published curve; {known}; {REFERENCE_SMALL} has {', '.join(recorded)}")
     if method not in found:
         raise ConfigError(f"--to {method}: no published curve for {task}; {_instead(method, found)}")
+    if method == REFERENCE_SMALL:
+        return _small_curve(named, recorded_runs(place, recorded[place]))
     key = found[method]
     curve, protocol = benchmarks[key]["methods"][method][name], benchmarks[key]["protocol"]
     own = protocol if protocol["method"] == method else None
@@ -95,7 +141,31 @@ def published_curve(task: str, spec: EnvSpec, method: str) -> Published:
         np.array(curve["std"], np.float64),
         curve["seeds"],
         own,
+        protocol_settings(key) if own else None,
         own.get("early", 0) if own else 0,
+    )
+
+
+def _small_curve(task: str, recorded: Recorded) -> Published:
+    runs, settings = recorded.runs, recorded.settings
+    edges = recorded.group_frames * np.arange(1.0 + max(run.reached for run in runs) // recorded.group_frames)
+    curves = np.ma.masked_invalid([finished_bins(run, edges) for run in runs])
+    protocol = reference_small()["protocol"] | {
+        "action_repeat": settings.env.action_repeat,
+        "num_envs": settings.env.num_envs,
+        "train_ratio": settings.train.train_ratio,
+    }
+    return Published(
+        REFERENCE_SMALL,
+        REFERENCE_SMALL,
+        task,
+        edges,
+        curves.mean(0).filled(np.nan),
+        curves.std(0).filled(np.nan),
+        len(runs),
+        protocol,
+        settings,
+        0,
     )
 
 
@@ -118,6 +188,7 @@ def differing_settings(run: Config, other: Config) -> list[Difference]:
 
 def _instead(method: str, found: dict[str, str]) -> str:
     elsewhere = [key for key, content in published_scores()["benchmarks"].items() if method in content["methods"]]
+    elsewhere += reference_small()["tasks"] if method == REFERENCE_SMALL else []
     if elsewhere:
         return f"there are {', '.join(found)} here, and {method} in {', '.join(elsewhere)}"
     near = difflib.get_close_matches(method, found, 1)

@@ -17,10 +17,12 @@ from dreamer_jax.config.loading import RESUMABLE, difference
 from dreamer_jax.config.loading import load as load_config
 from dreamer_jax.config.schema import FIELDS, Config, ConfigError, flatten
 from dreamer_jax.runs.integrity import read_run
+from dreamer_jax.terminal import Answer, table
 
 DRAWN = 8
 """Settings of a task in a picture; there are seven colours."""
 _NAMES = ("preset", "benchmark", "size")
+_NUMBERS = ("return", "95 % interval", "seeds", "frames")
 
 
 class Row(NamedTuple):
@@ -93,22 +95,21 @@ def _own(config: Config) -> Iterable[str]:
     return (name for name, _, _ in difference(named, config) if name != "revision")
 
 
-def as_text(tables: dict[str, list[Row]]) -> str:
+def describe(tables: dict[str, list[Row]]) -> Answer:
     """A table for each task."""
-    return "\n\n".join("\n".join(_table(task, rows)) for task, rows in tables.items())
+    answer: Answer = []
+    for task, rows in tables.items():
+        answer += [""] * bool(answer)
+        answer += [f"{task}: return of the last {MARK_EPISODES} episodes, mean over seeds"]
+        answer += [table((*_NUMBERS, "settings"), map(_cells, rows), right=_NUMBERS)]
+    return answer
 
 
-def _table(task: str, rows: Sequence[Row]) -> list[str]:
-    lines = [
-        f"{task}: return of the last {MARK_EPISODES} episodes, mean over seeds",
-        f"{'return':>9}  {'95 % interval':>20}  {'seeds':>5}  {'frames':>11}  settings",
-    ]
-    for row in rows:
-        value, low, high = row.interval
-        between = "" if math.isnan(low) else f"{low:.1f} to {high:.1f}"
-        least = min(run.reached for run in row.runs)
-        lines.append(f"{value:>9.1f}  {between:>20}  {len(row.runs):>5}  {least:>11,.0f}  {row.label}")
-    return lines
+def _cells(row: Row) -> tuple[str, ...]:
+    value, low, high = row.interval
+    between = "" if math.isnan(low) else f"{low:.1f} to {high:.1f}"
+    least = min(run.reached for run in row.runs)
+    return f"{value:.1f}", between, str(len(row.runs)), f"{least:,.0f}", row.label
 
 
 def as_json(tables: dict[str, list[Row]]) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dreamer_jax.terminal import Answer, table
+
 Scores = Sequence[float] | Sequence[Sequence[float]] | Sequence[np.ndarray] | np.ndarray
 """Scores, or several groups of scores that are resampled each in itself."""
 
@@ -74,17 +76,18 @@ def summary(scores: Scores, *, resamples: int = 2000, seed: int = 0) -> dict[str
     return result
 
 
-def format_summary(result: dict[str, Any]) -> str:
-    """A line per statistic, for a person."""
+def describe(result: dict[str, Any]) -> Answer:
+    """How many scores a ``summary`` is of, and a table of their statistics."""
     groups = f" in {result['groups']} groups" if result["groups"] != 1 else ""
-    lines = [f"scores  {result['n']}{groups}, from {result['min']:.1f} to {result['max']:.1f}"]
+    rows = []
     for name in STATISTICS:
         interval = result[f"{name}_ci95"]
-        between = (
-            f"  95 % interval {interval[0]:.1f} to {interval[1]:.1f}" if interval else "  (one score, no interval)"
-        )
-        lines.append(f"{'IQM' if name == 'iqm' else name:<7} {result[name]:.1f}{between}")
-    return "\n".join(lines)
+        between = f"{interval[0]:.1f} to {interval[1]:.1f}" if interval else "none of one score"
+        rows.append(("IQM" if name == "iqm" else name, f"{result[name]:.1f}", between))
+    return [
+        f"scores: {result['n']}{groups}, from {result['min']:.1f} to {result['max']:.1f}",
+        table(("statistic", "score", "95 % interval"), rows, right=("score", "95 % interval")),
+    ]
 
 
 def _groups(scores: Scores) -> list[np.ndarray]:

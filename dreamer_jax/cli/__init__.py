@@ -11,8 +11,8 @@ import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from dreamer_jax.cli.errors import STOPPED, explain
-from dreamer_jax.cli.output import answers_alone, say
+from dreamer_jax.cli.errors import FAILED, STOPPED, explain
+from dreamer_jax.cli.output import answers_alone, complain, say
 from dreamer_jax.cli.parser import make_parser
 from dreamer_jax.cli.settings import pairs, refuse
 from dreamer_jax.envs.signals import Interrupted, handled_by, interrupt
@@ -44,5 +44,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status, message = explain(error)
         if message is None:
             raise
-        say(message)
+        (complain if status == FAILED else say)(message)
         return status

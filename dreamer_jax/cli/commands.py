@@ -7,10 +7,12 @@ import json
 import sys
 from contextlib import closing
 
+from dreamer_jax.cli.output import counted
 from dreamer_jax.cli.quick_start import start_computing
 from dreamer_jax.cli.settings import named, settings
 from dreamer_jax.config.loading import difference, dump, load, write
 from dreamer_jax.config.schema import FIELDS, ConfigError
+from dreamer_jax.terminal import render, table
 
 
 def import_reference(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
@@ -32,7 +34,7 @@ def import_reference(options: argparse.Namespace, pairs: list[tuple[str, str]]) 
 
 def evaluate(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
     from dreamer_jax.analysis.pictures import check_film, save_film
-    from dreamer_jax.analysis.statistics import format_summary, summary
+    from dreamer_jax.analysis.statistics import describe, summary
     from dreamer_jax.devices.acting import make_act
     from dreamer_jax.runs.checkpoint import Checkpoints
     from dreamer_jax.runs.integrity import read_run
@@ -54,19 +56,13 @@ def evaluate(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
         check_film(options.video)
         options.video = options.video.absolute()  # environments may change the working directory
 
-    def report(count: int, score: float) -> None:
-        if sys.stderr.isatty():
-            print(f"\repisode {count}/{options.episodes}: {score:.1f}   ", end="", file=sys.stderr, flush=True)
-
     act = make_act(agent, mode)
     if options.video is not None:  # first, because not everything can be filmed
         frames, rate = film_episode(agent, act, state.params, config.env, seed=seed)
         save_film(frames, options.video, rate)
     envs = evaluation_envs(config.env, options.episodes, seed, lambda text: print(text, file=sys.stderr))
-    with closing(envs):
+    with closing(envs), counted("episode", options.episodes) as report:
         scores = evaluate(agent, act, state.params, envs, episodes=options.episodes, seed=seed, after_episode=report)
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
     result = {
         "run": str(options.run_dir),
         "task": config.env.task,
@@ -84,9 +80,8 @@ def evaluate(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
     else:
         chosen = "sampled" if mode == "sample" else "greedy"
         actions = "planned" if config.behavior.method == "planner" else chosen
-        print(f"{config.env.task} after {result['frames']:,} frames, {actions} actions")
-        print(format_summary(result))
-        print(result["video"]) if "video" in result else None
+        head = f"{config.env.task} after {result['frames']:,} frames, {actions} actions"
+        print(render([head, *describe(result), *([result["video"]] if "video" in result else [])]))
 
 
 def plot(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
@@ -101,20 +96,22 @@ def compare(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
     if options.to is None:
         tables = ranking.rank(options.run_dirs)
         picture = ranking.draw(tables, options.output)
-        found, text = ranking.as_json(tables), ranking.as_text(tables)
+        found, answer = ranking.as_json(tables), ranking.describe(tables)
     else:
         comparisons = compare.compare(options.run_dirs, options.to)
         picture = compare.draw(comparisons, options.output)
-        found, text = compare.as_json(comparisons), compare.as_text(comparisons)
-    answer = json.dumps({**found, "picture": str(picture)}) if options.json else f"{text}\n{picture}"
-    print(answer, file=options.answers)
+        found, answer = compare.as_json(comparisons), compare.describe(comparisons)
+    if options.json:
+        print(json.dumps({**found, "picture": str(picture)}), file=options.answers)
+    else:
+        print(render([*answer, str(picture)]))
 
 
 def check_env(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
     config = settings(options, pairs)
     from dreamer_jax.envs.check import check_env
 
-    print(check_env(config, options.steps))
+    print(render(check_env(config, options.steps)))
 
 
 def export(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
@@ -143,11 +140,11 @@ def dream(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
         pictures = {name: str(path) for name, path in drawn.items()}
         print(json.dumps({"metrics": metrics, "pictures": pictures}), file=options.answers)
     else:
-        print("\n".join([*([describe(metrics)] if metrics else []), *map(str, drawn.values())]))
+        print(render([*(describe(metrics) if metrics else []), *map(str, drawn.values())]))
 
 
 def bench(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
-    from dreamer_jax.profiling.bench import bench, in_words
+    from dreamer_jax.profiling.bench import bench, describe
 
     start_computing(options)
     settings = {
@@ -166,7 +163,7 @@ def bench(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
         if options.json:
             print(json.dumps(record), file=options.answers, flush=True)
     if not options.json:
-        print(in_words(records))
+        print(render(describe(records)))
 
 
 def config(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
@@ -176,5 +173,6 @@ def config(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
         return
     flags = [(name, text) for name, text in named(options, pairs) if name != "preset"]
     other = load(options.diff, files=options.config, overrides=flags, labels={"preset": "--diff"})
-    for name, left, right in difference(mine, other):
-        print(f"{f'{name}: {write(left)} -> {write(right)}':<54}  # {FIELDS[name].meaning}")
+    rows = [(name, write(a), write(b), FIELDS[name].meaning) for name, a, b in difference(mine, other)]
+    if rows:
+        print(render([table(("setting", "here", options.diff, "meaning"), rows)]))

@@ -4,26 +4,48 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
 from dreamer_jax.config.schema import ConfigError
+from dreamer_jax.terminal import one_line, open_console
 
-MOST_CHARACTERS = 4000
-"""Of one line; whoever gave a value of a megabyte knows it."""
+NAME = "dreamer-jax:"
+_WRONG = re.compile(r"(?:argument |[^:]*:\d+: )?(--[^\s:]+|[^\s:]+(?=: ))")
+"""The field, flag or file with which an error begins, after the place in a file or argparse's word."""
 
 
 def say(text: str) -> None:
     """One line on stderr, whatever ``text`` holds."""
-    print(f"dreamer-jax: {one_line(text)}", file=sys.stderr, flush=True)
+    print(f"{NAME} {one_line(text)}", file=sys.stderr, flush=True)
 
 
-def one_line(text: str) -> str:
-    """Ends of lines and other characters that don't print as Python writes them, and only so many of all."""
-    shown = text if len(text) <= MOST_CHARACTERS else text[:MOST_CHARACTERS] + " …"
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in shown)
+def complain(text: str) -> None:
+    """The line of an error; on a terminal with colours what is wrong stands out."""
+    from rich.text import Text
+
+    message = Text(one_line(text))
+    if wrong := _WRONG.match(message.plain):
+        message.stylize("bold", *wrong.span(1))
+    open_console(stderr=True).print(Text.assemble((NAME, "bold red"), " ", message), soft_wrap=True)
+
+
+@contextmanager
+def counted(noun: str, total: int) -> Iterator[Callable[[int, float], None]]:
+    """A line on stderr, if that is a terminal, given how many of ``total`` there have been and the last score."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress
+
+    console = open_console(stderr=True)
+    if not console.is_interactive:  # rich 13 would end with an empty line
+        yield lambda count, score: None
+        return
+    columns = BarColumn(20), noun, MofNCompleteColumn(), "{task.fields[score]}"
+    with Progress(*columns, console=console, auto_refresh=False) as progress:
+        task = progress.add_task("", total=total, score="")
+        yield lambda count, score: progress.update(task, completed=count, score=f"{score:.1f}", refresh=True)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from dreamer_jax.cli import commands, runs
 from dreamer_jax.cli.errors import FAILED
-from dreamer_jax.cli.output import say
+from dreamer_jax.cli.output import complain
 from dreamer_jax.cli.runs import TIMEOUT
 from dreamer_jax.config.named import BENCHMARKS, PRESETS, SIZES
 from dreamer_jax.config.paths import path_of
@@ -38,7 +38,7 @@ class _Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        say(f"{message}; see {self.prog} --help")
+        complain(f"{message}; see {self.prog} --help")
         self.exit(FAILED)
 
 
@@ -143,7 +143,9 @@ def make_parser() -> argparse.ArgumentParser:
 
     sub = command("compare", commands.compare, "compare returns of runs with each other, or with published ones")
     sub.add_argument("run_dirs", nargs="+", type=_path, metavar="RUN_DIR")
-    sub.add_argument("--to", metavar="METHOD", help="published method, such as dreamerv3 (default: each other)")
+    sub.add_argument(
+        "--to", metavar="METHOD", help="dreamerv3 or another published method, or reference_small (default: each other)"
+    )
     sub.add_argument("--output", type=_path, default=Path("compare.png"), help="picture (default compare.png)")
     sub.add_argument("--json", action="store_true", help="print one JSON object")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dreamer_jax.cli.errors import FAILED, explain
-from dreamer_jax.cli.output import say
+from dreamer_jax.cli.output import complain, say
 from dreamer_jax.cli.quick_start import start_quickly
 from dreamer_jax.cli.settings import named
 from dreamer_jax.config.schema import Config, ConfigError
@@ -63,7 +63,7 @@ def train(options: argparse.Namespace, flags: Sequence[tuple[str, str]]) -> int:
         except Stopped:
             raise  # whoever stops a run means all
         except NoUpdates as error:  # all have come to their ends
-            say(str(error))
+            complain(str(error))
             failed |= dict.fromkeys(error.run_dirs, FAILED)
         except Exception as error:
             who = group[0].run_dir
@@ -73,10 +73,10 @@ def train(options: argparse.Namespace, flags: Sequence[tuple[str, str]]) -> int:
             if message is None:
                 traceback.print_exception(error)
             ended = f" ({len(group) - 1} together with it ended, too; --together 1 keeps runs apart)"
-            say(f"{who} failed: {message or repr(error)}{ended if len(group) > 1 else ''}")
+            complain(f"{who} failed: {message or repr(error)}{ended if len(group) > 1 else ''}")
             failed |= dict.fromkeys((run.run_dir for run in group), status)
     if failed:
-        say(f"{len(failed)} of {len(runs)} runs failed, the others are complete: {', '.join(map(str, failed))}")
+        complain(f"{len(failed)} of {len(runs)} runs failed, the others are complete: {', '.join(map(str, failed))}")
     return next(iter(failed.values()), 0)
 
 

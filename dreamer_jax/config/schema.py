@@ -249,7 +249,7 @@ class BehaviorConfig:
 class PlannerConfig:
     horizon: int = option(12, "steps that are planned", low=1, high=10_000)
     candidates: int = option(1000, "plans tried in an iteration", low=2, high=1_000_000)
-    iterations: int = option(10, "of the cross-entropy method; 0: act at random", low=0, high=10_000)
+    iterations: int = option(10, "of the cross-entropy method; 0: actions are 0 and noise", low=0, high=10_000)
     elites: int = option(100, "best candidates, to which the next ones are fitted", low=1, high=1_000_000)
 
 

@@ -17,6 +17,7 @@ class Programs(NamedTuple):
     agent: Agent
     acts: Mapping[Mode, Act]
     updates: Updates
+    given: bool = False  # the agent, by a program; else it is the one that the settings describe
 
 
 def make_programs(agent: Agent, num_devices: int) -> Programs:

@@ -17,12 +17,15 @@ from dreamer_jax.envs.observations import ObservationLeaf, part_of
 from dreamer_jax.envs.spaces import bounds, empty_parts
 from dreamer_jax.envs.wrappers import EnvironmentFailed, Stream, open_env
 from dreamer_jax.specs import ArraySpec
+from dreamer_jax.terminal import Answer, table
 
 Record = dict[str, np.ndarray]
 MOST_GROUPS = 8
+OBSERVATION = ("observation", "shape", "type", "low seen", "high seen", "encoder")
+ACTION = ("action", "shape", "the policy's", "the environment's own", "reached")
 
 
-def check_env(config: Config, steps: int = 1000) -> str:
+def check_env(config: Config, steps: int = 1000) -> Answer:
     """Take ``steps`` random actions as training would and describe what was seen.
 
     Training goes the same way through ``Stream`` and ``make_agent``, and what they refuse is refused here in the same
@@ -36,16 +39,20 @@ def check_env(config: Config, steps: int = 1000) -> str:
         notes += _repeatability(config, min(steps, 200))
     except EnvironmentFailed as error:
         raise ConfigError(str(error)) from error
-    lines = [f"{config.env.task}: {steps} random actions, {steps / seconds:.0f} steps per second", ""]
-    lines += _table(
-        [("observation", "shape", "type", "low seen", "high seen", "encoder")]
-        + [_observation_row(name, spec, records) for name, spec in stream.env_spec.observation.items()]
-    )
-    rows = [row for leaf in stream.actions.leaves for row in _action_rows(leaf)]
-    lines += ["", *_table([("action", "shape", "the policy's", "the environment's own", "reached"), *rows]), ""]
-    lines += _episodes(records)
-    lines += ["", *(f"note: {note}" for note in notes), "no problems found"]
-    return "\n".join(lines)
+    seen = [_observation_row(name, spec, records) for name, spec in stream.env_spec.observation.items()]
+    taken = [row for leaf in stream.actions.leaves for row in _action_rows(leaf)]
+    return [
+        f"{config.env.task}: {steps} random actions, {steps / seconds:.0f} steps per second",
+        "",
+        table(OBSERVATION, seen),
+        "",
+        table(ACTION, taken),
+        "",
+        *_episodes(records),
+        "",
+        *(f"note: {note}" for note in notes),
+        "no problems found",
+    ]
 
 
 class Watch(gymnasium.Wrapper):
@@ -183,8 +190,3 @@ def _episodes(records: list[Record]) -> list[str]:
         f"actions per episode: {min(lengths)} to {max(lengths)}",
         f"return: {min(returns):.4g} to {max(returns):.4g}, mean {np.mean(returns):.4g}",
     ]
-
-
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+from rich.table import Table
 
 from dreamer_jax.agent import compute_dtype
 from dreamer_jax.config.loading import load
 from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.devices.data_parallel import check_devices
 from dreamer_jax.profiling.speed import SPECS, Note, acting_speed, machine, update_speed
+from dreamer_jax.terminal import Answer, table
 
 TASKS = {
     "proprio": {"env.task": "dmc/walker_walk"},
@@ -62,12 +64,12 @@ def bench(
             yield {"benchmark": "acting", **facts, **found, **here}
 
 
-def in_words(records: Sequence[Mapping[str, Any]]) -> str:
+def describe(records: Sequence[Mapping[str, Any]]) -> Answer:
     """The machine, a table of the updates and one of acting."""
     first, versions = records[0], records[0]["versions"]
     updates = [record for record in records if record["benchmark"] == "train_step"]
     acting = [record for record in records if record["benchmark"] == "acting" and "skipped" not in record]
-    lines = [
+    answer: Answer = [
         f"{first['device']}; {first['processor']}, {first['cores']} cores, load {first['load']}",
         ", ".join(
             f"{name} {versions[name]}" for name in ("dreamer-jax", "jax", "jaxlib", "python") if name in versions
@@ -75,17 +77,14 @@ def in_words(records: Sequence[Mapping[str, Any]]) -> str:
         f"{first['preset']}, size {first['size']}, {first['dtype']}",
         f"\nupdates of {first['batch_size']} x {first['batch_length']} records",
         _table(updates, UPDATE),
-        *(["\nacting", _table(acting, ACTING)] if acting else []),
-        *(f"\nno acting from {r['observation']}: {r['skipped']}" for r in records if "skipped" in r),
     ]
-    return "\n".join(lines)
+    answer += ["\nacting", _table(acting, ACTING)] if acting else []
+    return answer + [f"\nno acting from {r['observation']}: {r['skipped']}" for r in records if "skipped" in r]
 
 
-def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """Numbers to the right."""
-    cells = [[name.replace("_", " ") for name in columns], *([_cell(row[name]) for name in columns] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join("  ".join(map(str.rjust, line, widths)) for line in cells)
+def _table(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table:
+    headings = [name.replace("_", " ") for name in names]
+    return table(headings, ([_cell(record[name]) for name in names] for record in records), right=headings)
 
 
 def _cell(value: Any) -> str:

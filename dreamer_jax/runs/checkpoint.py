@@ -160,7 +160,8 @@ class Checkpoints:
                 return checkpointer.restore(folder / item, args=args)
         # Without checksums anything may be there, and Orbax raises whatever that leads to.
         except Exception as error:
-            raise ConfigError(f"{folder / item}: damaged, or of another version ({_first_words(error)})") from error
+            why = _first_words(error)
+            raise ConfigError(f"{folder / item}: damaged, or of another agent or version ({why})") from error
 
     def _reading(self, step: int, read: Callable[[int], T]) -> T:
         try:

@@ -102,10 +102,14 @@ def read_facts(run_dir: Path, step: int) -> dict[str, Any]:
         raise ConfigError(f"{folder / _FACTS}: damaged ({error})") from error
 
 
-def describe(config: Config, spec: EnvSpec) -> dict[str, Any]:
-    """What a checkpoint has to say of its run that its files can be held against."""
+def describe(config: Config, spec: EnvSpec, given: bool) -> dict[str, Any]:
+    """What a checkpoint has to say of its run that its files can be held against.
+
+    Args:
+      given: the agent was passed to ``train``, and is not the one that ``config`` describes.
+    """
     settings = {name: value for name, value in flatten(config).items() if name not in RESUMABLE}
-    return {"settings": settings, "spec": spec.as_json()}
+    return {"settings": settings, "spec": spec.as_json(), "agent_given": given}
 
 
 def newest(run_dir: Path) -> tuple[int, dict[str, Any]]:

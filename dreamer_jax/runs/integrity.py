@@ -76,6 +76,25 @@ def read_spec(run_dir: Path) -> EnvSpec:
     return spec
 
 
+def check_origin(run_dir: Path, given: bool) -> None:
+    """Compare where a run's agent came from with where it comes from now: ``given`` by a program, or from the settings.
+
+    Raises:
+      ConfigError: from elsewhere.
+    """
+    _, facts = newest(run_dir)
+    if facts.get("agent_given", given) and not given:
+        raise ConfigError(
+            f"{run_dir}: its agent was passed to train(agent=...), and its settings don't describe that one; pass it "
+            "again, to train or to load(agent=...)"
+        )
+    if given and not facts.get("agent_given", given):
+        raise ConfigError(
+            f"{run_dir}: its agent is the one that its settings describe, and agent= may be another; choose another "
+            "directory"
+        )
+
+
 def check_lines(path: Path) -> None:
     """Compare ``metrics.jsonl`` or ``scores.jsonl`` with what it held at the newest checkpoint that can be read.
 

@@ -15,7 +15,7 @@ from dreamer_jax.config.schema import Config, ConfigError, flatten
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.numerics import fixed_numerics
 from dreamer_jax.runs.checkpoint import Checkpoints
-from dreamer_jax.runs.integrity import read_run
+from dreamer_jax.runs.integrity import check_origin, read_run
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.types import TrainState
 
@@ -24,18 +24,29 @@ Overrides = Sequence[tuple[str, str]]
 
 
 @fixed_numerics()
-def load(run_dir: str | Path, step: int | None = None, *, overrides: Overrides = ()) -> tuple[Agent, TrainState]:
+def load(
+    run_dir: str | Path, step: int | None = None, *, overrides: Overrides = (), agent: Agent | None = None
+) -> tuple[Agent, TrainState]:
     """The agent of a run and its train state at checkpoint ``step`` (agent steps), or the newest.
 
     Needs neither the environment nor the replay. See ``Agent`` for how to act with it. The train state is the run's
     whatever ``overrides`` say, also where they leave a part of it unused.
 
+    Args:
+      overrides: settings that are to be others than the run's.
+      agent: of a run that was trained with one of your own, ``train(agent=...)``; it can't be combined with overrides.
+
     Raises:
-      ConfigError: there is no such run or checkpoint, or the run's parameters are not for a setting in ``overrides``.
+      ConfigError: there is no such run or checkpoint, its parameters are not for a setting in ``overrides``, or its
+        agent is one that a program passed to ``train``.
     """
     run_dir = path_of(run_dir)
     config, spec = read_run(run_dir)
-    agent = make_agent(config, spec)
+    if agent is None:
+        check_origin(run_dir, given=False)
+        agent = make_agent(config, spec)
+    elif overrides:
+        raise ConfigError("overrides: the settings of an agent that is passed are its own")
     state = jax.eval_shape(agent.init, jax.random.key(0))
     if overrides:
         agent = _agent_of(run_dir, config, spec, state, overrides)

@@ -7,6 +7,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from typing import TextIO
 
 from rich.console import Console
@@ -106,7 +107,7 @@ class Progress:
                 update_rate = (self._step["grad_steps"] - old_updates) / (now - then)
                 parts.append(f"{frame_rate:,.0f} frames/s, {update_rate:,.1f} updates/s")
                 if frame_rate > 0:
-                    parts.append(f"{_duration(max(0, self._total - frames) / frame_rate)} left")
+                    parts.append(f"{timedelta(seconds=int(max(0, self._total - frames) / frame_rate))} left")
         return " | ".join(parts)
 
     def _share(self) -> float:
@@ -190,10 +191,3 @@ class SharedProgress(Progress):
         if len(self._scores) <= EACH_RETURN:
             return "returns " + " ".join(f"{score:,.1f}" if count else "–" for score, count in self._scores)
         return f"return {sum(known) / len(known):,.1f} ({min(known):,.1f} to {max(known):,.1f} in {len(known)} runs)"
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    return (f"{days} d " if days else "") + f"{hours}:{minutes:02}:{seconds:02}"

@@ -71,7 +71,7 @@ class Run:
         group: ProcessGroup,
         opened: ExitStack,
     ) -> None:
-        agent, self.acts, updates = programs
+        agent, self.acts, updates, self._given = programs
         spec = self.spec = found_env.spec
         self.config, self.run_dir, self.agent = config, run_dir, agent
         self.checkpoints, self.progress, self.group = checkpoints, progress, group
@@ -277,7 +277,8 @@ class Run:
                     arrays = gather([each["arrays"] for each in shares], self.config.env.num_envs)
                     carry = join_carries(carry, [each["carry"] for each in shares])
             if self.checkpoints is not None and self.log is not None:
-                facts: dict[str, Any] = {**self.counters(), **self.log.state(), **describe(self.config, self.spec)}
+                facts: dict[str, Any] = {**self.counters(), **self.log.state()}
+                facts |= describe(self.config, self.spec, self._given)
                 facts |= {"processes": self.group.process_count, "together": list(self.group.names)}
                 self.checkpoints.save(self.agent_steps, state, carry, arrays, facts)
             self.newest = self.agent_steps

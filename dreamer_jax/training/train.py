@@ -28,6 +28,7 @@ from dreamer_jax.processes.heartbeat import Heartbeat
 from dreamer_jax.profiling.trace import Profile
 from dreamer_jax.runs.checkpoint import Checkpoints
 from dreamer_jax.runs.directory import check_group, check_run, open_run, see_run, write_run
+from dreamer_jax.runs.integrity import check_origin
 from dreamer_jax.runs.loggers import Logger, check_loggers
 from dreamer_jax.runs.progress import Progress
 from dreamer_jax.specs import EnvSpec
@@ -53,7 +54,7 @@ def train(
     The processes of ``jax.distributed`` share the run; all have to call this.
 
     Args:
-      agent: instead of the one that ``config`` describes.
+      agent: instead of the one that ``config`` describes; to be passed again whenever the run goes on.
       loggers: names or callables ``(counters, metrics)``, besides the JSON lines.
       stream: where progress is shown, else stderr.
       profile: write a profiler trace of a few updates into ``run_dir/profile``.
@@ -124,7 +125,8 @@ def run_training(
 
 def _programs(config: Config, agent: Agent | None, spec: EnvSpec) -> Programs:
     devices = check_devices(config.train.devices, config.train.batch_size)
-    return make_programs(agent or make_agent(config, spec, axis_name=axis_of(devices)), devices)
+    programs = make_programs(agent or make_agent(config, spec, axis_name=axis_of(devices)), devices)
+    return programs._replace(given=agent is not None)
 
 
 @fixed_numerics()
@@ -173,6 +175,7 @@ def _open(
     found, programs = group.all_succeed(check)
     spec = found.spec
     changes = group.all_succeed(lambda: check_run(run_dir, config))
+    group.all_succeed(lambda: check_origin(run_dir, programs.given))
     size = group.all_succeed(lambda: ring_plan(config, run_dir, found, programs.agent, group.process_count))
     lock = group.all_succeed(lambda: open_run(run_dir, config, spec) if group.is_primary else None)
     group.all_succeed(lambda: see_run(run_dir))
