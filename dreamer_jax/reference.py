@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from flax import traverse_util
 
 from dreamer_jax.agent import make_agent
 from dreamer_jax.config.schema import Config, ConfigError
+from dreamer_jax.files import read_npz
 from dreamer_jax.models.encoder import FACTORS, image_specs, vector_specs
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.types import Array, TrainState
@@ -99,9 +99,8 @@ def read_reference(path: str | Path) -> Arrays:
       ConfigError: it can't be read.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        return read_npz(path)
+    except ValueError as error:
         raise ConfigError(f"{path}: not an npz file of parameters ({error})") from error
 
 

@@ -34,4 +34,4 @@ JAX_PLATFORMS=cpu python -m mkdocs build --strict --site-dir "$scratch/docs" >"$
 export DREAMER_JAX_DOCS="$scratch/docs" # for tests/test_site.py
 
 echo "== tests"
-python -m pytest -n "${PYTEST_WORKERS:-2}" --durations 10 "$@"
+python -m pytest -n "${PYTEST_WORKERS:-2}" --dist worksteal --durations 30 "$@"

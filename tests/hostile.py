@@ -31,7 +31,7 @@ SYNTAX = [
     "!!python/object/apply:os.system [touch pwned]",
     "`touch pwned`",
 ]
-SYNTAX += ["$HOME", "#", "--", "-", "--help", "=", ",", "a b"]
+SYNTAX += ["$HOME", "#", "a #b", "--", "-", "--help", "=", ",", "a b"]
 PLACES = "~ ~/x ~nobody-at-all ../../.. / /dev/null /dev/full /proc/self/mem loop file file/below empty absent".split()
 SWEEPS = (
     "0..3 3..0 0,0 1..1e9 kl.rep=0.1,0.3 kl.rep=0.1..1 seed=1,2 env.task= size=1m,own =1 kl=1 kl.rep= kl.rep".split()
@@ -106,6 +106,15 @@ SEVERAL = st.sampled_from(["0..1", "3", "0,2", "kl.rep=0.1,0.3", "size=own,1m", 
 USUAL = st.sampled_from(["run", "run", "run", "new", "new.gif", "new/below"])
 
 
+def is_path(action):
+    """Its type is a function of its own for paths, or for paths and some words."""
+    return getattr(action.type, "__name__", "") in ("_path", "<lambda>")
+
+
+def positional(command):
+    return [action for action in command._actions if not action.option_strings]
+
+
 def own_flag(action):
     """A flag of a command, or one of its arguments."""
     flag = action.option_strings[-1:]
@@ -142,7 +151,7 @@ def command_lines(draw):
     if not name:
         return draw(st.lists(st.one_of(ANY, st.sampled_from(list(COMMANDS))), max_size=3))
     actions, settings = COMMANDS[name]._actions, COMMANDS[name].get_default("takes_settings")
-    arguments = [own_flag(action) for action in actions if not action.option_strings]
+    arguments = [own_flag(action) for action in positional(COMMANDS[name])]
     flags = [own_flag(action) for action in actions if action.option_strings and action.dest not in ("help", "config")]
     if settings:
         flags += [SETTING] * len(flags) + [FILE] * (len(flags) // 2)

@@ -6,12 +6,23 @@ Whatever takes long is cut off where validation ends (``Validated``).
 import contextlib
 import io
 import shutil
-from itertools import chain
+from itertools import chain, cycle, islice
 from pathlib import Path
 
 import jax
 import pytest
-from hostile import COMMANDS, FILES, HOSTILE, OF_KIND, SPECIAL, command_lines, many
+from hostile import (
+    COMMANDS,
+    FILES,
+    HOSTILE,
+    OF_KIND,
+    PLACES,
+    SPECIAL,
+    command_lines,
+    is_path,
+    many,
+    positional,
+)
 from hypothesis import event, given
 from trainer import flags, make_toy, tiny_run
 
@@ -125,6 +136,18 @@ def check_line(place, arguments, file):
 def test_every_hostile_word_as_a_value_of_every_kind(place, kind):
     for word in chain(*HOSTILE):
         check_line(place, ["config", f"--{OF_KIND[kind][-1]}={word}"], b"")
+
+
+def test_hostile_places_for_every_path(place):
+    """In place of the run directory or a file of a command that is otherwise as it should be, three for each."""
+    words = cycle(PLACES)
+    for name, command in COMMANDS.items():
+        arguments = {action.dest: "run" if action.type else "probe/echo" for action in positional(command)}
+        for action in (action for action in command._actions if action.dest == "config" or is_path(action)):
+            for word in islice(words, 3):
+                flag = [*action.option_strings[-1:], word]
+                given = arguments if flag[1:] else arguments | {action.dest: word}
+                check_line(place, [name, *given.values(), *(flag if flag[1:] else [])], b"")
 
 
 def test_every_special_file(place):

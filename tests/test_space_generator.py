@@ -5,6 +5,7 @@ environments, replay and checkpoints. The agent that is trained otherwise is mad
 """
 
 import collections
+import gc
 import io
 from functools import partial
 from pathlib import Path
@@ -117,7 +118,11 @@ class Shared:
 
 @pytest.fixture(scope="module")
 def compiled():
-    return Shared()
+    shared = Shared()
+    gc.collect()
+    gc.freeze()  # every run collects garbage, and would look through all of JAX
+    yield shared
+    gc.unfreeze()
 
 
 @pytest.fixture

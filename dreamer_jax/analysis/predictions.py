@@ -13,6 +13,7 @@ import numpy as np
 
 from dreamer_jax.analysis import pictures
 from dreamer_jax.config.schema import Config, ConfigError
+from dreamer_jax.files import read_npz
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.models.decoder import decoder_target
 from dreamer_jax.replay.host import Replay
@@ -214,9 +215,8 @@ def read_actions(path: Path, spec: EnvSpec) -> dict[str, np.ndarray]:
       ConfigError: the file can't be read, or an action is missing, unknown, misshapen or out of range.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+        arrays = read_npz(path)
+    except ValueError as error:
         raise ConfigError(f"--actions {path}: expected recorded, policy or a readable .npz file ({error})") from error
     if arrays.keys() != spec.action.keys():
         raise ConfigError(f"--actions {path}: holds {_names(arrays)}, expected {_names(spec.action)}")
