@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from dreamer_jax.config.loading import algorithm
 from dreamer_jax.config.named import BENCHMARKS, size_settings
 from dreamer_jax.config.schema import Config, flatten
 from dreamer_jax.envs.preview import Preview, preview
@@ -58,7 +59,7 @@ def introduction(
     config: Config, parameters: int, vectorization: str, where: str, done: Mapping[str, int]
 ) -> Iterator[str]:
     """What a run is, in a few lines."""
-    yield f"{config.preset}: {config.revision}"
+    yield f"{config.preset}: {algorithm(config)}"
     if config.benchmark != Config.benchmark:
         yield f"{config.benchmark}: {BENCHMARKS[config.benchmark].meaning} ({BENCHMARKS[config.benchmark].source})"
     named = all(flatten(config)[name] == width for name, width in size_settings(config.size).items())
