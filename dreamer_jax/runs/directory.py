@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import time
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
@@ -163,6 +164,7 @@ def _check_shapes(run_dir: Path, spec: EnvSpec) -> None:
         raise ConfigError(f"{path}: env.task has other observations or actions than when the run began")
 
 
+@cache
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that matter, as far as they are installed."""
     found = {"python": platform.python_version()}
