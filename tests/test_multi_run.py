@@ -20,7 +20,7 @@ from dreamer_jax.processes.lockstep import BrokenRendezvous, Lockstep, ThreadGro
 from dreamer_jax.runs.checkpoint import Checkpoints
 from dreamer_jax.runs.metrics import read_jsonl
 from dreamer_jax.runs.progress import SharedProgress
-from dreamer_jax.training import multi_run as together
+from dreamer_jax.training import multi_run
 from dreamer_jax.training.loop import Run, newest_in_common
 from dreamer_jax.training.multi_run import Member, MemberFailed, same_checkpoint, train_together
 from dreamer_jax.training.train import train
@@ -31,7 +31,7 @@ SEEDS = ["--seeds", "0..2"]
 
 @pytest.fixture
 def toy(monkeypatch):
-    monkeypatch.setattr(together, "make_agent", make_toy)
+    monkeypatch.setattr(multi_run, "make_agent", make_toy)
 
 
 def runs(parent, count=3):
@@ -260,7 +260,7 @@ def test_one_update_is_traced_for_all(tmp_path, monkeypatch):
 
         return agent._replace(update=update)
 
-    monkeypatch.setattr(together, "make_agent", counted)
+    monkeypatch.setattr(multi_run, "make_agent", counted)
     config = tiny_run(train__frames=60)
     members = [Member(replace(config, {"seed": seed}), tmp_path / str(seed)) for seed in range(3)]
     states = train_together(members, loggers=(), stream=io.StringIO())

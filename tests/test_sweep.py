@@ -7,7 +7,7 @@ import pytest
 
 from dreamer_jax.config.loading import load
 from dreamer_jax.config.schema import FIELDS, ConfigError
-from dreamer_jax.config.sweep import SHARED, make_points, parse_seeds, run_name, together
+from dreamer_jax.config.sweep import SHARED, group_by_program, make_points, parse_seeds, run_name
 
 RATE, REP = "optimizer.learning_rate", "kl.rep"
 TASK = [("env.task", "dmc/walker_run")]
@@ -119,7 +119,8 @@ def test_what_one_program_can_update():
 
     def groups(*sweeps, **options):
         return [
-            [" ".join(text for _, text in point.given) for point in g] for g in together(points(*sweeps, **options))
+            [" ".join(text for _, text in point.given) for point in g]
+            for g in group_by_program(points(*sweeps, **options))
         ]
 
     assert groups(f"{RATE}=1e-5,1e-4", f"{REP}=0.1,0.3") == [["1e-5 0.1", "1e-5 0.3", "1e-4 0.1", "1e-4 0.3"]]

@@ -14,7 +14,7 @@ from dreamer_jax.cli.output import complain, say
 from dreamer_jax.cli.quick_start import start_quickly
 from dreamer_jax.cli.settings import named
 from dreamer_jax.config.schema import Config, ConfigError
-from dreamer_jax.config.sweep import Point, make_points, together
+from dreamer_jax.config.sweep import Point, group_by_program, make_points
 
 TIMEOUT = 600
 """Seconds that several processes wait for one that stands still."""
@@ -86,7 +86,7 @@ def _groups(runs: Sequence[_Run], most: int) -> list[list[_Run]]:
 
     of, groups = {run.run_dir: run for run in runs}, []
     places = {run.point.name: run.run_dir for run in runs}
-    for points in together([run.point for run in runs]):
+    for points in group_by_program([run.point for run in runs]):
         for run_dirs in same_checkpoint([places[point.name] for point in points]):
             members = [of[run_dir] for run_dir in run_dirs]
             groups += [members[first : first + most] for first in range(0, len(members), most)]

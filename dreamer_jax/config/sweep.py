@@ -114,7 +114,7 @@ def run_name(config: Config, swept: Iterable[tuple[str, str]] = ()) -> str:
     return "-".join("".join(c if c.isalnum() or c in "-_.=" else "-" for c in part) for part in parts)
 
 
-def together(points: Sequence[Point]) -> list[list[Point]]:
+def group_by_program(points: Sequence[Point]) -> list[list[Point]]:
     """Groups whose updates can be one program, in the order of their first points."""
     groups: dict[Any, list[Point]] = {}
     for point in points:
@@ -125,8 +125,8 @@ def together(points: Sequence[Point]) -> list[list[Point]]:
 def numbers_of(configs: Sequence[Config]) -> list[dict[str, float]]:
     """Of each of a group, by name, the numbers that are not the same in all; seeds aside."""
     values = [flatten(config) for config in configs]
-    names = [name for name in FIELDS if name in SHARED - {"seed"} and len({mine[name] for mine in values}) > 1]
-    return [{name: mine[name] for name in names} for mine in values]
+    names = [name for name in FIELDS if name in SHARED - {"seed"} and len({each[name] for each in values}) > 1]
+    return [{name: each[name] for name in names} for each in values]
 
 
 def _program(config: Config) -> tuple[Any, ...]:

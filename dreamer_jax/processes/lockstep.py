@@ -31,7 +31,7 @@ class Rendezvous:
         """Wait for all others.
 
         Raises:
-          Left: one of them won't come.
+          BrokenRendezvous: one of them won't come.
         """
         self._brought[index] = brought
         try:

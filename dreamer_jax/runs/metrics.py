@@ -70,10 +70,10 @@ class EpisodeStats:
 
     def load(self, state: Mapping[str, Array]) -> None:
         """Go on from what ``state()`` returned."""
-        for name, mine in self.state().items():
-            if np.shape(state[name]) != mine.shape:
-                raise ValueError(f"episode statistics: {name} has shape {np.shape(state[name])}, expected {mine.shape}")
-            setattr(self, f"_{name}", np.array(state[name], mine.dtype))
+        for name, own in self.state().items():
+            if np.shape(state[name]) != own.shape:
+                raise ValueError(f"episode statistics: {name} has shape {np.shape(state[name])}, expected {own.shape}")
+            setattr(self, f"_{name}", np.array(state[name], own.dtype))
 
 
 class MetricBuffer:

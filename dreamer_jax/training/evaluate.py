@@ -85,8 +85,8 @@ def evaluate(
             if len(scores[episode.env]) < shares[episode.env]:
                 scores[episode.env].append(episode.score)
                 after_episode(sum(map(len, scores)), episode.score)
-        if all(len(mine) == share for mine, share in zip(scores, shares, strict=True)):
-            return [score for mine in scores for score in mine]
+        if all(len(done) == share for done, share in zip(scores, shares, strict=True)):
+            return [score for done in scores for score in done]
         carry, action, _ = act(params, root, step, carry, timestep)
         timestep = envs.step(action)
         step += 1

@@ -80,7 +80,7 @@ class Run:
         self._failure: EnvironmentFailed | None = None
         self.newest = newest_in_common(group.all_gather(checkpoints.steps() if checkpoints else None))
         self._begun = self.newest
-        mine = group.local_range(config.env.num_envs)
+        local = group.local_range(config.env.num_envs)
 
         init = jax.jit(self.agent.init)
         restore = Restore(config, run_dir, spec, agent, capacity, group)
@@ -96,24 +96,24 @@ class Run:
             found = group.all_succeed(lambda: restore.checkpoint(reader, step, shapes, progress.note))
             if reader is not checkpoints:
                 reader.close()
-        self._mine = self._committed = checkpoints.oldest() if checkpoints else None  # that are kept, here and by all
+        self._oldest = self._committed = checkpoints.oldest() if checkpoints else None  # that are kept, here and by all
         self.carry, arrays, self.replay = updates.near(found.carry), found.arrays, found.replay
         opened.callback(self.replay.close)
         self.agent_steps = int(found.facts["agent_steps"])
         failures = run_dir / "failures" / (f"process{group.process_index}" if group.process_index else "")
         self.learner = Learner(config, agent, self.replay, found.state, self.keys[UPDATE], failures, group, updates)
         self.expected = forecast(config, self.replay.capacity * group.process_count, found_env.time_limit)
-        self.stats = EpisodeStats(len(mine))
+        self.stats = EpisodeStats(len(local))
         saved_envs = below(arrays, "envs") or None
         self.envs: VectorEnvs = make_envs(
-            config.env, seed=config.seed, num_envs=len(mine), first=mine.start, state=saved_envs, found=found_env
+            config.env, seed=config.seed, num_envs=len(local), first=local.start, state=saved_envs, found=found_env
         )
         opened.callback(self.envs.close)
         self.timestep = self.envs.reset()
         if arrays:
             self.stats.load(below(arrays, "stats"))
             self.learner.restore(below(arrays, "learner"))
-        self.first = mine.start
+        self.first = local.start
         self._ended: list[Episode] = []  # and not told yet
         self._saved, self._saved_frames = time.monotonic(), self.counters()["env_frames"]
         self.log: RunLog | None = None
@@ -122,9 +122,9 @@ class Run:
             identity = dict(method=config.preset, task=config.env.task)
             self.log = RunLog(run_dir, **identity, seed=config.seed, loggers=loggers, resume=resume)
             opened.callback(self.log.close)
-            looks = self.learner, self.replay, self.log, progress, self.counters()
+            observed = self.learner, self.replay, self.log, progress, self.counters()
             act = self.acts[config.policy.evaluate]
-            self.observer = Observer(config, agent, act, found_env, *looks, self.keys[REPORT], run_dir, group)
+            self.observer = Observer(config, agent, act, found_env, *observed, self.keys[REPORT], run_dir, group)
             opened.callback(self.observer.close)
         parameters = sum(x.size for x in jax.tree.leaves(self.learner.params))
         for line in introduction(config, parameters, self.envs.vectorization, updates.where, self.counters()):
@@ -223,16 +223,16 @@ class Run:
         return self.learner.waiting(self.agent_steps) or "another run or process has not had enough in replay"
 
     def _confer(self, interrupt: Interrupt) -> tuple[bool, list[str]]:
-        """Hear what all have to say: whether all are to save now, and which environments have failed."""
+        """Exchange messages with all processes: whether to save now, and which environments have failed."""
         self.group.beat()
-        mine = {
+        message = {
             "stop": interrupt.number,
             "failure": None if self._failure is None else str(self._failure),
             "save": self._save_is_due(),
             "complete": self._completed(),
             "ended": [[self.first + env, *rest] for env, *rest in self._ended],
         }
-        gathered = self.group.all_gather(mine)
+        gathered = self.group.all_gather(message)
         self.stop = next((each["stop"] for each in gathered if each["stop"] is not None), None)
         self._commit([each["complete"] for each in gathered])
         if self.log is not None:
@@ -266,16 +266,16 @@ class Run:
             state, carry = self.learner.state, self.carry
             if self.group.process_count > 1:
                 state = jax.device_get(state)
-                mine = {"arrays": arrays, "carry": to_arrays(carry), "check": _checksum(state)}
-                shares = self.group.all_gather(mine)
-                for index, each in enumerate(shares):
-                    if each["check"] != shares[0]["check"]:
+                local = {"arrays": arrays, "carry": to_arrays(carry), "checksum": _checksum(state)}
+                gathered = self.group.all_gather(local)
+                for index, each in enumerate(gathered):
+                    if each["checksum"] != gathered[0]["checksum"]:
                         raise ParametersDiffer(
                             f"process {index} has come to other parameters than process 0; not saved"
                         )
                 if self.group.is_primary:
-                    arrays = gather([each["arrays"] for each in shares], self.config.env.num_envs)
-                    carry = join_carries(carry, [each["carry"] for each in shares])
+                    arrays = gather([each["arrays"] for each in gathered], self.config.env.num_envs)
+                    carry = join_carries(carry, [each["carry"] for each in gathered])
             if self.checkpoints is not None and self.log is not None:
                 facts: dict[str, Any] = {**self.counters(), **self.log.state()}
                 facts |= describe(self.config, self.spec, self._given)
@@ -299,8 +299,8 @@ class Run:
     def _completed(self, *, wait: bool = False) -> int | None:
         """The oldest complete checkpoint that this one keeps, if it writes any."""
         if self.checkpoints is not None and self.checkpoints.completed(wait=wait) is not None:
-            self._mine = self.checkpoints.oldest()
-        return self._mine
+            self._oldest = self.checkpoints.oldest()
+        return self._oldest
 
     def _commit(self, gathered: list[int | None]) -> None:
         """Give up the way back to checkpoints that nobody keeps any more."""

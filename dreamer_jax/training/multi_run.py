@@ -83,10 +83,10 @@ def train_together(
 
     def run(index: int, interrupt: Interrupt) -> None:
         config, run_dir = members[index]
-        group, mine = ThreadGroup(threads, index), programs[index]
+        group, own = ThreadGroup(threads, index), programs[index]
         try:
             ended[index] = run_training(
-                config, run_dir, lambda _: mine, loggers, progress.of(index), interrupt, group, profile and not index
+                config, run_dir, lambda _: own, loggers, progress.of(index), interrupt, group, profile and not index
             )
         except BrokenRendezvous:
             pass
@@ -131,7 +131,7 @@ def _programs(configs: Sequence[Config], threads: Lockstep) -> list[Programs]:
     agent_of = _agent_of(first, spec, agent)
     updates, acts = member_updates(configs, agent_of, threads, devices), make_acts(agent)
     agents = [agent._replace(report=agent_of(numbers).report) for numbers in numbers_of(configs)]
-    return [Programs(mine, acts, update) for mine, update in zip(agents, updates, strict=True)]
+    return [Programs(agent, acts, update) for agent, update in zip(agents, updates, strict=True)]
 
 
 def _agent_of(config: Config, spec: EnvSpec, agent: Agent) -> Callable[[dict], Agent]:
