@@ -83,14 +83,15 @@ class Runs:
 
     def __init__(self, kind: Kind, trainers: list[Trainer], run_dir: Path) -> None:
         self.command = flags(kind.config(), run_dir)
-        self.run_dir, self.starts = run_dir, 0
+        self.run_dir, self.starts, self.pids = run_dir, 0, list[int]()
         self._trainers = trainers[: kind.processes]
         self.phases = [run_dir.with_name(f"{run_dir.name}.phase{index}") for index in range(kind.processes)]
 
     def start(self, stop: Stop | None = None) -> None:
         self.starts += 1
         self.logs = [self.run_dir.with_name(f"{path.name}.{self.starts}.log") for path in self.phases]
-        address, self.pids = free_port() if len(self._trainers) > 1 else "", list[int]()
+        address = free_port() if len(self._trainers) > 1 else ""
+        self.pids.clear()
         self.begin = time.monotonic()
         for index, each in enumerate(self._trainers):
             self.phases[index].unlink(missing_ok=True)
@@ -149,7 +150,7 @@ class Runs:
 
     def end(self) -> None:
         """Kill all that is left."""
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError, IndexError):
             os.killpg(self.pids[0], signal.SIGKILL)
 
     def _group_is_gone(self) -> bool:
@@ -180,9 +181,10 @@ def draw(
     share = rng.uniform(0, 1.0 if last else 0.4)
     if rng.random() < 0.4:
         return Stop(name, group, twice, who, wait=round(float(share * seconds), 3))
-    phase = str(rng.choice([phase for phase in CALLS if last or phase != "closing"]))
     known = calls[who] if done is None else {**calls[who], **dict.fromkeys(RESUMED, 1), **dict.fromkeys(NEW, 0)}
-    place = str(rng.choice([place for place in CALLS[phase].split() if known.get(place)]))
+    places = {phase: [place for place in CALLS[phase].split() if known.get(place)] for phase in CALLS}
+    phase = str(rng.choice([phase for phase in CALLS if places[phase] and (last or phase != "closing")]))
+    place = str(rng.choice(places[phase]))
     number = 1 + int(share * known[place] * (1 - (done or 0) / FRAMES))
     # Before the processes watch each other, one waits for minutes for another that is lost.
     group = group or (kind.processes > 1 and phase == "opening")
