@@ -30,7 +30,9 @@ def run(tmp_path):
         for step in range(4):
             log(COUNTERS | {"agent_steps": step}, {"loss": step / 3})
             if step in (1, 2):
-                checkpoints.save(step, state, np.ones(1), {"a": np.ones(1)}, log.state() | describe(CONFIG, spec))
+                checkpoints.save(
+                    step, state, np.ones(1), {"a": np.ones(1)}, log.state() | describe(CONFIG, spec, given=False)
+                )
                 assert checkpoints.completed(wait=True) == step
     checkpoints.close()
     return tmp_path

@@ -160,6 +160,18 @@ def test_an_environment_may_have_processes_itself():
     assert [process.exitcode for process in processes] == [0, 0]  # and not killed because they did not end
 
 
+def test_what_is_told_to_end_while_it_is_being_forked_ends():
+    """Its parent may be quicker than the code that lets go of our handlers there."""
+    with handled_by(interrupt):
+        for _ in range(20):
+            child = os.fork()
+            if not child:
+                time.sleep(600)
+            os.kill(child, signal.SIGTERM)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+        assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGINT, signal.SIGTERM}
+
+
 def test_a_process_that_does_not_end_is_killed(monkeypatch):
     monkeypatch.setattr(worker, "CLOSING_SECONDS", 0.5)
     envs = opened("Stuck")

@@ -105,6 +105,21 @@ def by_a_person(error: BaseException) -> bool:
     return isinstance(error, Interrupted)
 
 
+_masks = threading.local()
+"""What was blocked before a fork, in the thread that forks."""
+
+
+def _block() -> None:
+    """A signal to what is being forked waits until that has let go of our handlers, which would swallow it there."""
+    if _handler is not None:
+        _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, NUMBERS)
+
+
+def _unblock() -> None:
+    if (before := _masks.__dict__.pop("before", None)) is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _let_go() -> None:
     """What an environment forks is its own, and has to end when it is told to."""
     global _handler
@@ -112,9 +127,10 @@ def _let_go() -> None:
         _handler, signal.signal = None, _install
         _install(signal.SIGINT, signal.default_int_handler)
         _install(signal.SIGTERM, signal.SIG_DFL)
+    _unblock()
 
 
-os.register_at_fork(after_in_child=_let_go)
+os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=_let_go)
 
 
 def _leave_ours(number: int, handler: Any) -> Any:

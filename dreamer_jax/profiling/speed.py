@@ -23,6 +23,7 @@ from dreamer_jax.config.schema import Config
 from dreamer_jax.devices.acting import make_act
 from dreamer_jax.devices.data_parallel import Updates, axis_of, check_devices, compiler_options
 from dreamer_jax.envs.vector import make_envs
+from dreamer_jax.processes.group import START_TIMEOUT, present
 from dreamer_jax.replay import record_bytes
 from dreamer_jax.runs import directory as run_directory
 from dreamer_jax.specs import ArraySpec, EnvSpec
@@ -103,6 +104,7 @@ def update_speed(
         state, results = call(state, key, batch)
         return state, results
 
+    present(START_TIMEOUT).all_gather(None)  # programs find each other within 30 seconds, or fail
     first_s, _ = seconds(update)
     note(f"measuring {repeats} updates")
     times = times_ms(update, repeats)
