@@ -17,6 +17,8 @@ from test_data_parallel import DEVICES, RATE, ROWS, SURE, assert_close, named
 from test_resume import assert_same_run, complete, latest, saved, until
 from trainer import PATIENCE, flags, tiny_run, trainer
 
+from dreamer_jax.config.schema import ConfigError
+from dreamer_jax.processes import group
 from dreamer_jax.runs.checkpoint import read_replays
 from dreamer_jax.runs.metrics import read_jsonl
 
@@ -308,6 +310,22 @@ def test_one_may_compile_for_longer_than_programs_wait_for_each_other(tmp_path):
         for index in range(PROCESSES)
     ]
     assert [process.wait(300) for process in running] == [0, 0]
+
+
+@pytest.mark.parametrize("error", [ValueError("UNKNOWN: Gloo AllGather failed"), RuntimeError("socket closed")])
+def test_one_that_is_gone_before_all_have_met_is_no_fault_of_ours(monkeypatch, error):
+    """Once they watch each other, that says who was lost; the connection's own error is left to it."""
+
+    def lost(data):
+        raise error
+
+    monkeypatch.setattr(group, "_gather", lost)
+    here = group.DistributedGroup(1.0)
+    with pytest.raises(ConfigError, match="^another process has ended before all had met$"):
+        here.all_gather(None)
+    here.watched = True
+    with pytest.raises(type(error), match="failed|closed"):
+        here.all_gather(None)
 
 
 def test_slurm_says_who_is_who(tmp_path):

@@ -106,8 +106,14 @@ class DistributedGroup(ProcessGroup):
         limit.daemon = True
         if not self.watched:
             limit.start()
-        messages = _gather(serialization.msgpack_serialize(message))
-        limit.cancel()
+        try:
+            messages = _gather(serialization.msgpack_serialize(message))
+        except (ValueError, RuntimeError) as error:  # as XLA's connections raise
+            if self.watched:
+                raise
+            raise ConfigError("another process has ended before all had met") from error
+        finally:
+            limit.cancel()
         return [serialization.msgpack_restore(data) for data in messages]
 
 
