@@ -150,6 +150,11 @@ def test_hostile_places_for_every_path(place):
                 check_line(place, [name, *given.values(), *(flag if flag[1:] else [])], b"")
 
 
+def test_a_file_without_end_is_no_settings_file(place):
+    assert check_line(place, ["config", "--config", "/dev/full"], b"") == 2  # which zeros come out of
+    assert check_line(place, ["config", "--config", "x.yaml"], b"# " + b"a" * 2**21) == 2
+
+
 def test_every_special_file(place):
     for file in SPECIAL:
         check_line(place, ["config", "--config", "x.yaml"], file)

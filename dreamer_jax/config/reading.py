@@ -20,6 +20,8 @@ _YAML = "tag:yaml.org,2002:"
 _MAP, _LIST, _NULL = (_YAML + kind for kind in ("map", "seq", "null"))
 _TEXT = {_NULL, *(_YAML + kind for kind in "str int float bool timestamp value merge".split())}
 """What YAML takes text for; what a field makes of the text counts. Any other tag was written by hand."""
+MOST_BYTES = 2**20
+"""Of a settings file."""
 SECTIONS = {name.partition(".")[0] for name in FIELDS if "." in name}
 
 
@@ -38,7 +40,11 @@ def read_file(path: Path) -> list[Given]:
       ConfigError: one line that names the file, the place and what was expected.
     """
     try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        with open(path, "rb") as file:  # which may be a pipe, or a device without end
+            data = file.read(MOST_BYTES + 1)
+        if len(data) > MOST_BYTES:
+            raise ConfigError(f"{path}: not settings: more than {MOST_BYTES:,} bytes")
+        root = yaml.compose(data.decode("utf-8"), Loader=yaml.SafeLoader)
     except FileNotFoundError:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1)
         raise ConfigError(f"{path}: no such file" + (f"; did you mean {near[0]!r}?" if near else "")) from None
