@@ -83,12 +83,13 @@ def check_origin(run_dir: Path, given: bool) -> None:
       ConfigError: from elsewhere.
     """
     _, facts = newest(run_dir)
-    if facts.get("agent_given", given) and not given:
+    before = facts.get("agent_given", given)  # older checkpoints don't say
+    if before and not given:
         raise ConfigError(
             f"{run_dir}: its agent was passed to train(agent=...), and its settings don't describe that one; pass it "
             "again, to train or to load(agent=...)"
         )
-    if given and not facts.get("agent_given", given):
+    if given and not before:
         raise ConfigError(
             f"{run_dir}: its agent is the one that its settings describe, and agent= may be another; choose another "
             "directory"
