@@ -138,6 +138,11 @@ def test_every_hostile_word_as_a_value_of_every_kind(place, kind):
         check_line(place, ["config", f"--{OF_KIND[kind][-1]}={word}"], b"")
 
 
+@pytest.mark.parametrize("flag", ["preset", "config", "size"])
+def test_dashes_are_no_value_of_a_flag_of_argparse(place, flag):
+    assert check_line(place, ["config", f"--{flag}=--"], b"") == 2
+
+
 def test_hostile_places_for_every_path(place):
     """In place of the run directory or a file of a command that is otherwise as it should be, three for each."""
     words = cycle(PLACES)

@@ -42,6 +42,15 @@ def test_other_files_are_refused(tmp_path, content):
         read_npz(tmp_path / "x.npz")
 
 
+def test_a_reason_is_one_line(monkeypatch):
+    def load(*_, **__):
+        raise RuntimeError("this\nand that")
+
+    monkeypatch.setattr(np, "load", load)
+    with pytest.raises(ValueError, match="^this$"):
+        read_npz("x.npz")
+
+
 def test_places_that_are_no_files_are_refused(tmp_path):
     for place in (tmp_path, tmp_path / "absent", tmp_path / "x.npz" / "below"):
         with pytest.raises(ValueError, match="^.+$"):
