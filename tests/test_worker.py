@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import worlds
+from gymnasium.vector import AsyncVectorEnv
 
 from dreamer_jax.config.schema import ConfigError, EnvConfig
 from dreamer_jax.envs import preview, worker
@@ -151,6 +152,12 @@ def test_environments_that_are_not_alike_are_refused(vectorization, monkeypatch)
     monkeypatch.setattr(worlds.Various, "count", 1)  # in other processes it is 0
     with pytest.raises(ConfigError, match="'worlds:Various': environment . shows or takes other things than others"):
         opened("Various", vectorization)
+
+
+def test_a_process_that_failed_before_it_was_asked_anything_says_why(monkeypatch):
+    ask = AsyncVectorEnv.call
+    monkeypatch.setattr(AsyncVectorEnv, "call", lambda *arguments: time.sleep(2) or ask(*arguments))
+    test_environments_that_are_not_alike_are_refused("async", monkeypatch)
 
 
 def test_an_environment_may_have_processes_itself():

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import queue
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.util import Finalize
 from typing import Any
@@ -206,12 +207,21 @@ class VectorEnvs:
             # From a process it comes wrapped once more.
             raise error.args[0] if isinstance(error.args[0], Exception) else error from None
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
-            dead = self._dead()
+            failure = self._last_words() or EnvironmentFailed(self._dead())
             self.close()
-            raise EnvironmentFailed(dead) from error
+            raise failure from error
         finally:
             gymnasium.logger.min_level = level
             hold()
+
+    def _last_words(self) -> Exception | None:
+        """Of a process that failed and ended before it was asked anything."""
+        envs = getattr(self, "_envs", None)
+        if isinstance(envs, AsyncVectorEnv):
+            with suppress(queue.Empty):
+                _, _, error, _ = envs.error_queue.get(timeout=0.2)
+                return error
+        return None
 
     def _dead(self) -> str:
         for index, process in enumerate(getattr(getattr(self, "_envs", None), "processes", [])):
