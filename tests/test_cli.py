@@ -18,6 +18,8 @@ from trainer import flags, make_toy, tiny_run
 
 from dreamer_jax.cli import main
 from dreamer_jax.cli.output import answers_alone
+from dreamer_jax.cli.parser import make_parser
+from dreamer_jax.cli.settings import pairs
 from dreamer_jax.config.loading import load as load_config
 from dreamer_jax.config.loading import replace
 from dreamer_jax.config.schema import FIELDS, Config, ConfigError
@@ -439,6 +441,22 @@ def test_config_feeds_back(tmp_path, capsys, name):
 def test_check_env(capsys):
     assert main(["check-env", "probe/memory", "--steps", "60"]) == 0
     assert "no problems found" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["check-env", "T"], ["evaluate", "T"], ["import-reference", "T", "--out", "O"]])
+def test_a_setting_may_stand_anywhere(words):
+    setting, expected = ["--env.num_envs", "-3", "--env.grey=true"], ["--env.num_envs=-3", "--env.grey=true"]
+    for place in (1, 2, len(words)):
+        options, rest = make_parser().parse_known_args([*words[:place], *setting, *words[place:]])
+        taken = [str(vars(options).get(name)) for name in ("task", "run_dir", "params")]
+        assert "T" in {Path(word).name for word in taken}
+        assert rest == expected
+    assert pairs(rest) == [("env.num_envs", "-3"), ("env.grey", "true")]
+
+
+def test_check_env_takes_the_task_of_the_settings(capsys):
+    assert main(["check-env", "--env.task", "probe/memory", "--steps", "60"]) == 0
+    assert "probe/memory: 60 random actions" in capsys.readouterr().out
 
 
 # The whole pipeline, once.

@@ -12,6 +12,7 @@ from dreamer_jax.cli import commands, runs
 from dreamer_jax.cli.errors import FAILED
 from dreamer_jax.cli.output import complain
 from dreamer_jax.cli.runs import TIMEOUT
+from dreamer_jax.cli.settings import with_values
 from dreamer_jax.config.named import BENCHMARKS, PRESETS, SIZES
 from dreamer_jax.config.paths import path_of
 from dreamer_jax.config.reading import parse
@@ -28,14 +29,15 @@ CACHE_HELP = "where compiled programs are kept (default ~/.cache/dreamer_jax/com
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong, without the usage before it."""
+    """Says in one line what is wrong, without the usage before it; a setting's value is none of a command's words."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        for word in sys.argv[1:] if args is None else args:
+        words = with_values(sys.argv[1:] if args is None else args)
+        for word in words:
             name, _, value = word.partition("=")
             if value == "--" and name in self._option_string_actions:  # argparse would make it an empty list
                 self.error(f"argument {name}: expected one argument")
-        return super().parse_known_args(args, namespace)
+        return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
         complain(f"{message}; see {self.prog} --help")
@@ -155,7 +157,7 @@ def make_parser() -> argparse.ArgumentParser:
         "step an environment and say what an agent would see, or what is wrong",
         settings=True,
     )
-    sub.add_argument("task", metavar="TASK", help=FIELDS["env.task"].meaning)
+    sub.add_argument("task", nargs="?", metavar="TASK", help=f"{FIELDS['env.task'].meaning} (default: env.task)")
     sub.add_argument("--steps", type=_positive, default=1000, help="random steps (default 1000)")
 
     sub = command("export", commands.export, "write a run's stored episodes as npz files")

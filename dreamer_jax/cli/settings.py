@@ -32,6 +32,18 @@ def settings(options: argparse.Namespace, flags: Sequence[tuple[str, str]]) -> C
     return load(files=options.config, overrides=named(options, flags))
 
 
+def with_values(words: Sequence[str]) -> list[str]:
+    """``--name=value`` in the place of ``--name value``, for every setting."""
+    joined: list[str] = []
+    for word in words:
+        last = joined[-1].removeprefix("--") if joined and joined[-1].startswith("--") else ""
+        if last in FIELDS and not word.startswith("--"):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
 def pairs(rest: Sequence[str], flags: Collection[str] = ()) -> list[tuple[str, str]]:
     """``--name value`` and ``--name=value`` as pairs.
 
@@ -41,16 +53,13 @@ def pairs(rest: Sequence[str], flags: Collection[str] = ()) -> list[tuple[str, s
     Raises:
       ConfigError: something else is there, or a flag has no value.
     """
-    found, words = [], list(rest)
-    while words:
-        word = words.pop(0)
+    found = []
+    for word in with_values(rest):
         name, equals, value = word.removeprefix("--").partition("=")
         if not word.startswith("--") or name not in FIELDS:
             refuse(word, flags)
         if not equals:
-            if not words or words[0].startswith("--"):
-                raise ConfigError(f"{word}: expected a value")
-            value = words.pop(0)
+            raise ConfigError(f"{word}: expected a value")
         found.append((name, value))
     return found
 
