@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -163,6 +164,8 @@ def observed(space: gymnasium.Space, value: Any) -> dict[str, np.ndarray]:
     """The arrays that are to be stored for an observation: nothing may be lost but what float32 rounds."""
     arrays = {}
     for path, part in leaves_of(space):
+        if not math.prod(part.shape):
+            continue  # whatever stands there holds nothing
         given = value
         for key in path:
             given = given[key]
@@ -180,8 +183,7 @@ def observed(space: gymnasium.Space, value: Any) -> dict[str, np.ndarray]:
             array = (array.astype(np.int64) - start).astype(np.int32)
             assert array.shape == np.shape(given) == part.shape
             assert (array + np.int64(start) == given).all() and (array >= 0).all() and (array < counts).all()
-        if array.size:
-            arrays["/".join(map(str, keys)) or "observation"] = array
+        arrays["/".join(map(str, keys)) or "observation"] = array
     return arrays
 
 

@@ -301,6 +301,9 @@ def _child(request: dict[str, Any]) -> None:
         status = main(request["arguments"])
     except SystemExit as error:
         status = int(error.code or 0)
+    except KeyboardInterrupt:  # before our handlers were there, as in any program
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
     except BaseException:
         traceback.print_exc()
     finally:

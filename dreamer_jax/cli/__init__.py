@@ -20,16 +20,11 @@ from dreamer_jax.envs.signals import Interrupted, handled_by, interrupt
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 0, 2 for anything a person can mend, or 128 + a signal's number."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own notes
-    logging.basicConfig(format="dreamer-jax: %(message)s")
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(tensorflow_probability|jax|distrax|tfp)")
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # paths are printed as they were given, byte for byte
-    options, rest = make_parser().parse_known_args(arguments)
     try:
         with ExitStack() as scope:
             scope.enter_context(handled_by(interrupt))
+            _quieten()
+            options, rest = make_parser().parse_known_args(arguments)
             options.scope = scope
             if rest and not options.takes_settings:
                 refuse(rest[0], options.flags)
@@ -46,3 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         (complain if status == FAILED else say)(message)
         return status
+
+
+def _quieten() -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own notes
+    logging.basicConfig(format="dreamer-jax: %(message)s")
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(tensorflow_probability|jax|distrax|tfp)")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # paths are printed as they were given, byte for byte
