@@ -17,6 +17,7 @@ from dreamer_jax.behaviors.planner import make_planner
 from dreamer_jax.config.schema import Config, ConfigError, ValueConfig, is_enabled
 from dreamer_jax.distributions import uniform_actions
 from dreamer_jax.interfaces import Agent, Behavior, MakeBehavior, MakeDynamics, WorldModel
+from dreamer_jax.models.balance import make_balance
 from dreamer_jax.models.encoder import image_grid
 from dreamer_jax.models.rssm import make_rssm
 from dreamer_jax.models.world_model import make_world_model
@@ -83,11 +84,12 @@ def make_agent(
     learner = behavior(config, spec, model, dtype=dtype, axis_name=axis_name)
     optimizer = make_optimizer(config.optimizer)
     scales = loss_scales(config, spec)
+    balance = make_balance(config, spec, scales)
 
     @batched_init_noise
     def initial_params(key: Array) -> dict[str, Any]:
         model_key, behavior_key = jax.random.split(key)
-        return {"model": model.init(model_key), **learner.init(behavior_key)}
+        return {"model": model.init(model_key) | balance.init(), **learner.init(behavior_key)}
 
     def init(key: Array) -> TrainState:
         params = initial_params(key)
@@ -147,20 +149,19 @@ def make_agent(
         first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * size
         return first + jnp.arange(size), jax.random.split(key)
 
-    def model_loss(params: Any, key: Array, batch: TrajectoryBatch) -> tuple[jax.Array, tuple[Losses, ModelAux]]:
+    def model_loss(
+        params: Any, step: Array, key: Array, batch: TrajectoryBatch
+    ) -> tuple[jax.Array, tuple[Losses, ModelAux]]:
         rows, (model_key, _) = rows_and_keys(key, batch)
-        losses, aux = model.loss(params["model"], model_key, rows, batch)
-        return total_of(losses), (losses, aux)
+        losses, aux = model.loss(params["model"], model_key, rows, batch, step)
+        return balance.total(params["model"], step, losses), (losses, aux)
 
     def behavior_loss(
         params: Any, state: TrainState, key: Array, batch: TrajectoryBatch, posterior: LatentState
     ) -> tuple[jax.Array, tuple[Losses, BehaviorAux]]:
         rows, (_, behavior_key) = rows_and_keys(key, batch)
         losses, aux = learner.loss(params, state, behavior_key, rows, posterior=posterior, batch=batch)
-        return total_of(losses), (losses, aux)
-
-    def total_of(losses: Losses) -> jax.Array:
-        return jnp.asarray(sum(scales[name] * value.mean() for name, value in losses.items()))
+        return balance.total(params["model"], state.step, losses), (losses, aux)
 
     def joined(losses: Losses, found: ModelAux, more: Losses, learnt: BehaviorAux) -> AgentAux:
         losses = {**losses, **more}
@@ -170,10 +171,10 @@ def make_agent(
 
     def loss(params: Any, state: TrainState, key: Array, batch: TrajectoryBatch) -> tuple[jax.Array, AgentAux]:
         """Everything at the same parameters, whatever ``optimizer.order`` is."""
-        _, (losses, found) = model_loss(params, key, batch)
+        _, (losses, found) = model_loss(params, state.step, key, batch)
         _, (more, learnt) = behavior_loss(params, state, key, batch, found.posterior)
         aux = joined(losses, found, more, learnt)
-        return total_of(aux.losses), aux
+        return balance.total(params["model"], state.step, aux.losses), aux
 
     def joint_gradient(state: TrainState, key: Array, batch: TrajectoryBatch) -> tuple[Any, Any, AgentAux]:
         """Gradients of the whole batch, those of this device's rows, and what ``loss`` hands out."""
@@ -184,7 +185,7 @@ def make_agent(
         """The same, the world model's first; actor and critic see what it imagines after its step."""
         others = dict(state.params)
         known = {"model": others.pop("model")}
-        (_, (losses, found)), grads = jax.value_and_grad(model_loss, has_aux=True)(known, key, batch)
+        (_, (losses, found)), grads = jax.value_and_grad(model_loss, has_aux=True)(known, state.step, key, batch)
         if axis_name is not None:
             grads = jax.lax.pmean(grads, axis_name)
         still = jax.tree.map(jnp.zeros_like, others)
@@ -204,7 +205,8 @@ def make_agent(
         known, grads, aux = gradient(state, key, batch)
         metrics = {
             **{f"loss/{name}": value.mean() for name, value in aux.losses.items()},
-            "loss/total": total_of(aux.losses),
+            "loss/total": balance.total(state.params["model"], state.step, aux.losses),
+            **balance.metrics(state.params["model"], state.step),
             model.dynamics.latent.divergence_name: aux.model.divergence.mean(),
             "dyn_ent": aux.model.prior_entropy.mean(),
             "rep_ent": aux.model.posterior_entropy.mean(),

@@ -94,23 +94,38 @@ def _chain(config: OptimizerConfig) -> optax.GradientTransformation:
 
     Weights decay by their share whatever the step size, from what they were when the gradient was taken.
     """
-    rate: optax.ScalarOrSchedule = config.learning_rate
-    if config.warmup:
-        rate = optax.linear_schedule(0.0, config.learning_rate, config.warmup)
     match config.kind:
         case "laprop":
             steps = [
                 optax.scale_by_rms(config.beta2, config.eps, eps_in_sqrt=False, bias_correction=True),
                 optax.ema(config.beta1, debias=True),
             ]
-        case "adam":
+        case "adam" | "adamw":
             steps = [optax.scale_by_adam(config.beta1, config.beta2, config.eps)]
         case "adam_eps_hat":
             steps = [scale_by_adam_eps_hat(config.beta1, config.beta2, config.eps)]
+    decay = []
+    if is_enabled(config.weight_decay):
+        apart = config.kind != "adamw"
+        decay = [optax.add_decayed_weights(-config.weight_decay if apart else config.weight_decay)]
+        steps, decay = (steps, decay) if apart else ([*steps, *decay], [])
     return optax.chain(
         *([optax.clip_by_global_norm(config.clip)] if is_enabled(config.clip) else []),
         clip_by_tensor_norm(config.agc) if is_enabled(config.agc) else optax.identity(),
         *steps,
-        optax.scale_by_learning_rate(rate),
-        *([optax.add_decayed_weights(-config.weight_decay)] if is_enabled(config.weight_decay) else []),
+        optax.scale_by_learning_rate(learning_rate(config)),
+        *decay,
     )
+
+
+def learning_rate(config: OptimizerConfig) -> optax.ScalarOrSchedule:
+    """The step size: constant, or by the number of the update, from 0."""
+    rate, last = config.learning_rate, config.learning_rate * config.final
+    if config.schedule == "constant":
+        return optax.linear_schedule(0.0, rate, config.warmup) if config.warmup else rate
+    falling = {
+        "linear": optax.linear_schedule(rate, last, config.decay_updates),
+        "cosine": optax.cosine_decay_schedule(rate, config.decay_updates, config.final),
+    }[config.schedule]
+    rising = optax.linear_schedule(0.0, rate, config.warmup)
+    return optax.join_schedules([rising, falling], [config.warmup]) if config.warmup else falling

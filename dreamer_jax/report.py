@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from dreamer_jax.config.schema import Config, DecoderConfig
 from dreamer_jax.interfaces import Behavior, WorldModel
+from dreamer_jax.models.balance import free_nats
 from dreamer_jax.models.decoder import decoder_target, reconstruction_loss
 from dreamer_jax.ops.sequence import scan_time
 from dreamer_jax.specs import EnvSpec
@@ -79,12 +80,12 @@ def report(
     - ``return_imagined`` and ``return_realised`` over the longest horizon, ``return_error`` their mean square.
     """
     params, rows = state.params["model"], jnp.arange(batch.reward.shape[0])
-    losses, aux = model.loss(params, key, rows, batch)
+    losses, aux = model.loss(params, key, rows, batch, state.step)
     dynamics, latent = model.dynamics, model.dynamics.latent
     each, kl = latent.divergence(aux.posterior_stats, aux.prior_stats), latent.divergence_name
     metrics = {
         kl: each.sum(-1).mean(),
-        f"{kl}_below_free_nats": (each.sum(-1) < config.kl.free_nats).mean(),
+        f"{kl}_below_free_nats": (each.sum(-1) < free_nats(config.kl, state.step)).mean(),
         **{f"{kl}_latent/{i:02d}": x for i, x in enumerate(each.mean((0, 1)))},
         "active_latents": latent.active(aux.posterior_stats).sum(),
     }

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from dreamer_jax.config.schema import OptimizerConfig
-from dreamer_jax.optim import clip_by_tensor_norm, make_optimizer
+from dreamer_jax.optim import clip_by_tensor_norm, learning_rate, make_optimizer
 
 PARAMS = {"w": jnp.array([1.0, 2, 2])}
 GRADS = [jnp.array(g) for g in ([3.0, 0, 4], [0.1, 0.2, -0.3], [1e-4, 0, 0])]
@@ -36,6 +36,28 @@ def test_warm_up_begins_at_zero_and_ends_at_the_rate():
     plain = run(OptimizerConfig(learning_rate=1.0, warmup=0), GRADS * 2)
     warm = run(OptimizerConfig(learning_rate=1.0, warmup=4), GRADS * 2)
     np.testing.assert_allclose(warm, plain * np.array([0, 0.25, 0.5, 0.75, 1, 1])[:, None], rtol=1e-5)
+
+
+@pytest.mark.parametrize("warmup", [0, 3])
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [("linear", [1, 0.775, 0.55, 0.325, 0.1, 0.1]), ("cosine", [1, 0.8682, 0.55, 0.2318, 0.1, 0.1])],
+)
+def test_the_step_size_may_fall(schedule, expected, warmup):
+    settings = OptimizerConfig(learning_rate=2.0, warmup=warmup, schedule=schedule, decay_updates=4, final=0.1)
+    rising = [2 * i / 3 for i in range(warmup)]
+    rates = [learning_rate(settings)(step) for step in range(warmup + 6)]
+    np.testing.assert_allclose(rates, rising + [2 * share for share in expected], rtol=1e-4)
+
+
+def test_adamw_is_that_of_optax():
+    settings = dict(learning_rate=0.1, kind="adamw", warmup=0, agc=0.0, eps=1e-8, weight_decay=0.3)
+    theirs = optax.adamw(0.1, 0.9, 0.999, 1e-8, weight_decay=0.3)
+    state, expected = theirs.init(PARAMS), []
+    for grad in GRADS:
+        change, state = theirs.update({"w": grad}, state, PARAMS)
+        expected.append(change["w"])
+    np.testing.assert_allclose(run(OptimizerConfig(**settings)), expected, rtol=1e-5)
 
 
 def test_clipping_is_relative_to_the_norm_of_a_whole_tensor():

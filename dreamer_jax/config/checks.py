@@ -73,7 +73,7 @@ def check_limits(name: str, value: Any) -> None:
 
 def _senseless(config: Config) -> dict[str, bool]:
     """What can't be meant, beginning with the field to change."""
-    behavior, replay, nets = config.behavior, config.replay, config.nets
+    behavior, replay, nets, kl, optimizer = config.behavior, config.replay, config.nets, config.kl, config.optimizer
     learns, departs = behavior.method == "actor_critic", behavior.returns == "departure"
     return {
         "env.task: got '', expected a name": not config.env.task,
@@ -107,5 +107,24 @@ def _senseless(config: Config) -> dict[str, bool]:
         "cont.start: a recorded discount needs a head that predicts the others; cont.label is none": learns
         and config.cont.label == "none"
         and config.cont.start == "recorded",
-        "kl.overshooting: got 1, which is the KL itself; 2 or more, or 0": config.kl.overshooting == 1,
+        "kl.overshooting: got 1, which is the KL itself; 2 or more, or 0": kl.overshooting == 1,
+        f"kl.schedule_updates: got 0, kl.schedule {kl.schedule} needs 1 or more": kl.schedule != "constant"
+        and not kl.schedule_updates,
+        f"optimizer.decay_updates: got 0, optimizer.schedule {optimizer.schedule} needs 1 or more": (
+            optimizer.schedule != "constant" and not optimizer.decay_updates
+        ),
+        **{
+            f"{name}: loss.balance learned takes its place; set it to {default:g}": config.loss.balance == "learned"
+            and value != default
+            for name, value, default in (
+                ("loss.reconstruction", config.loss.reconstruction, 1),
+                ("loss.reward", config.loss.reward, 1),
+                ("kl.beta", kl.beta, 1),
+                ("kl.overshooting", kl.overshooting, 0),
+            )
+        },
+        "kl.dyn: got 0, and kl.rep, too; loss.balance learned needs one of them": config.loss.balance == "learned"
+        and kl.dyn == kl.rep == 0,
+        "kl.schedule: loss.balance learned takes its place; set it to constant": config.loss.balance == "learned"
+        and kl.schedule != "constant",
     }

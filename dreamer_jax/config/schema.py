@@ -199,6 +199,13 @@ class KLConfig:
     rep: float = option(0.1, "scale of KL(posterior || sg(prior)), which trains the posterior", low=0)
     free_nats: float = option(1.0, "below this the KL of a time step has no gradient", low=0)
     free_average: bool = option(False, "free_nats are for the batch's mean instead of each time step")
+    free_nats_final: float = option(0.0, "what they fall or rise to", low=0)
+    free_nats_updates: int = option(0, "in so many updates; 0: they stay", low=0, high=INT32)
+    beta: float = option(1.0, "factor of all scales of a KL, as in a beta-VAE", low=0)
+    schedule: Literal["constant", "linear", "cyclic"] = option(
+        "constant", "how that factor comes about: at once; from 0; from 0 again and again, rising half of the time"
+    )
+    schedule_updates: int = option(0, "linear: updates until it is there; cyclic: of a cycle", low=0, high=INT32)
     overshooting: int = option(0, "also KL of predictions up to so many steps ahead; 0: off", low=0, high=1000)
     overshooting_scale: float = option(1.0, "its weight", low=0)
 
@@ -211,6 +218,9 @@ class LossConfig:
     policy: float = option(1.0, "scale", low=0)
     value: float = option(1.0, "scale", low=0)
     replay_value: float = option(0.3, "scale of the critic's loss on replayed states", low=0)
+    balance: Literal["fixed", "learned"] = option(
+        "fixed", "scales of observations, reward and KL: those here, or learnt with the model (HarmonyDream)"
+    )
 
 
 @dataclass(frozen=True)
@@ -268,13 +278,18 @@ class OptimizerConfig:
         "one gradient of everything; or the world model takes its step first, and actor and critic learn from what it "
         "then imagines",
     )
-    kind: Literal["laprop", "adam", "adam_eps_hat"] = option(
-        "laprop", "LaProp; Adam with eps beside the corrected root, or beside the root before its correction"
+    kind: Literal["laprop", "adam", "adam_eps_hat", "adamw"] = option(
+        "laprop",
+        "LaProp; Adam with eps beside the corrected root, or beside the root before its correction; adam with weight "
+        "decay",
     )
     learning_rate: float = option(4e-5, "step size", low=0)
     actor_learning_rate: float = option(0.0, "the actor's; 0: the same", low=0)
     critic_learning_rate: float = option(0.0, "the critic's; 0: the same", low=0)
     warmup: int = option(1000, "updates of linear warm-up; the first has step size 0", low=0, high=INT32)
+    schedule: Literal["constant", "linear", "cosine"] = option("constant", "of the step size after the warm-up")
+    decay_updates: int = option(0, "linear, cosine: updates until it has fallen", low=0, high=INT32)
+    final: float = option(0.0, "linear, cosine: the share of it that is left", low=0, high=1)
     agc: float = option(0.3, "adaptive gradient clipping, relative to each tensor's norm; 0: off", low=0)
     clip: float = option(0.0, "largest norm of the gradient of model, actor or critic; 0: off", low=0)
     actor_critic_clip: float = option(0.0, "the actor's and the critic's; 0: the same", low=0)
@@ -283,7 +298,9 @@ class OptimizerConfig:
     beta2: float = option(0.999, "decay of the squared gradient", low=0, high=1)
     eps: float = option(1e-20, "added to the root of the squared gradient", low=0)
     actor_critic_eps: float = option(0.0, "the actor's and the critic's; 0: the same", low=0)
-    weight_decay: float = option(0.0, "share that every parameter loses in an update, whatever the step size", low=0)
+    weight_decay: float = option(
+        0.0, "share that every parameter loses in an update, whatever the step size; adamw: times the step size", low=0
+    )
 
 
 @dataclass(frozen=True)

@@ -48,9 +48,13 @@ class ObserveBatch(Protocol):
 
 class ModelLoss(Protocol):
     def __call__(
-        self, params: Params, key: Array, rows: Array, batch: TrajectoryBatch, /
+        self, params: Params, key: Array, rows: Array, batch: TrajectoryBatch, /, step: Array = 0
     ) -> tuple[dict[str, Array], ModelAux]:
-        """Losses {name: [B, T]} float32 of windows whose indices in the global batch are ``rows`` [B]."""
+        """Losses {name: [B, T]} float32 of windows whose indices in the global batch are ``rows`` [B].
+
+        Args:
+          step: [] int, number of the update, from 0.
+        """
         ...
 
 

@@ -18,7 +18,7 @@ def kl_losses(
     posterior: Stats,
     prior: Stats,
     *,
-    free_nats: float,
+    free_nats: Array,
     free_average: bool = False,
     axis_name: str | None = None,
 ) -> tuple[dict[str, jax.Array], jax.Array]:
@@ -49,7 +49,7 @@ def overshooting_loss(
     prev_action: Array,
     is_first: Array,
     steps: int,
-    free_nats: float,
+    free_nats: Array,
     axis_name: str | None = None,
 ) -> jax.Array:
     """Mean over t and d = 2 ... D of ``max(KL(sg(posterior_t) || prior_{t | t-d}), free_nats)`` (PlaNet, eq. 7).

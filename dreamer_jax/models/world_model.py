@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from dreamer_jax.config.schema import Config
 from dreamer_jax.distributions import bernoulli, draw_noise
 from dreamer_jax.interfaces import MakeDynamics, WorldModel
+from dreamer_jax.models.balance import free_nats
 from dreamer_jax.models.decoder import Decoder, reconstruction_loss
 from dreamer_jax.models.encoder import Encoder, flatten_leaves, image_specs, quantize
 from dreamer_jax.models.heads import Head
@@ -136,17 +137,19 @@ def make_world_model(
         )
         return core.observe(params["rssm"], noise, state, prev_action=action, tokens=tokens, is_first=first)
 
-    def loss(params: Params, key: Array, rows: Array, batch: TrajectoryBatch) -> tuple[dict[str, jax.Array], ModelAux]:
+    def loss(
+        params: Params, key: Array, rows: Array, batch: TrajectoryBatch, step: Array = 0
+    ) -> tuple[dict[str, jax.Array], ModelAux]:
         length = batch.reward.shape[1]
         observation = quantize_images(key, rows, batch.observation, (length,))
         tokens = encode(params, observation)
         posterior, stats = observe_tokens(params, key, rows, batch, tokens)
-        prior = core.prior_stats(params["rssm"], posterior)
+        prior, least = core.prior_stats(params["rssm"], posterior), free_nats(c.kl, step)
         losses, divergence = kl_losses(
             core.latent.divergence,
             stats,
             prior,
-            free_nats=c.kl.free_nats,
+            free_nats=least,
             free_average=c.kl.free_average,
             axis_name=axis_name,
         )
@@ -160,7 +163,7 @@ def make_world_model(
                 prev_action=action_vector(batch.prev_action),
                 is_first=jnp.asarray(batch.is_first),
                 steps=c.kl.overshooting,
-                free_nats=c.kl.free_nats,
+                free_nats=least,
                 axis_name=axis_name,
             )
         feat = core.features(posterior)
