@@ -173,6 +173,11 @@ def test_harmless_casts(space, value, expected):
         (CHOICES, [1, 3], r"is 3 at \(1,\), its space says 0 to 2"),
         (CHOICES, [1.0, 2.0], "is float64, its space says int64"),
         (spaces.MultiBinary(2), np.array([0, 2**64 - 1], np.uint64), r"at \(1,\), its space says 0 to 1"),
+        (
+            spaces.MultiDiscrete([2], start=[-4]),
+            np.array([-4]).astype(np.uint64),
+            r"is 18446744073709551612 at \(0,\), its space says -4 to -3",
+        ),
         (spaces.Dict({"a": NUMBERS}), {"b": np.zeros(2)}, "observation 'a' is missing"),
         (spaces.Dict({"a": NUMBERS}), np.zeros(2), "observation 'a' is missing"),
         (spaces.Tuple([CHOICE, CHOICE]), (5,), "observation 'observation/1' is missing"),

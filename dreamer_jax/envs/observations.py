@@ -174,7 +174,7 @@ def _choices(what: str, space: Space, start: np.ndarray, counts: np.ndarray) -> 
         if value.dtype.kind not in "iub":
             raise ValueError(f"{what} is {value.dtype}, its space says {space.dtype}")
         index = value.astype(np.int64) - start
-        wrong = (index < 0) | (index >= counts)
+        wrong = (index < 0) | (index >= counts) | (index + start != value)  # the last as uint64 may wrap around
         if wrong.any():
             some = tuple(map(int, np.argwhere(wrong)[0]))
             low, high = start[some], start[some] + counts[some] - 1
