@@ -53,9 +53,13 @@ def make_behavior(
     """How actions come about, as configured."""
     match config.behavior.method:
         case "actor_critic":
-            return make_actor_critic(config, spec, model, dtype=dtype, axis_name=axis_name)
+            learner = make_actor_critic(config, spec, model, dtype=dtype, axis_name=axis_name)
+            if config.behavior.act == "policy":
+                return learner
+            planner = make_planner(config, spec, model, dtype=dtype)
+            return learner._replace(initial=planner.initial, act=planner.act)
         case "planner":
-            return make_planner(config, spec, model)
+            return make_planner(config, spec, model, dtype=dtype)
 
 
 def make_agent(

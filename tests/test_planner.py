@@ -9,8 +9,9 @@ from agents import KEY, MIXED, assert_trees_equal, bundle, quick_jit, random_bat
 
 from dreamer_jax.agent import LOSSES, loss_scales, make_agent
 from dreamer_jax.behaviors import planner
-from dreamer_jax.behaviors.planner import make_planner, score_plans, split_leaves
-from dreamer_jax.config.schema import ConfigError
+from dreamer_jax.behaviors.plan_search import Fit, draw_plans, first_fit, make_refit, split_leaves
+from dreamer_jax.behaviors.planner import make_planner, make_search, score_plans
+from dreamer_jax.config.schema import PlannerConfig
 from dreamer_jax.distributions import draw_noise
 from dreamer_jax.interfaces import Dynamics, WorldModel
 from dreamer_jax.models.rssm import RSSMState
@@ -39,13 +40,14 @@ def fake(reward, after=turn, luck=0.0):
 
     def imagine_step(params, noise, state, action):
         deter, stoch = after(state.deter, state.stoch, action)
-        return RSSMState(deter, stoch + luck * noise)
+        return RSSMState(deter, stoch + luck * (0 if noise is None else noise))
 
     dynamics = bundle(
         Dynamics,
         noise=lambda key, rows, length: draw_noise(key, rows, (*length, A), "normal"),
         to_scan_carry=lambda state: state,
         features=lambda state: (state.deter, state.stoch),
+        feature_widths=(A, A),
     )
     predict = lambda params, feat: (reward(*feat), jnp.full(feat[0].shape[:-1], 0.5))  # noqa: E731
     return bundle(WorldModel, dynamics=dynamics, imagine_step=imagine_step, predict=predict)
@@ -220,6 +222,119 @@ def test_dreams_by_plans(state):
     assert dream.reward.shape == (seen.reward.shape[0], seen.reward.shape[1] + 2)
 
 
-def test_discrete_actions_are_refused():
-    with pytest.raises(ConfigError, match="behavior.method: planner .* 'choice' is a choice of 6; set it to actor_cri"):
-        make_agent(CONFIG, MIXED)
+# --- searching
+
+
+def test_path_integral_by_hand():
+    rng = np.random.default_rng(3)
+    tried, scores = rng.uniform(-1, 1, (J, H, A)).astype(np.float32), rng.normal(size=J).astype(np.float32)
+    refit = make_refit(PlannerConfig(method="mppi", elites=7, temperature=0.3, min_std=0.5))
+    found = refit(first_fit(SPEC.action, H), tried, jnp.asarray(scores))
+    best = np.argsort(-scores)[:7]
+    weight = np.exp(scores[best] / 0.3)[:, None, None]
+    mean = (weight * tried[best]).sum(0) / weight.sum()
+    std = np.sqrt((weight * (tried[best] - mean) ** 2).sum(0) / weight.sum())
+    np.testing.assert_allclose(found.mean, mean, atol=1e-5)
+    np.testing.assert_allclose(found.std, np.clip(std, 0.5, 1), atol=1e-5)
+    assert (std < 0.5).any() and (std > 0.5).any()
+
+
+def test_choices_are_drawn_by_their_chances():
+    specs = {"number": ArraySpec((), "float32"), "choice": ArraySpec((2,), "int32", 3)}
+    fit = first_fit(specs, 2)
+    np.testing.assert_allclose(fit.mean[0], [1 / 3] * 6 + [0])
+    chances = np.array([[0.2, 0.8, 0.0], [0.5, 0.25, 0.25]])
+    fit = Fit(fit.mean.at[1, :6].set(chances.reshape(-1)), fit.std)
+    plans = draw_plans(specs, fit, jax.random.normal(KEY, (20_000, 2, 7)))
+    classes = np.asarray(plans[..., :6]).reshape(-1, 2, 2, 3)
+    assert (classes.sum(-1) == 1).all() and set(np.unique(classes)) == {0, 1}
+    np.testing.assert_allclose(classes[:, 0].mean(0), np.full((2, 3), 1 / 3), atol=0.02)
+    np.testing.assert_allclose(classes[:, 1].mean(0), chances, atol=0.02)
+    leaves = split_leaves(plans[0, 1], specs)
+    assert leaves["choice"].shape == (2,) and leaves["choice"].dtype == np.int32 and leaves["number"].shape == ()
+    np.testing.assert_array_equal(leaves["choice"], classes[0, 1].argmax(-1))
+
+
+@pytest.mark.parametrize("method", ["cem", "mppi"])
+def test_choices_are_planned(method):
+    """Reward 1 in each step for the class that the state names."""
+    spec = EnvSpec(MIXED.observation, {"choice": ArraySpec((), "int32", A)})
+    config = planned(planner__method=method, **THOROUGH)
+    reward = lambda deter, stoch: (stoch * (deter == deter.max(-1, keepdims=True))).sum(-1)  # noqa: E731
+    behavior = make_planner(config, spec, fake(reward, lambda deter, stoch, action: (deter, action)))
+    state = RSSMState(jnp.asarray(TARGETS), jnp.zeros((E, A)))
+    act = quick_jit(lambda state: behavior.act({"model": {}}, KEY, np.arange(E), state, (), "mode")[1])
+    np.testing.assert_array_equal(act(state)["choice"], TARGETS.argmax(-1))
+
+
+def test_mppi_finds_the_optimum():
+    config = planned(**THOROUGH | {"planner__method": "mppi", "planner__temperature": 2.0})
+    np.testing.assert_allclose(plans(config, fake(quadratic), TARGETS), TARGETS, atol=0.1)
+
+
+def test_the_next_search_begins_with_the_plan_of_the_last_one():
+    """Without an iteration it is that plan itself, a step later; a new episode begins with zeros."""
+    config = planned(planner__iterations=0, planner__warm_start=True)
+    behavior = make_planner(config, SPEC, fake(quadratic))
+    before = np.random.default_rng(0).uniform(-1, 1, (E, H, A)).astype(np.float32)
+    state = RSSMState(jnp.asarray(TARGETS), jnp.zeros((E, A)))
+    carry, action = behavior.act({"model": {}}, KEY, np.arange(E), state, jnp.asarray(before), "mode")
+    np.testing.assert_allclose(action["motors"], before[:, 0, 4:])
+    np.testing.assert_allclose(carry[:, :-1], before[:, 1:])
+    np.testing.assert_array_equal(carry[:, -1], behavior.initial(E)[:, -1])
+    assert not np.asarray(behavior.initial(E)).any()
+
+
+def test_what_a_last_state_is_worth():
+    """With a value rewards count by the chance of coming so far, here a half for each step; and so does the value."""
+    tried = np.random.default_rng(1).uniform(-1, 1, (5, 3, A)).astype(np.float32)
+    start = RSSMState(jnp.asarray(TARGETS[0]), jnp.zeros(A))
+    worth = lambda feat: feat[1].sum(-1)  # noqa: E731
+    scores = score_plans(fake(quadratic), {"model": {}}, KEY, jnp.int32(2), start, tried, value=worth)
+    moves = tried - np.stack([np.roll(TARGETS[0], step) for step in range(3)])
+    expected = -(np.square(moves).sum(-1) * [1, 0.5, 0.25]).sum(-1) + moves[:, -1].sum(-1) / 8
+    np.testing.assert_allclose(scores, expected, rtol=1e-5)
+
+
+def test_latents_may_be_the_most_likely_ones():
+    tried = np.zeros((2, 3, A), np.float32)
+    start = RSSMState(jnp.asarray(TARGETS[0]), jnp.zeros(A))
+    same, other = (
+        score_plans(fake(quadratic, luck=0.5), {"model": {}}, KEY, jnp.int32(2), start, tried, sampled=sampled)
+        for sampled in (False, True)
+    )
+    assert same[0] == same[1] and other[0] != other[1]
+
+
+# --- plans beside a policy
+
+
+BESIDE = tiny_config(**CEM, behavior__act="planner", planner__value=True, planner__policy_plans=5)
+
+
+def test_an_actor_critic_may_act_by_plans():
+    """It learns as without; some candidates are the policy's, in each iteration, and the critic has its say."""
+    agent, plain = make_agent(BESIDE, MIXED), make_agent(tiny_config(), MIXED)
+    state = quick_jit(agent.init)(KEY)
+    assert_trees_equal(state, quick_jit(plain.init)(KEY))
+    batch = random_batch(MIXED, BESIDE)
+    assert_trees_equal(*(quick_jit(one.update)(state, KEY, batch)[0] for one in (agent, plain)))
+    timestep = random_timestep(MIXED, size=E)
+    _, action, _ = quick_jit(lambda: agent.policy(state.params, KEY, agent.reset(state.params, E), timestep))()
+    assert {name: (x.shape, str(x.dtype)) for name, x in action.items()} == {
+        name: ((E, *leaf.shape), leaf.dtype) for name, leaf in MIXED.action.items()
+    }
+    params = jax.tree.map(lambda x: x + 0.3 * np.random.default_rng(x.size).normal(size=x.shape), state.params)
+    model = make_world_model(BESIDE, MIXED)
+    start = jax.tree.map(lambda x: x[0], model.dynamics.initial(1))
+    search = make_search(BESIDE, MIXED, model)
+    found = quick_jit(
+        lambda params: search(params, KEY, jnp.int32(1), start, first_fit(MIXED.action, H).mean, keep=True)
+    )
+    tried = found(params)
+    width = sum(leaf.width for leaf in MIXED.action.values())
+    assert tried.plans.shape == (3, J, H, width) and tried.scores.shape == (3, J)
+    np.testing.assert_array_equal(tried.plans[0, -5:], tried.plans[2, -5:])
+    assert (tried.plans[0, :-5] != tried.plans[2, :-5]).any()
+    louder = params | {"critic": jax.tree.map(lambda x: 3 * x, params["critic"])}
+    assert (found(louder).scores != tried.scores).any()

@@ -54,6 +54,11 @@ def check(config: Config) -> Config:
         raise ConfigError(
             f"planner.elites: got {planner.elites}, must be fewer than planner.candidates {planner.candidates}"
         )
+    if planner.policy_plans >= planner.candidates:
+        raise ConfigError(
+            f"planner.policy_plans: got {planner.policy_plans}, must be fewer than planner.candidates "
+            f"{planner.candidates}"
+        )
     for problem, wrong in _senseless(config).items():
         if wrong:
             raise ConfigError(problem)
@@ -107,6 +112,9 @@ def _senseless(config: Config) -> dict[str, bool]:
         "cont.start: a recorded discount needs a head that predicts the others; cont.label is none": learns
         and config.cont.label == "none"
         and config.cont.start == "recorded",
+        "planner.policy_plans: behavior.method planner has no policy; set it to 0": not learns
+        and config.planner.policy_plans > 0,
+        "planner.value: behavior.method planner has no critic; set it to false": not learns and config.planner.value,
         "kl.overshooting: got 1, which is the KL itself; 2 or more, or 0": kl.overshooting == 1,
         f"kl.schedule_updates: got 0, kl.schedule {kl.schedule} needs 1 or more": kl.schedule != "constant"
         and not kl.schedule_updates,

@@ -226,6 +226,9 @@ class LossConfig:
 @dataclass(frozen=True)
 class BehaviorConfig:
     method: Literal["actor_critic", "planner"] = option("actor_critic", "learn a policy, or plan every action")
+    act: Literal["policy", "planner"] = option(
+        "policy", "actor_critic: who chooses actions, the policy or plans in the world model"
+    )
     gradient: Literal["reinforce", "dynamics", "mix", "auto"] = option(
         "reinforce", "of the policy; auto: reinforce for discrete actions, dynamics for continuous ones"
     )
@@ -257,10 +260,19 @@ class BehaviorConfig:
 
 @dataclass(frozen=True)
 class PlannerConfig:
+    method: Literal["cem", "mppi"] = option(
+        "cem", "the cross-entropy method, or model predictive path integral control"
+    )
     horizon: int = option(12, "steps that are planned", low=1, high=10_000)
     candidates: int = option(1000, "plans tried in an iteration", low=2, high=1_000_000)
-    iterations: int = option(10, "of the cross-entropy method; 0: actions are 0 and noise", low=0, high=10_000)
+    iterations: int = option(10, "of the search; 0: actions are 0 and noise", low=0, high=10_000)
     elites: int = option(100, "best candidates, to which the next ones are fitted", low=1, high=1_000_000)
+    temperature: float = option(0.5, "mppi: elites count by exp(score / this)", low=1e-6)
+    min_std: float = option(0.05, "mppi: smallest deviation", low=0, high=1)
+    warm_start: bool = option(False, "begin with the plan of the step before; else with actions of 0")
+    policy_plans: int = option(0, "candidates of each iteration that the policy makes", low=0, high=1_000_000)
+    value: bool = option(False, "a plan's last state is worth what the critic says, and rewards are discounted")
+    latents: Literal["sampled", "mode"] = option("sampled", "imagined latents: drawn, or the most likely ones")
 
 
 @dataclass(frozen=True)

@@ -28,10 +28,13 @@ class Start(Protocol):
 
 
 class Prior(Protocol):
-    def __call__(self, params: Params, noise: Noise, state: LatentState, action: Array, /) -> tuple[LatentState, Stats]:
+    def __call__(
+        self, params: Params, noise: Noise | None, state: LatentState, action: Array, /
+    ) -> tuple[LatentState, Stats]:
         """The state one step ahead, without an observation, and the distribution that its latent was drawn from.
 
         Args:
+          noise: what its latent is drawn with, else it is the most likely one.
           state: [N, ...], or what ``to_scan_carry`` or this function made; the result is of the same form.
           action: [N, A] float32, the flat vector.
         """

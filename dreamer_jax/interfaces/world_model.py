@@ -65,7 +65,7 @@ class ActionVector(Protocol):
 
 
 class ImagineStep(Protocol):
-    def __call__(self, params: Params, noise: Noise, state: LatentState, action: Array, /) -> LatentState:
+    def __call__(self, params: Params, noise: Noise | None, state: LatentState, action: Array, /) -> LatentState:
         """``Dynamics.prior``, without the distribution."""
         ...
 

@@ -86,18 +86,23 @@ def make_rssm(
     # One step. A state that has a cell gives one that has.
 
     def step(
-        params: Params, state: RSSMState, action_term: jax.Array, noise: Noise, stats_of: Callable[[jax.Array], Stats]
+        params: Params,
+        state: RSSMState,
+        action_term: jax.Array,
+        noise: Noise | None,
+        stats_of: Callable[[jax.Array], Stats],
     ) -> tuple[RSSMState, Stats]:
         before = to_scan_carry(state)
         deter, cell = apply(params, "next_deter", before.deter, before.cell, before.stoch, action_term)
         stats = stats_of(deter)
-        return RSSMState(deter, kind.sample(stats, noise), None if state.cell is None else cell), stats
+        stoch = kind.mode(stats) if noise is None else kind.sample(stats, noise)
+        return RSSMState(deter, stoch, None if state.cell is None else cell), stats
 
     def prior_stats(params: Params, posterior: RSSMState) -> Stats:
         stats: Stats = apply(params, "prior_stats", posterior.deter)
         return stats
 
-    def prior(params: Params, noise: Noise, state: RSSMState, action: Array) -> tuple[RSSMState, Stats]:
+    def prior(params: Params, noise: Noise | None, state: RSSMState, action: Array) -> tuple[RSSMState, Stats]:
         term = apply(params, "action_term", action)
         return step(params, state, term, noise, lambda deter: apply(params, "prior_stats", deter))
 

@@ -188,7 +188,7 @@ def make_world_model(
             cont_target=target,
         )
 
-    def imagine_step(params: Params, noise: Noise, state: LatentState, action: Array) -> LatentState:
+    def imagine_step(params: Params, noise: Noise | None, state: LatentState, action: Array) -> LatentState:
         return core.prior(params["rssm"], noise, state, action)[0]
 
     def predict(params: Params, feat: Features) -> tuple[jax.Array, jax.Array]:
