@@ -34,6 +34,8 @@ def import_reference(options: argparse.Namespace, pairs: list[tuple[str, str]]) 
 
 def evaluate(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
     from dreamer_jax.analysis.pictures import check_film, save_film
+    from dreamer_jax.analysis.plans import draw_search, search_first
+    from dreamer_jax.analysis.plot import check_picture
     from dreamer_jax.analysis.statistics import describe, summary
     from dreamer_jax.devices.acting import make_act
     from dreamer_jax.runs.checkpoint import Checkpoints
@@ -43,6 +45,9 @@ def evaluate(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
 
     start_computing(options)
     config, spec = read_run(options.run_dir)
+    if options.planner is not None:
+        beside = [("behavior.act", "planner")] if config.behavior.method == "actor_critic" else []
+        pairs = [*beside, ("planner.method", options.planner), *pairs]
     if pairs:
         config = overridden(options.run_dir, pairs)
         check_environment(config, spec, pairs)
@@ -56,11 +61,23 @@ def evaluate(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
         check_film(options.video)
         options.video = options.video.absolute()  # environments may change the working directory
 
+    plans = config.behavior.method == "planner" or config.behavior.act == "planner"
+    if options.plans is not None:
+        check_picture(options.plans)
+        options.plans = options.plans.absolute()
+        if not plans:
+            raise ConfigError(f"--plans: got {options.plans}, but the run's actions are a policy's; add --planner cem")
+        if not config.planner.iterations:
+            raise ConfigError("planner.iterations: got 0, --plans needs at least 1")
+
     act = make_act(agent, mode)
     if options.video is not None:  # first, because not everything can be filmed
         frames, rate = film_episode(agent, act, state.params, config.env, seed=seed)
         save_film(frames, options.video, rate)
     envs = evaluation_envs(config.env, options.episodes, seed, lambda text: print(text, file=sys.stderr))
+    if options.plans is not None:
+        found = search_first(config, spec, state.params, envs.reset(episode=0), seed=seed)
+        draw_search(found, spec, options.plans)
     with closing(envs), counted("episode", options.episodes) as report:
         scores = evaluate(agent, act, state.params, envs, episodes=options.episodes, seed=seed, after_episode=report)
     result = {
@@ -73,15 +90,15 @@ def evaluate(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
         **summary(scores),
         "scores": scores,
     }
-    if options.video is not None:
-        result["video"] = str(options.video)
+    pictures = {name: str(path) for name in ("video", "plans") if (path := getattr(options, name)) is not None}
+    result |= pictures | ({"planner": config.planner.method} if plans else {})
     if options.json:
         print(json.dumps(result), file=options.answers)
     else:
         chosen = "sampled" if mode == "sample" else "greedy"
-        actions = "planned" if config.behavior.method == "planner" else chosen
+        actions = f"planned ({config.planner.method})" if plans else chosen
         head = f"{config.env.task} after {result['frames']:,} frames, {actions} actions"
-        print(render([head, *describe(result), *([result["video"]] if "video" in result else [])]))
+        print(render([head, *describe(result), *pictures.values()]))
 
 
 def plot(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:

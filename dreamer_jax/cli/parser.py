@@ -135,6 +135,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--seed", type=_natural, help="of the environments; never those of training (default: the run's)")
     sub.add_argument("--checkpoint", type=_natural, help="agent steps of the checkpoint (default: the newest)")
+    sub.add_argument("--planner", choices=["cem", "mppi"], help="plan every action in the run's world model")
+    sub.add_argument("--plans", type=_path, metavar="FILE.png", help="draw the plans tried for the first action")
     sub.add_argument("--video", type=_path, metavar="FILE.gif", help="film one more episode")
     sub.add_argument("--json", action="store_true", help="print one JSON object")
 
