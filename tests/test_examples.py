@@ -12,7 +12,7 @@ TRAIN = "-m dreamer_jax train --config configs/debug.yaml --train.frames 400 --t
 PATCHES = {
     "own_loss": (
         [],
-        "learnt = state.params['model']['harmony'].values(); assert len(learnt) == 3 and all(x != 0 for x in learnt)",
+        "learnt = state.params['model']['uncertainty'].values(); assert len(learnt) == 3 and all(x != 0 for x in learnt)",
     ),
     "own_latent": (
         ["--rssm.latent", "simplex"],
@@ -23,9 +23,9 @@ PATCHES = {
     ),
     "own_planner": (
         "--behavior.method planner --planner.candidates 20 --planner.elites 5 --planner.iterations 2 "
-        "--planner.temperature 0.1".split(),
+        "--planner.method best --planner.narrowing 0.7".split(),
         "assert not state.params.keys() & {'actor', 'critic'}; "
-        "assert '  temperature: 0.1 ' in open('run/config.yaml').read()",
+        "assert '  narrowing: 0.7 ' in open('run/config.yaml').read()",
     ),
 }
 """By name: flags that switch a patch on, and what then holds of ``agent`` and ``state`` after training."""
