@@ -328,7 +328,7 @@ def test_runs_against_those_of_the_reference_under_small_settings(tmp_path, monk
     text = render(describe([result]))
     assert "dmc/ball_in_cup_catch: dreamer_v3, size 1m (1 seed: 7) against reference_small" in text
     assert "action repeat 1, 2 environments, train ratio 64, size own" in text and "(2 seeds)" in text
-    assert "settings that differ: none" in text and "a published point: the mean of all training episodes" in text
+    assert "settings that differ: none" in text and "a recorded point: the mean of all training episodes" in text
     (other,) = compare([write("other", ("rssm.deter", "256"), ("optimizer.warmup", "5"))], "reference_small")
     assert list(map(str, other.differences)) == [
         "rssm.deter 256 instead of 128",

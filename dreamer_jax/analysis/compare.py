@@ -160,7 +160,7 @@ def _head(one: Comparison) -> list[str]:
     if protocol is None or one.differences is None:
         return [*lines, f"protocol: none is recorded for {published.method}; settings are not compared"]
     lines += [f"protocol: {protocol['name']}", f"  {_facts(protocol)}", f"  {protocol['note']}"]
-    lines += [f"a published point: {protocol['point']}"] if "point" in protocol else []
+    lines += [f"a {published.origin} point: {protocol['point']}"] if "point" in protocol else []
     lines += ["ours: the mean of all training episodes that ended in the bin"] if "point" in protocol else []
     if published.early:
         label, (begin, end) = published.edges[1], published.edges[:2] + published.early
@@ -191,7 +191,7 @@ def _table(one: Comparison) -> Table:
         value = "" if ours is None else f"{ours:.1f}"
         missing = f" ({runs} of {_plural(many, 'run')})" if 0 < runs < many else ""
         rows.append((f"{frames:,}", value, f"{mean:.1f} ± {std:.1f}", verdict + missing))
-    published = f"published mean ± std ({_plural(one.published.seeds, 'seed')})"
+    published = f"{one.published.origin} mean ± std ({_plural(one.published.seeds, 'seed')})"
     return table(("frames", "ours", published, "verdict"), rows, right=("frames", "ours", published))
 
 
@@ -248,11 +248,13 @@ def draw(comparisons: Sequence[Comparison], output: str | Path) -> Path:
 def _draw_published(ax: Any, one: Comparison) -> None:
     frames, mean, std = np.array([(b.frames, b.mean, b.std) for b in one.budgets], np.float64).T
     for width, alpha in ((2, 0.13), (1, 0.25)):
-        label = f"published mean ± {width} std over {_plural(one.published.seeds, 'seed')}"
+        label = f"{one.published.origin} mean ± {width} std over {_plural(one.published.seeds, 'seed')}"
         ax.fill_between(
             frames, mean - width * std, mean + width * std, color="0.2", alpha=alpha, linewidth=0, label=label
         )
-    ax.plot(frames, mean, color="0.2", linewidth=2, marker=".", label=f"{one.published.method}, published mean")
+    ax.plot(
+        frames, mean, color="0.2", linewidth=2, marker=".", label=f"{one.published.method}, {one.published.origin} mean"
+    )
 
 
 def _draw_ours(ax: Any, one: Comparison, number: int) -> None:

@@ -47,6 +47,11 @@ class Published(NamedTuple):
     settings: Config | None  # those of the protocol
     early: int  # environment frames by which ``edges`` lie before the ends of the bins
 
+    @property
+    def origin(self) -> str:
+        """Whether others have published it, or it was recorded here."""
+        return "recorded" if self.method == REFERENCE_SMALL else "published"
+
 
 class Recorded(NamedTuple):
     """Runs of one program on one task under the same settings, episode by episode."""
