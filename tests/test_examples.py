@@ -12,7 +12,8 @@ TRAIN = "-m dreamer_jax train --config configs/debug.yaml --train.frames 400 --t
 PATCHES = {
     "own_loss": (
         [],
-        "learnt = state.params['model']['uncertainty'].values(); assert len(learnt) == 3 and all(x != 0 for x in learnt)",
+        "learnt = state.params['model']['uncertainty'].values(); "
+        "assert len(learnt) == 3 and all(x != 0 for x in learnt)",
     ),
     "own_latent": (
         ["--rssm.latent", "simplex"],

@@ -58,6 +58,12 @@ class ReplayConfig:
     )
     recent: float = option(0.0, "episodes: share of draws that are from the newest ones alone", low=0, high=1)
     context: bool = option(True, "keep the policy's latents, and start windows from them; else from zero")
+    smoothing: Literal["none", "gaussian", "ema", "uniform"] = option(
+        "none", "rewards in batches are spread over the steps around them, or by ema over later ones (DreamSmooth)"
+    )
+    smoothing_sigma: float = option(3.0, "gaussian: deviation in steps", low=0.1, high=100)
+    smoothing_share: float = option(0.33, "ema: share of the newest reward", low=0.01, high=1)
+    smoothing_width: int = option(9, "uniform: steps", low=1, high=1000)
     mark_first: bool = option(False, "the first record of a window counts as the first of an episode")
 
 

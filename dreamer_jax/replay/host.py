@@ -23,6 +23,7 @@ from dreamer_jax.replay.draws import Windows
 from dreamer_jax.replay.episodes import FLAGS, Episodes
 from dreamer_jax.replay.held_out import HeldOut
 from dreamer_jax.replay.journal import Group, Journal
+from dreamer_jax.replay.smoothing import Kernel, smooth
 from dreamer_jax.replay.storage import Layout, Store, part_of, record_fields
 from dreamer_jax.replay.windows import align, gather
 from dreamer_jax.specs import ArraySpec, EnvSpec
@@ -40,7 +41,8 @@ class Replay:
 
     About ``validation_fraction`` of the records belong to episodes that are held out: ``sample`` gives no
     window that touches them, unless it is asked for them. ``sampling``, ``ends`` and ``recent`` choose
-    windows as ``Episodes`` says, else all alike. ``mark_first`` sets ``is_first`` in the first record of each.
+    windows as ``Episodes`` says, else all alike. ``mark_first`` sets ``is_first`` in the first record of each, and
+    ``smoothing`` spreads the rewards of batches over the steps around them, as far as the ring has these.
 
     Raises:
       ConfigError: the ring there has other fields or environments, or ``capacity`` has no room
@@ -63,6 +65,7 @@ class Replay:
         ends: str = "uniform",
         recent: float = 0.0,
         mark_first: bool = False,
+        smoothing: Kernel | None = None,
         writable: bool = True,
     ) -> None:
         if capacity // num_envs < batch_length + 1:
@@ -81,7 +84,7 @@ class Replay:
         self._store = Store(directory, stored, writable=writable) if stored else Store.create(directory, layout)
         self._ready = not stored
         self._wanted_rows, self._length = layout.rows, batch_length
-        self._seed, self._mark_first = seed, mark_first
+        self._seed, self._mark_first, self._smoothing = seed, mark_first, smoothing
         self._windows = Windows(num_envs, batch_length + 1, online=online)
         self.episodes: Episodes | None = None
         if sampling == "episodes":
@@ -202,7 +205,22 @@ class Replay:
             cells = self._window_cells(index)
             # What lies before an episode may have been overwritten, or never written.
             cells[:, 0] = np.where(self._flat["is_first"][cells[:, 1]], cells[:, 1], cells[:, 0])
-        return align(gather(self._store, cells), mark_first=self._mark_first), index
+        window = gather(self._store, cells)
+        if self._smoothing is not None:
+            window["reward"] = self._smoothed(self._smoothing, index)
+        return align(window, mark_first=self._mark_first), index
+
+    def _smoothed(self, kernel: Kernel, index: np.ndarray) -> np.ndarray:
+        """Rewards of windows [B, T+1], with what the ring has around them."""
+        env, row = index[:, :1], index[:, 1:] + np.arange(-kernel.before, self._length + 1 + kernel.after)
+        known = (row >= self.rows.start) & (row < self.rows.stop)
+        row = np.clip(row, self.rows.start, self.rows.stop - 1)
+        names = ["reward", "is_first"]
+        self._blocks.compare(self._block_of(row), names)
+        cells = self._store.layout.cells(env, row)
+        self._store.expect(cells.reshape(-1), names)
+        reward, first = (np.take(self._flat[name], cells) for name in names)
+        return smooth(kernel, reward, first, known)
 
     def _wholly(self, index: np.ndarray, held_out: bool) -> np.ndarray:
         """Which windows are wholly held out, or wholly not."""

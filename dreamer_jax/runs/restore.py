@@ -15,6 +15,7 @@ from dreamer_jax.processes.group import ProcessGroup
 from dreamer_jax.processes.shards import Arrays, below, reshard, shard
 from dreamer_jax.replay.host import Replay
 from dreamer_jax.replay.reshard import reshard_rings, ring_folder
+from dreamer_jax.replay.smoothing import make_kernel
 from dreamer_jax.replay.storage import clear
 from dreamer_jax.runs.checkpoint import Checkpoints, open_rings
 from dreamer_jax.specs import EnvSpec
@@ -125,6 +126,7 @@ class Restore:
             ends=config.replay.ends,
             recent=config.replay.recent,
             mark_first=config.replay.mark_first,
+            smoothing=make_kernel(config.replay),
         )
 
 
