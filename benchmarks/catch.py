@@ -14,7 +14,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-CELLS, PIXELS = 12, 4
+CELLS, PIXELS = 8, 6
 """Of a side of the field, and of a side of a cell."""
 BAR = 2
 
@@ -23,7 +23,7 @@ class Catch(gymnasium.Env):
     """The ball begins in any column of the first row and falls a cell each step; the bar moves left, not, or right.
 
     It is over as the ball is in the last row: 1 where the bar is, -1 elsewhere. The best mean is 1, that of a bar which
-    moves at random about -0.7.
+    moves at random about -0.5.
     """
 
     observation_space = spaces.Box(0, 255, (CELLS * PIXELS, CELLS * PIXELS, 1), np.uint8)
