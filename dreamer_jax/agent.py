@@ -27,6 +27,7 @@ from dreamer_jax.ops.sequence import mask_first
 from dreamer_jax.optim import make_optimizer, norm
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.types import (
+    MODEL_LOSS,
     AgentAux,
     Array,
     ArrayDict,
@@ -40,7 +41,8 @@ from dreamer_jax.types import (
     TrajectoryBatch,
 )
 
-LOSSES = ("dyn", "rep", "rew", "con", "policy", "value", "repval", "overshooting")
+BEHAVIOR_LOSSES = ("policy", "value", "repval")
+LOSSES = ("dyn", "rep", "rew", "con", *BEHAVIOR_LOSSES, "overshooting")
 """Names of the losses besides one for each observation key."""
 Losses = dict[str, jax.Array]
 EXPLORE = 2
@@ -228,7 +230,11 @@ def make_agent(
         slow = follow(config.value, step, params.get("critic", {}), state.slow)
         moments = aux.behavior.moments
         state = TrainState(step=step, params=params, slow=slow, opt_state=opt_state, moments=moments)
-        return state, metrics, stored(model.dynamics.starts(aux.model.posterior))
+        latents = stored(model.dynamics.starts(aux.model.posterior))
+        if config.replay.sampling == "curious":
+            learnt = [scales[name] * value for name, value in aux.losses.items() if name not in BEHAVIOR_LOSSES]
+            latents |= {MODEL_LOSS: sum(learnt, jnp.zeros(()))}
+        return state, metrics, latents
 
     in_turn = config.optimizer.order == "model_first" and config.behavior.method == "actor_critic"
     gradient = gradient_in_turn if in_turn else joint_gradient

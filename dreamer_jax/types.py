@@ -23,6 +23,8 @@ Noise = Any
 """Random numbers for one or more draws of latents, a pytree of arrays [B, ...] (of nothing, if nothing is drawn)."""
 Features = tuple[Array, ...]
 """What heads read of a state: vectors [..., F_i], in the order of ``Dynamics.feature_widths``."""
+MODEL_LOSS = "model_loss"
+"""Beside the latents that an update hands out: the world model's loss of each record, where replay asks for it."""
 Mode = Literal["train", "sample", "mode", "random"]
 """How a policy acts: ``train`` explores as in training, ``sample`` draws, ``mode`` is greedy, ``random`` is uniform."""
 

@@ -103,8 +103,8 @@ def _senseless(config: Config) -> dict[str, bool]:
         and config.loss.replay_value > 0,
         "replay.online: new windows come first only where replay.sampling is windows; set it to false": replay.online
         and replay.sampling == "episodes",
-        "replay.ends: goes with replay.sampling episodes": replay.ends != "uniform" and replay.sampling == "windows",
-        "replay.recent: goes with replay.sampling episodes": replay.recent > 0 and replay.sampling == "windows",
+        "replay.ends: goes with replay.sampling episodes": replay.ends != "uniform" and replay.sampling != "episodes",
+        "replay.recent: goes with replay.sampling episodes": replay.recent > 0 and replay.sampling != "episodes",
         "replay.mark_first: throws away the stored latents that replay.context keeps; set one of them to false": (
             replay.mark_first and replay.context
         ),

@@ -50,9 +50,15 @@ class ReplayConfig:
         0.0, "share of the records, in whole episodes, kept from training to measure the model on", low=0, high=0.5
     )
     online: bool = option(True, "train on every new window once before sampling uniformly")
-    sampling: Literal["windows", "episodes"] = option(
-        "windows", "every window alike; or an episode that has ended, then a window in it"
+    sampling: Literal["windows", "episodes", "curious"] = option(
+        "windows",
+        "every window alike; or an episode that has ended, then a window in it; or those that are new or badly "
+        "predicted more often (Curious Replay)",
     )
+    curious_novelty: float = option(1e4, "curious: priority of what has been in no batch", low=0)
+    curious_decay: float = option(0.7, "curious: what each batch leaves of it", low=0, high=1)
+    curious_exponent: float = option(0.7, "curious: of the model's loss, which is added to it", low=0, high=10)
+    curious_floor: float = option(0.01, "curious: is added to that loss before", low=1e-6)
     ends: Literal["skipped", "uniform", "prioritized"] = option(
         "uniform", "episodes: the window at an end is never drawn, or as any other, or more often"
     )

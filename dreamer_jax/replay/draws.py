@@ -51,7 +51,10 @@ class Windows:
             raise ValueError(f"no window of {self._length} records to sample yet, only {len(rows)} records")
         index = np.zeros((0, 2), np.int64)
         for _ in range(_TRIES):
-            draws = self._uniform(rng, _CANDIDATES if held_out else count, rows)
+            if online and not held_out:
+                draws = self._drawn(rng, count, rows)
+            else:
+                draws = self._uniform(rng, _CANDIDATES if held_out else count, rows)
             index = np.concatenate([index, draws[wholly(draws, held_out)]])[:count]
             if len(index) == count:
                 break
@@ -66,6 +69,10 @@ class Windows:
             index[: len(queued)] = queued
             self.taken = max(self.taken, queue.stop)
         return index
+
+    def _drawn(self, rng: np.random.Generator, count: int, rows: range) -> np.ndarray:
+        """At most so many windows to learn from."""
+        return self._uniform(rng, count, rows)
 
     def _uniform(self, rng: np.random.Generator, count: int, rows: range) -> np.ndarray:
         start, env = np.divmod(rng.integers(0, self.count(rows), count), self._num_envs)

@@ -12,13 +12,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from dreamer_jax.config.paths import path_of
 from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.replay.blocks import Blocks
+from dreamer_jax.replay.curious import Curiosity, CuriousWindows
 from dreamer_jax.replay.draws import Windows
 from dreamer_jax.replay.episodes import FLAGS, Episodes
 from dreamer_jax.replay.held_out import HeldOut
@@ -27,7 +28,7 @@ from dreamer_jax.replay.smoothing import Kernel, smooth
 from dreamer_jax.replay.storage import Layout, Store, part_of, record_fields
 from dreamer_jax.replay.windows import align, gather
 from dreamer_jax.specs import ArraySpec, EnvSpec
-from dreamer_jax.types import ArrayDict, TimeStep, TrajectoryBatch
+from dreamer_jax.types import MODEL_LOSS, ArrayDict, TimeStep, TrajectoryBatch
 
 _ROWS, _LATENTS = 0, 1  # the journal's groups
 
@@ -41,8 +42,9 @@ class Replay:
 
     About ``validation_fraction`` of the records belong to episodes that are held out: ``sample`` gives no
     window that touches them, unless it is asked for them. ``sampling``, ``ends`` and ``recent`` choose
-    windows as ``Episodes`` says, else all alike. ``mark_first`` sets ``is_first`` in the first record of each, and
-    ``smoothing`` spreads the rewards of batches over the steps around them, as far as the ring has these.
+    windows as ``Episodes`` says, ``curiosity`` as ``CuriousWindows`` does, else all alike. ``mark_first`` sets
+    ``is_first`` in the first record of each, and ``smoothing`` spreads the rewards of batches over the steps around
+    them, as far as the ring has these.
 
     Raises:
       ConfigError: the ring there has other fields or environments, or ``capacity`` has no room
@@ -61,11 +63,12 @@ class Replay:
         online: bool,
         seed: int,
         validation_fraction: float = 0.0,
-        sampling: Literal["windows", "episodes"] = "windows",
+        sampling: Literal["windows", "episodes", "curious"] = "windows",
         ends: str = "uniform",
         recent: float = 0.0,
         mark_first: bool = False,
         smoothing: Kernel | None = None,
+        curiosity: Curiosity | None = None,
         writable: bool = True,
     ) -> None:
         if capacity // num_envs < batch_length + 1:
@@ -85,7 +88,11 @@ class Replay:
         self._ready = not stored
         self._wanted_rows, self._length = layout.rows, batch_length
         self._seed, self._mark_first, self._smoothing = seed, mark_first, smoothing
-        self._windows = Windows(num_envs, batch_length + 1, online=online)
+        self._curious: CuriousWindows | None = None
+        if curiosity is not None:
+            options: dict[str, Any] = dict(curiosity=curiosity, slots=self._store.layout.rows)
+            self._curious = CuriousWindows(num_envs, batch_length + 1, online=online, **options)
+        self._windows = self._curious or Windows(num_envs, batch_length + 1, online=online)
         self.episodes: Episodes | None = None
         if sampling == "episodes":
             self.episodes = Episodes(num_envs, batch_length, ends=ends, recent=recent)
@@ -179,6 +186,8 @@ class Replay:
             self._store.arrays[name][block, :, offset] = value
         self._episode[:], self._episode_step[:] = episode, step
         self._rows += 1
+        if self._curious is not None:
+            self._curious.append(self.rows, record.get("held_out", np.zeros(self.num_envs, bool)))
         if self.episodes is not None:
             self.episodes.append(self._rows - 1, checked, self.rows.start)
 
@@ -244,14 +253,20 @@ class Replay:
     def write_back(self, index: np.ndarray, latents: ArrayDict) -> None:
         """Replace the latents of rows 1..T of each window by ``{name: [B, T, ...]}``; evicted rows are skipped.
 
+        Args:
+          latents: with ``MODEL_LOSS`` [B, T], too, where windows are drawn by it.
+
         Raises:
           OSError: the disk is full; the ring is as before.
         """
         self._check_ready()
-        if not self._latent_names:
-            return
         env, row = index[:, :1], index[:, 1:] + np.arange(1, self._length + 1)
         kept = (row >= self.rows.start) & (row < self.rows.stop)
+        if self._curious is not None and MODEL_LOSS in latents:
+            envs = np.broadcast_to(env, row.shape)
+            self._curious.learnt(envs[kept], row[kept], np.asarray(latents[MODEL_LOSS])[kept], self.rows)
+        if not self._latent_names:
+            return
         some = slice(None) if kept.all() else kept  # a slice copies nothing
         layout = self._store.layout
         slots, cells = (row % layout.rows * self.num_envs + env)[some], layout.cells(env, row)[some]
@@ -269,6 +284,7 @@ class Replay:
             "episode": self._episode.copy(),
             "episode_step": self._episode_step.copy(),
             **(self._held_out.state() if self._held_out is not None else {}),
+            **(self._curious.state(self.rows) if self._curious is not None else {}),
         }
 
     def snapshot(self, name: int, *, sync: bool = False) -> dict[str, np.ndarray]:
@@ -315,6 +331,11 @@ class Replay:
             envs = range(self.num_envs)
             columns = {name: [self.column(name, env, self.rows) for env in envs] for name in FLAGS & self.fields.keys()}
             self.episodes.rebuild(self.rows, {name: np.stack(column, 1) for name, column in columns.items()})
+        if self._curious is not None:
+            held_out = np.zeros((self.num_envs, len(self.rows)), bool)
+            if "held_out" in self.fields:
+                held_out = np.stack([self.column("held_out", env, self.rows) for env in range(self.num_envs)])
+            self._curious.restore(state, self.rows, self._store.layout.rows, held_out)
         self._ready = True
 
     def compare(self) -> bool:

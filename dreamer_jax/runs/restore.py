@@ -13,6 +13,7 @@ from dreamer_jax.config.schema import Config
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.processes.group import ProcessGroup
 from dreamer_jax.processes.shards import Arrays, below, reshard, shard
+from dreamer_jax.replay.curious import make_curiosity
 from dreamer_jax.replay.host import Replay
 from dreamer_jax.replay.reshard import reshard_rings, ring_folder
 from dreamer_jax.replay.smoothing import make_kernel
@@ -127,6 +128,7 @@ class Restore:
             recent=config.replay.recent,
             mark_first=config.replay.mark_first,
             smoothing=make_kernel(config.replay),
+            curiosity=make_curiosity(config.replay),
         )
 
 
