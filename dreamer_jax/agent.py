@@ -42,7 +42,7 @@ from dreamer_jax.types import (
 )
 
 BEHAVIOR_LOSSES = ("policy", "value", "repval")
-LOSSES = ("dyn", "rep", "rew", "con", *BEHAVIOR_LOSSES, "overshooting")
+LOSSES = ("dyn", "rep", "rew", "con", *BEHAVIOR_LOSSES, "overshooting", "representation")
 """Names of the losses besides one for each observation key."""
 Losses = dict[str, jax.Array]
 EXPLORE = 2
@@ -278,6 +278,8 @@ def loss_scales(config: Config, spec: EnvSpec) -> dict[str, float]:
     if config.behavior.method == "actor_critic":
         scales |= dict(policy=c.policy, value=c.value)
         scales |= dict(repval=c.replay_value) if is_enabled(c.replay_value) else {}
+    if config.representation.kind != "decoder":
+        return scales | dict(representation=config.representation.scale)
     return scales | dict.fromkeys(spec.observation, c.reconstruction)
 
 
@@ -297,6 +299,9 @@ def check_names(spec: EnvSpec) -> None:
 
 def check_images(config: Config, spec: EnvSpec, width: int) -> None:
     """Refuse images that encoder or decoder can't take; ``width`` is that of the first of the features."""
+    if config.representation.kind != "decoder":
+        image_grid(spec.observation, config.encoder.cnn)
+        return
     grid = [image_grid(spec.observation, part.cnn) for part in (config.encoder, config.decoder)]
     if any(grid[1]) and config.decoder.cnn in ("repeat", "transpose"):
         c = config.decoder

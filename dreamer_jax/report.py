@@ -65,8 +65,9 @@ def report(
 ) -> tuple[dict[str, jax.Array], Dream]:
     """Numbers about windows [B, T], and their dream: the first half seen, the second by recorded actions.
 
-    Errors of numbers are mean squares, in symlog space or of images in [0, 1]; of classes cross entropies.
-    Metrics are means over all records, those ahead only over records without a reset before them:
+    Errors of numbers are mean squares, in symlog space or of images in [0, 1]; of classes cross entropies. A model
+    without a decoder has none of observations. Metrics are means over all records, those ahead only over records
+    without a reset before them:
 
     - ``kl`` raw, ``kl_latent/i`` of each latent, ``kl_below_free_nats`` the share of records below free nats; under
       the name that the kind of latents gives to its divergence;
@@ -89,7 +90,8 @@ def report(
         **{f"{kl}_latent/{i:02d}": x for i, x in enumerate(each.mean((0, 1)))},
         "active_latents": latent.active(aux.posterior_stats).sum(),
     }
-    if latent.bounds_likelihood:
+    decoded = {name: leaf for name, leaf in spec.observation.items() if name in aux.reconstruction}
+    if latent.bounds_likelihood and decoded:
         nats = sum(_nats(losses, spec, config.decoder).values())
         metrics["elbo"] = -(aux.divergence + losses["rew"] + losses.get("con", 0) + nats).mean()
 
@@ -101,7 +103,7 @@ def report(
     outputs = {"posterior": aux.reconstruction}
     outputs |= {label: model.decode(params, dynamics.features(state)) for label, state in others.items()}
     squared = replace(config.decoder, loss="squared")
-    for name, leaf in spec.observation.items():
+    for name, leaf in decoded.items():
         target = jnp.asarray(batch.observation[name])
         for label, output in outputs.items():
             error = reconstruction_loss(output[name], target, leaf, squared) / leaf.size
@@ -117,7 +119,7 @@ def report(
     def mean(x: jax.Array, weight: jax.Array) -> jax.Array:
         return (x * weight).sum() / jnp.maximum(1, weight.sum())
 
-    for name, leaf in spec.observation.items():
+    for name, leaf in decoded.items():
         if leaf.discrete:
             continue
         target = decoder_target(jnp.asarray(batch.observation[name]), leaf, config.decoder.symlog)

@@ -123,7 +123,7 @@ def draw(
     dream = jax.tree.map(lambda x: np.asarray(x)[order], dream)
     drawn: dict[str, Path] = {}
     signals: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for name, leaf in spec.observation.items():
+    for name, leaf in ((name, leaf) for name, leaf in spec.observation.items() if name in dream.observation):
         if leaf.discrete:
             continue
         shown = np.asarray(batch.observation[name])[order]

@@ -126,6 +126,17 @@ class DecoderConfig:
 
 
 @dataclass(frozen=True)
+class RepresentationConfig:
+    kind: Literal["decoder", "redundancy", "contrastive"] = option(
+        "decoder",
+        "what makes the model know what it sees: reconstruction; or, without a decoder, features that correlate with "
+        "the encoder's output number by number (R2-Dreamer), or tell it from that of other records (InfoNCE)",
+    )
+    scale: float = option(0.05, "of the loss in place of reconstruction; contrastive is published with 1", low=0)
+    redundancy: float = option(5e-4, "redundancy: weight of correlations between different numbers", low=0)
+
+
+@dataclass(frozen=True)
 class RSSMConfig:
     latent: Literal["categorical", "gaussian"] = option("categorical", "the stochastic state")
     cell: Literal["block_gru", "norm_gru", "gru", "gru_reset_before"] = option(
@@ -374,6 +385,7 @@ class Config:
     replay: ReplayConfig = ReplayConfig()
     nets: NetsConfig = NetsConfig()
     encoder: EncoderConfig = EncoderConfig()
+    representation: RepresentationConfig = RepresentationConfig()
     rssm: RSSMConfig = RSSMConfig()
     decoder: DecoderConfig = DecoderConfig()
     reward: RewardConfig = RewardConfig()

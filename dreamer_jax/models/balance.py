@@ -34,7 +34,8 @@ def make_balance(config: Config, spec: EnvSpec, scales: dict[str, float]) -> Bal
     the ratio is then used) counts as ``L exp(-s) + ln(1 + exp(s))``, with a parameter ``s`` that begins with 0.
     """
     kl = config.kl
-    groups = {"observation": tuple(spec.observation), "reward": ("rew",), "kl": ("dyn", "rep")}
+    seen = tuple(spec.observation) if config.representation.kind == "decoder" else ("representation",)
+    groups = {"observation": seen, "reward": ("rew",), "kl": ("dyn", "rep")}
     learned = config.loss.balance == "learned"
     whole = kl.dyn + kl.rep if learned else 1
 

@@ -17,6 +17,7 @@ from dreamer_jax.models.decoder import Decoder, reconstruction_loss
 from dreamer_jax.models.encoder import Encoder, flatten_leaves, image_specs, quantize
 from dreamer_jax.models.heads import Head
 from dreamer_jax.models.losses import kl_losses, overshooting_loss
+from dreamer_jax.models.representation import make_representation
 from dreamer_jax.models.rssm import make_rssm
 from dreamer_jax.models.scalars import make_scalar
 from dreamer_jax.ops.sequence import rematerialized
@@ -55,6 +56,8 @@ def make_world_model(
     core = dynamics(c, tokens=encoder.width, action=action_width, dtype=dtype)
     inputs = core.feature_widths
     decoder = Decoder(spec.observation, inputs, c.decoder, dtype, nets)
+    decodes = c.representation.kind == "decoder"
+    representation = make_representation(c, inputs, encoder.width, dtype=dtype, axis_name=axis_name)
     scalar = make_scalar(c.reward.dist, c.reward.bins)
     head = partial(Head, inputs, dtype=dtype, nets=nets)
     reward = head(layers=c.reward.layers, units=c.reward.units, outputs=scalar.outputs, scale=c.reward.init_scale)
@@ -68,7 +71,11 @@ def make_world_model(
         return {
             "encoder": encoder.init(keys["encoder"], observation)["params"],
             "rssm": core.init(keys["rssm"]),
-            "decoder": decoder.init(keys["decoder"], *feat)["params"],
+            **(
+                {"decoder": decoder.init(keys["decoder"], *feat)["params"]}
+                if decodes
+                else {"projector": representation.init(keys["decoder"])}
+            ),
             "reward": reward.init(keys["reward"], *feat)["params"],
             **({} if c.cont.label == "none" else {"cont": cont.init(keys["cont"], *feat)["params"]}),
         }
@@ -81,7 +88,7 @@ def make_world_model(
         return tokens
 
     def decode(params: Params, feat: Features) -> ArrayDict:
-        outputs: ArrayDict = apply(decoder, params["decoder"], *feat)
+        outputs: ArrayDict = apply(decoder, params["decoder"], *feat) if decodes else {}
         return outputs
 
     def reward_logits(params: Params, feat: Features) -> jax.Array:
@@ -168,8 +175,11 @@ def make_world_model(
             )
         feat = core.features(posterior)
         outputs = decode(params, feat)
-        for name, leaf in spec.observation.items():
-            losses[name] = reconstruction_loss(outputs[name], jnp.asarray(observation[name]), leaf, c.decoder)
+        for name, output in outputs.items():
+            leaf = spec.observation[name]
+            losses[name] = reconstruction_loss(output, jnp.asarray(observation[name]), leaf, c.decoder)
+        if not decodes:
+            losses["representation"] = representation.loss(params["projector"], tokens, feat)
         target = jnp.asarray(batch.reward)
         target = jnp.tanh(target) if c.reward.squash == "tanh" else target
         losses["rew"] = scalar.loss(reward_logits(params, feat), target)

@@ -1,0 +1,64 @@
+"""Learning without a decoder: both losses by hand, on several devices, and in a whole agent."""
+
+import subprocess
+import sys
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+from agents import KEY, MIXED, many_devices, quick_jit, random_batch, tiny_config
+
+from dreamer_jax.agent import loss_scales, make_agent
+from dreamer_jax.models.representation import contrast, redundancy
+
+RNG = np.random.default_rng(0)
+MINE, GIVEN = RNG.normal(size=(12, 5)).astype(np.float32), RNG.normal(2, 3, size=(12, 5)).astype(np.float32)
+
+
+def test_redundancy_by_hand():
+    correlations = np.corrcoef(MINE.T, GIVEN.T)[:5, 5:]
+    own = np.diagonal(correlations)
+    rest = correlations[~np.eye(5, dtype=bool)]
+    np.testing.assert_allclose(redundancy(MINE, GIVEN, 0.1), ((1 - own) ** 2).sum() + 0.1 * (rest**2).sum(), rtol=1e-5)
+    np.testing.assert_allclose(redundancy(3 * GIVEN - 1, GIVEN, 0.0), 0, atol=1e-6)  # scale and place do not matter
+
+
+def test_contrast_by_hand():
+    logits = MINE @ GIVEN.T
+    expected = np.log(np.exp(logits - logits.max()).sum(1)) + logits.max() - np.diagonal(logits)
+    np.testing.assert_allclose(contrast(MINE, GIVEN), expected, rtol=1e-4, atol=1e-4)
+
+
+def check_devices() -> None:
+    """Both losses and their gradients by ``MINE`` on two devices are those of the whole batch on one."""
+    for loss in (lambda *x, **k: redundancy(*x, 0.1, **k)), (lambda *x, **k: contrast(*x, **k).mean()):
+        found = []
+        for count in (1, 2):
+            each = jax.pmap(jax.value_and_grad(partial(loss, axis_name="d")), axis_name="d")
+            value, grad = each(*(x.reshape(count, -1, 5) for x in (MINE, GIVEN)))
+            found.append((value.mean(), np.asarray(grad).reshape(12, 5) / count))
+        np.testing.assert_allclose(found[1][0], found[0][0], rtol=1e-5)
+        np.testing.assert_allclose(found[1][1], found[0][1], atol=1e-6)
+        assert np.abs(found[0][1]).max() > 1e-3
+
+
+def test_a_batch_on_two_devices_is_one_batch():
+    code = "import test_representation; test_representation.check_devices()"
+    done = subprocess.run([sys.executable, "-c", code], env=many_devices(2), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("kind", ["redundancy", "contrastive"])
+def test_an_agent_without_a_decoder(kind):
+    config = tiny_config(representation__kind=kind, representation__scale=0.5, optimizer__warmup=0)
+    agent, batch = make_agent(config, MIXED), random_batch(MIXED, config)
+    state = quick_jit(agent.init)(KEY)
+    assert "decoder" not in state.params["model"] and "representation" in loss_scales(config, MIXED)
+    after, metrics, _ = quick_jit(agent.update)(state, KEY, batch)
+    assert np.isfinite(metrics["loss/representation"]) and not metrics.keys() & {f"loss/{n}" for n in MIXED.observation}
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), state.params["model"], after.params["model"])
+    assert all(any(jax.tree.leaves(moved[part])) for part in ("encoder", "rssm", "projector"))
+    report, dreamt = quick_jit(agent.report)(after, KEY, batch)
+    assert dreamt.observation == {} and dreamt.reward.shape == batch.reward.shape
+    assert "return_error" in report and not any("_error/" in name or name == "elbo" for name in report)
