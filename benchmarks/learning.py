@@ -16,7 +16,8 @@ mean return while learning. For each task the difference of the mean areas is gi
   *undecided*: more seeds are needed. Something may be both different and equivalent; it is then called equivalent.
 
 Where both sides have metrics, their means over the same updates are compared as well, each with the p-value of the same
-test: so many tests find some small ones by chance, about one in twenty below 0.05.
+test: so many tests find some small ones by chance, about one in twenty below 0.05. ``--metrics-only`` leaves the curves
+out, for runs too short to have any.
 """
 
 from __future__ import annotations
@@ -164,7 +165,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ours", type=Path, nargs="+", required=True, metavar="RUN_DIR|FILE.json")
     parser.add_argument("--theirs", type=Path, nargs="+", default=[SCORES, METRICS], metavar="RUN_DIR|FILE.json")
-    parser.add_argument("--margin", type=float, required=True, help="of mean return, stated before looking")
+    parser.add_argument("--margin", type=float, default=0.0, help="of mean return, stated before looking")
+    parser.add_argument("--metrics-only", action="store_true", help="no learning curves")
     parser.add_argument(
         "--updates", type=int, nargs="+", default=[0, 500, 1000, 2000, 5000], help="ends of the ranges for metrics"
     )
@@ -175,13 +177,13 @@ def main() -> None:
     parser.add_argument("--metrics-output", type=Path, metavar="FOLDER", help="a picture of metrics for each task")
     parser.add_argument("--certificate", type=Path, help="tables in Markdown")
     options = parser.parse_args()
-    ours, theirs = read_side(options.ours), read_side(options.theirs)
+    logged = [learning_metrics.read_all(paths) for paths in (options.ours, options.theirs)]
+    ours, theirs = logged if options.metrics_only else [read_side(paths) for paths in (options.ours, options.theirs)]
     if not (tasks := sorted(ours.keys() & theirs.keys())):
         parser.error(f"no task in common: {', '.join(ours)} and {', '.join(theirs)}")
-    comparisons = [compare(task, ours[task], theirs[task]) for task in tasks]
-    found = [verdict(one, options.margin) for one in comparisons]
-    tables = [as_table(found)]
-    logged = [learning_metrics.read_all(paths) for paths in (options.ours, options.theirs)]
+    comparisons = [] if options.metrics_only else [compare(task, ours[task], theirs[task]) for task in tasks]
+    found = [verdict(one, options.margin) for one in comparisons] or [{"task": task} for task in tasks]
+    tables = [as_table(found)] if comparisons else []
     for entry in found:
         sides = [side.get(entry["task"], []) for side in logged]
         if not all(sides):
@@ -193,7 +195,7 @@ def main() -> None:
             name = re.sub(r"\W+", "_", entry["task"])
             fine = learning_metrics.together(entry["task"], *sides, learning_metrics.RECORDED, options.metrics)
             learning_metrics.draw(entry["task"], fine, options.metrics_output / f"{name}.png")
-    if options.output:
+    if options.output and comparisons:
         draw(comparisons, options.output)
     if options.certificate:
         options.certificate.write_text("\n\n".join(tables) + "\n")

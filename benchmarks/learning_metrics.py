@@ -2,8 +2,8 @@
 
 Losses, entropies, gradient norms and values; benchmarks/learning.py is the program. A line of ``metrics.jsonl`` has
 means over the updates since the line before. Both programs write one every few seconds, so that lines end at other
-updates in every run: within a line a metric is taken for constant. Ours may lack the updates of one dispatch, which
-the next line has.
+updates in every run: within a line a metric is taken for constant. Ours are runs whose dispatches are single
+updates, as they are on a CPU: a line lacks the newest one, which is still in flight, but for the last line.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ COUNTS = {"opt/updates", "opt/param_count"}
 """What the reference counts among its metrics."""
 RECORDED = np.arange(0, 5001, 250)
 """Ends of the ranges of updates that are recorded."""
+FIRST = np.array([0, 12, 24, 48, 72, 96, 144, 192, 300, 396, 480])
+"""The same of runs that log as often as they can, to look at the first ones: with 4 environments the reference does so
+every 12 updates, ours every 4."""
 SIGNIFICANT = 0.05
 
 
@@ -48,7 +51,8 @@ class Metrics(NamedTuple):
 
 def read_ours(path: Path) -> Logged:
     """A ``metrics.jsonl`` of this package."""
-    return _logged([(row["grad_steps"], row) for row in read_jsonl(path) if "train/loss/total" in row])
+    lines = [(row["grad_steps"] - 1, row) for row in read_jsonl(path) if "train/loss/total" in row]
+    return _logged([*lines[:-1], *((end + 1, row) for end, row in lines[-1:])])
 
 
 def read_reference(path: Path) -> Logged:

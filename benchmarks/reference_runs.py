@@ -8,6 +8,9 @@ command. Returns of its training episodes (``scores.jsonl``) go to dreamer_jax/d
 5,000 updates (``metrics.jsonl``, if it is there) go to benchmarks/reference_metrics.json. Task, seed and settings are
 those of its ``config.yaml``; a seed that is there already is replaced.
 
+``--first-updates`` records metrics alone, of runs that log as often as they can: over ranges of 12 to 108 of the first
+480 updates, into benchmarks/reference_first_updates.json.
+
 Where all episodes have one length, those of all environments end together, and such a group is a point of the curve.
 For other tasks ``--group-frames`` says how many frames a point has.
 """
@@ -23,12 +26,14 @@ from typing import Any
 import numpy as np
 import yaml
 from learning import METRICS, SCORES
-from learning_metrics import RECORDED, means_over, read_reference, rounded
+from learning_metrics import FIRST, means_over, read_reference, rounded
 from parity import training
 
 from dreamer_jax.config.loading import load, replace, write
 from dreamer_jax.config.schema import flatten
 from dreamer_jax.runs.metrics import read_jsonl
+
+FIRST_UPDATES = METRICS.with_name("reference_first_updates.json")
 
 
 def read_settings(config: dict[str, Any], preset: str) -> tuple[str, dict[str, Any]]:
@@ -91,10 +96,27 @@ def add(logdir: Path, scores: dict[str, Any], metrics: dict[str, Any], group_fra
         )
     entry["seeds"] = with_seed(entry["seeds"], written["seed"], episodes)
     if (logdir / "metrics.jsonl").exists():
-        logged = read_reference(logdir / "metrics.jsonl")
-        means = means_over(logged, RECORDED[logged.ends[-1] >= RECORDED])
-        values = {name: [rounded(x, 4) for x in row] for name, row in means.items()}
-        metrics["tasks"][place] = with_seed(metrics["tasks"].get(place, {}), written["seed"], values)
+        add_metrics(logdir, place, written["seed"], metrics)
+
+
+def add_metrics(logdir: Path, place: str, seed: int, metrics: dict[str, Any]) -> None:
+    """One run, over the ranges that the file has."""
+    logged = read_reference(logdir / "metrics.jsonl")
+    edges = np.array(metrics["updates"])
+    means = means_over(logged, edges[logged.ends[-1] >= edges])
+    values = {name: [rounded(x, 4) for x in row] for name, row in means.items()}
+    metrics["tasks"][place] = with_seed(metrics["tasks"].get(place, {}), seed, values)
+
+
+def record_first(logdirs: list[Path]) -> None:
+    metrics = (
+        json.loads(FIRST_UPDATES.read_text()) if FIRST_UPDATES.exists() else {"updates": FIRST.tolist(), "tasks": {}}
+    )
+    for logdir in logdirs:
+        written = yaml.safe_load((logdir / "config.yaml").read_text())
+        add_metrics(logdir, read_settings(written, "dreamer_v3")[0], written["seed"], metrics)
+    save(FIRST_UPDATES, metrics)
+    print(json.dumps({place: list(seeds) for place, seeds in metrics["tasks"].items()}))
 
 
 def with_seed(seeds: dict[str, Any], seed: int, value: Any) -> dict[str, Any]:
@@ -110,7 +132,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("logdirs", type=Path, nargs="+", metavar="LOGDIR")
     parser.add_argument("--group-frames", type=int, help="width of a point where episodes do not end together")
+    parser.add_argument("--first-updates", action="store_true", help="record the metrics of the first updates alone")
     options = parser.parse_args()
+    if options.first_updates:
+        record_first(options.logdirs)
+        return
     scores, metrics = (json.loads(path.read_text()) for path in (SCORES, METRICS))
     for logdir in options.logdirs:
         add(logdir, scores, metrics, options.group_frames)

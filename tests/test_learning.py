@@ -178,22 +178,34 @@ def test_metrics_side_by_side(tmp_path, monkeypatch, capsys):
     (found,) = json.loads(capsys.readouterr().out)["tasks"]
     entries = {(entry["metric"], *entry["updates"]): entry for entry in found["metrics"]}
     assert entries.keys() == {(name, *ends) for name in ("loss/total", "val") for ends in ((0, 10), (10, 20))}
-    # Updates 1 to 5 are 1 each, 6 to 15 are 2 each, 16 to 25 are 4 each; the second line of 25 is of no update.
-    assert entries["loss/total", 0, 10]["ours"] == [1.5] * 4 and entries["loss/total", 10, 20]["ours"] == [3.0] * 4
+    # Without the one in flight updates 1 to 4 are 1 each, 5 to 14 are 2 each, 15 to 24 are 4 each.
+    assert entries["loss/total", 0, 10]["ours"] == [1.6] * 4 and entries["loss/total", 10, 20]["ours"] == [3.2] * 4
     assert entries["loss/total", 10, 20]["theirs"] == [29, 30, 31, 32]
-    assert entries["loss/total", 10, 20]["difference"] == -27.5
+    assert entries["loss/total", 10, 20]["difference"] == -27.3
     assert entries["loss/total", 10, 20]["p"] == pytest.approx(2 / 70, abs=1e-4)  # of 8 over 4 seeds, on either side
     assert entries["val", 0, 10]["p"] > 0.3
     text = table.read_text()
     assert f"{TASK}: means over updates, ours / theirs, ± standard deviation over seeds (4 + 4); " in text
     assert "bold: p < 0.05 (1 of 4)\n\n| metric | 1 to 10 | 11 to 20 |\n" in text
-    assert "| loss/total | 1.5 ± 0 / 1.55 ± 0.13 | **3 ± 0 / 30.5 ± 1.3** |\n" in text
+    assert "| loss/total | 1.6 ± 0 / 1.55 ± 0.13 | **3.2 ± 0 / 30.5 ± 1.3** |\n" in text
     assert [path.name for path in pictures.iterdir()] == ["dmc_walker_walk_from_states.png"]
     from matplotlib.image import imread
 
     pixels = imread(pictures / "dmc_walker_walk_from_states.png")[..., :3]
     for colour in ((31, 119, 180), (255, 127, 14)):  # tab:blue, tab:orange
         assert (np.abs(pixels * 255 - colour).max(-1) < 3).sum() > 100
+
+
+def test_first_updates_without_curves(tmp_path, monkeypatch, capsys):
+    ours = [run_of_ours(tmp_path / f"run-{n}", [line(13, 1.0 + n), line(25, 4.0), line(25, 4.0)], 100) for n in (0, 1)]
+    theirs = tmp_path / "metrics.json"
+    means = {"0": {"loss/total": [1.0, 4.0]}, "1": {"loss/total": [2.0, 5.0]}}
+    theirs.write_text(json.dumps({"updates": [0, 12, 24], "tasks": {TASK: means}}))
+    words = ["learning", "--metrics-only", "--ours", *ours, "--theirs", theirs, "--updates", "0", "12", "24"]
+    monkeypatch.setattr(sys, "argv", list(map(str, words)))
+    learning.main()
+    (found,) = json.loads(capsys.readouterr().out)["tasks"]
+    assert [entry["difference"] for entry in found["metrics"]] == [0, -0.5] and "verdict" not in found
 
 
 def test_a_single_seed_has_no_p_value(tmp_path):
