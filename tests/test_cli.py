@@ -31,7 +31,7 @@ from dreamer_jax.training.preflight import env_spec
 from dreamer_jax.training.train import train
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-COMMANDS = "train import-reference evaluate plot compare check-env export dream bench config".split()
+COMMANDS = "train import-reference evaluate plot compare check-env collect export dream bench config".split()
 HEAVY = (
     "jax flax optax orbax distrax gymnasium dm_control mujoco tensorflow_probability matplotlib rich tensorboardX"
 ).split()

@@ -131,12 +131,42 @@ def check_env(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None
     print(render(check_env(config, options.steps)))
 
 
+def collect(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
+    config = settings(options, pairs)
+    from dreamer_jax.datasets import coverage
+    from dreamer_jax.datasets.collect import collect
+    from dreamer_jax.datasets.dataset import open_dataset
+
+    start_computing(options)
+    out = options.out.absolute()  # environments may change the working directory
+    other = None if options.against is None else open_dataset(options.against)
+    with counted("episode", options.episodes) as report:
+        collect(
+            config,
+            out,
+            policy=options.policy,
+            noise=options.noise,
+            episodes=options.episodes,
+            after_episode=report,
+        )
+    dataset = open_dataset(out)
+    if other is not None and other.spec != dataset.spec:
+        raise ConfigError(f"--against: {options.against} has other observations or actions than {options.out}")
+    if options.json:
+        print(json.dumps(coverage.as_json(dataset, other)), file=options.answers)
+    else:
+        print(render(coverage.describe(dataset, other)))
+
+
 def export(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
+    from dreamer_jax.datasets.dataset import FACTS, open_dataset
     from dreamer_jax.replay.export import export_episodes
     from dreamer_jax.runs.checkpoint import read_replays
 
     folder = options.output or options.run_dir / "episodes"
-    count = export_episodes(read_replays(options.run_dir), folder)
+    of_dataset = (options.run_dir / FACTS).exists()
+    replays = [open_dataset(options.run_dir).replay] if of_dataset else read_replays(options.run_dir)
+    count = export_episodes(replays, folder)
     print(f"{count} episodes in {folder}")
 
 

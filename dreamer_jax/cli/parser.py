@@ -162,9 +162,31 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("task", nargs="?", metavar="TASK", help=f"{FIELDS['env.task'].meaning} (default: env.task)")
     sub.add_argument("--steps", type=_positive, default=1000, help="random steps (default 1000)")
 
-    sub = command("export", commands.export, "write a run's stored episodes as npz files")
-    sub.add_argument("run_dir", type=_path)
-    sub.add_argument("--output", type=_path, help="folder (default RUN_DIR/episodes)")
+    sub = command(
+        "collect",
+        commands.collect,
+        "play whole episodes for a dataset, and say what part of the environment it has seen",
+        settings=True,
+        compiles=True,
+    )
+    sub.add_argument("--out", type=_path, required=True, metavar="DATASET", help="its directory")
+    sub.add_argument("--episodes", type=_positive, default=100, help="default 100")
+    sub.add_argument(
+        "--policy",
+        type=_path_or("random", "ou"),
+        default="random",
+        metavar="WHO",
+        help="random (default), ou: noise that follows itself, or RUN_DIR",
+    )
+    sub.add_argument("--noise", type=_share, default=0.3, help="of ou, or beside a run's actions (default 0.3)")
+    sub.add_argument("--against", type=_path, metavar="DATASET", help="also compare what both have visited")
+    sub.add_argument("--seed", metavar="N", help=f"of the environments and of the policy (default {Config.seed})")
+    sub.add_argument("--env.task", metavar="TASK", dest="task", help=f"{FIELDS['env.task'].meaning}")
+    sub.add_argument("--json", action="store_true", help="print one JSON object")
+
+    sub = command("export", commands.export, "write the stored episodes of a run or dataset as npz files")
+    sub.add_argument("run_dir", type=_path, metavar="RUN_OR_DATASET")
+    sub.add_argument("--output", type=_path, help="folder (default: episodes in it)")
 
     sub = command(
         "dream", commands.dream, "draw what a run's world model predicts from a few recorded steps", compiles=True
@@ -222,6 +244,13 @@ def _whole(text: str, least: int) -> int:
     number = parse(text, int)
     if not isinstance(number, int) or not least <= number <= MOST:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from {least} to {MOST}")
+    return number
+
+
+def _share(text: str) -> float:
+    number = parse(text, float)
+    if not isinstance(number, float) or not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number from 0 to 1")
     return number
 
 

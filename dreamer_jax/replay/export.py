@@ -59,7 +59,7 @@ def export_episodes(replays: Sequence[Replay], directory: Path | str) -> int:
     episodes = [
         (replay, part * replay.num_envs + env, episode, rows)
         for part, replay in enumerate(replays)
-        for env, episode, rows in _episodes(replay)
+        for env, episode, rows in stored_episodes(replay)
     ]
     paths = [directory / f"env{number:03d}-episode{episode:06d}.npz" for _, number, episode, _ in episodes]
     for path in paths:
@@ -77,7 +77,7 @@ def export_episodes(replays: Sequence[Replay], directory: Path | str) -> int:
     return len(episodes)
 
 
-def _episodes(replay: Replay) -> Iterator[tuple[int, int, range]]:
+def stored_episodes(replay: Replay) -> Iterator[tuple[int, int, range]]:
     """Stream, episode number and rows of every episode, oldest first within a stream."""
     stored = replay.rows
     for env in range(replay.num_envs):

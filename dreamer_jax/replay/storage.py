@@ -259,6 +259,16 @@ class Store:
                 mapped.flush()
 
 
+def shrink(directory: Path, rows: int) -> None:
+    """Make a ring that nobody has open, and that has never wrapped, as small as its first ``rows`` allow."""
+    layout = Layout.read(directory)
+    assert layout is not None
+    layout = replace(layout, rows=max(rows, 1))
+    layout.write(directory)
+    for name in layout.fields:
+        os.truncate(directory / file_name(name), layout.file_bytes(name))
+
+
 def runs(cells: np.ndarray) -> list[tuple[int, int]]:
     """Where in ``cells`` numbers that follow upon each other begin and end."""
     breaks = np.flatnonzero(np.diff(cells) != 1) + 1
