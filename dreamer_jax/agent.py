@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,10 +19,11 @@ from dreamer_jax.config.schema import Config, ConfigError, ValueConfig, is_enabl
 from dreamer_jax.distributions import uniform_actions
 from dreamer_jax.interfaces import Agent, Behavior, MakeBehavior, MakeDynamics, WorldModel
 from dreamer_jax.models.balance import make_balance
-from dreamer_jax.models.encoder import image_grid
+from dreamer_jax.models.encoder import image_grid, image_specs
 from dreamer_jax.models.rssm import make_rssm
 from dreamer_jax.models.world_model import make_world_model
 from dreamer_jax.nets.layers import batched_init_noise
+from dreamer_jax.ops import augment
 from dreamer_jax.ops.moments import initial_range
 from dreamer_jax.ops.sequence import mask_first
 from dreamer_jax.optim import make_optimizer, norm
@@ -45,8 +47,8 @@ BEHAVIOR_LOSSES = ("policy", "value", "repval")
 LOSSES = ("dyn", "rep", "rew", "con", *BEHAVIOR_LOSSES, "overshooting", "representation")
 """Names of the losses besides one for each observation key."""
 Losses = dict[str, jax.Array]
-EXPLORE = 2
-"""Folded into a policy's key, beside its halves for latents and actions."""
+EXPLORE, AUGMENT = 2, 3
+"""Folded into a policy's or an update's key, beside its halves."""
 
 
 def make_behavior(
@@ -155,10 +157,21 @@ def make_agent(
         first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * size
         return first + jnp.arange(size), jax.random.split(key)
 
+    def augmented(key: Array, rows: jax.Array, batch: TrajectoryBatch) -> TrajectoryBatch:
+        c, observation = config.encoder, dict(batch.observation)
+        for number, name in enumerate(sorted(image_specs(spec.observation))):
+            shift_key, jitter_key = jax.random.split(jax.random.fold_in(key, number))
+            if c.shift:
+                observation[name] = augment.shift(shift_key, rows, observation[name], c.shift)
+            if is_enabled(c.jitter):
+                observation[name] = augment.jitter(jitter_key, rows, observation[name], c.jitter)
+        return replace(batch, observation=observation)
+
     def model_loss(
         params: Any, step: Array, key: Array, batch: TrajectoryBatch
     ) -> tuple[jax.Array, tuple[Losses, ModelAux]]:
         rows, (model_key, _) = rows_and_keys(key, batch)
+        batch = augmented(jax.random.fold_in(key, AUGMENT), rows, batch)
         losses, aux = model.loss(params["model"], model_key, rows, batch, step)
         return balance.total(params["model"], step, losses), (losses, aux)
 

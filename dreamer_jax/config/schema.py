@@ -99,6 +99,8 @@ class EncoderConfig:
         "halve images by pooling as HEAD does; by strides as in 2024 (layers 1, 2, 3, 4, 4); by kernels of 4 and "
         "strides, padded or not (layers 1, 2, 4, 8)",
     )
+    shift: int = option(0, "images that are learnt from move by up to so many pixels (DrQ)", low=0, high=64)
+    jitter: float = option(0.0, "share by which their brightness and contrast change", low=0, high=1)
     image_bits: int = option(8, "below 8: pixels lose their last bits, and get noise in their place", low=1, high=8)
 
 
