@@ -128,8 +128,8 @@ def test_what_cannot_work_is_one_line(task, words):
 
 
 def test_what_the_settings_cannot_take_is_refused():
-    with pytest.raises(ConfigError, match="behavior.method: planner takes continuous actions"):
-        check_env("gym/CartPole-v1", 10, behavior__method="planner")
+    with pytest.raises(ConfigError, match="decoder.blocks: got 3, for images it must divide 4 x decoder.depth, 16"):
+        check_env("worlds:Picture", 10, decoder__blocks=3, rssm__deter=513, rssm__blocks=3)
 
 
 def test_nothing_is_left_open():

@@ -187,6 +187,9 @@ def test_what_makes_no_sense_is_refused_with_a_sentence(sentence, changes):
     assert str(error.value).startswith(sentence)
 
 
-def test_a_planner_has_no_choice_to_make():
-    with pytest.raises(ConfigError, match="planner takes continuous actions"):
-        make_agent(small("planet"), BUTTONS)
+def test_a_planner_may_have_a_choice_to_make():
+    agent = make_agent(small("planet"), BUTTONS)
+    shapes = jax.eval_shape(lambda: agent.reset(agent.init(KEY).params, 2))
+    assert {name: x.shape for name, x in shapes.prev_action.items()} == {
+        name: (2, *leaf.shape) for name, leaf in BUTTONS.action.items()
+    }

@@ -71,7 +71,7 @@ EPISODES = {  # agents that learn from ended episodes, which here are 5 to 11 re
 
 
 def tasks():
-    """A planner takes continuous actions alone; those are for it and for gradients through the dynamics.
+    """A planner is tried on continuous actions alone; those are for it and for gradients through the dynamics.
 
     By REINFORCE, or with a policy that is to stay wide, they take longer than the others.
     """
