@@ -171,7 +171,8 @@ def make_agent(
         params: Any, step: Array, key: Array, batch: TrajectoryBatch
     ) -> tuple[jax.Array, tuple[Losses, ModelAux]]:
         rows, (model_key, _) = rows_and_keys(key, batch)
-        batch = augmented(jax.random.fold_in(key, AUGMENT), rows, batch)
+        if config.encoder.shift or is_enabled(config.encoder.jitter):
+            batch = augmented(jax.random.fold_in(key, AUGMENT), rows, batch)
         losses, aux = model.loss(params["model"], model_key, rows, batch, step)
         return balance.total(params["model"], step, losses), (losses, aux)
 

@@ -44,6 +44,8 @@ def make_balance(config: Config, spec: EnvSpec, scales: dict[str, float]) -> Bal
 
     def total(params: Params, step: Array, losses: ArrayDict) -> jax.Array:
         factor = kl_factor(kl, step)
+        if factor is None and not learned:
+            return jnp.asarray(sum(scales[name] * value.mean() for name, value in losses.items()))
         terms = {name: scales[name] * value.mean() for name, value in losses.items()}
         if factor is not None:
             terms |= {name: factor * terms[name] for name in DIVERGENCES if name in terms}
