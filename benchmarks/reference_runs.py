@@ -36,14 +36,14 @@ from dreamer_jax.runs.metrics import read_jsonl
 FIRST_UPDATES = METRICS.with_name("reference_first_updates.json")
 
 
-def read_settings(config: dict[str, Any], preset: str) -> tuple[str, dict[str, Any]]:
+def read_settings(config: dict[str, Any], preset: str, shows_images: bool = False) -> tuple[str, dict[str, Any]]:
     """The task with what is seen of it, and what differs from the preset, in our names.
 
     The type of numbers is left out: theirs is float32, as ours is on a CPU.
     """
     suite, _, name = config["task"].partition("_")
     env = config["env"].get(suite, {})
-    images = env["image"] if suite == "dmc" else "size" in env
+    images = shows_images or (env["image"] if suite == "dmc" else "size" in env)
     values = {
         "env.task": f"{suite}/{name}",
         "env.num_envs": config["run"]["envs"],
@@ -54,7 +54,7 @@ def read_settings(config: dict[str, Any], preset: str) -> tuple[str, dict[str, A
         "train.batch_length": config["batch_length"],
         "train.start_windows": config["batch_size"] * config["batch_length"],
     }
-    if images:
+    if images and "size" in env:
         values |= {"env.image_size": env["size"][0]} | ({"env.observation": "image"} if suite == "dmc" else {})
     if suite.startswith("atari"):
         values |= {
@@ -81,10 +81,12 @@ def width_of_groups(frames: np.ndarray, envs: int) -> int | None:
     return int(ends[0])
 
 
-def add(logdir: Path, scores: dict[str, Any], metrics: dict[str, Any], group_frames: int | None) -> None:
+def add(
+    logdir: Path, scores: dict[str, Any], metrics: dict[str, Any], group_frames: int | None, shows_images: bool
+) -> None:
     """One run, to the contents of both files."""
     written = yaml.safe_load((logdir / "config.yaml").read_text())
-    place, settings = read_settings(written, scores["protocol"]["preset"])
+    place, settings = read_settings(written, scores["protocol"]["preset"], shows_images)
     episodes = [[row["step"], rounded(row["episode/score"], 6)] for row in read_jsonl(logdir / "scores.jsonl")]
     width = group_frames or width_of_groups(np.array(episodes)[:, 0], written["run"]["envs"])
     if width is None:
@@ -132,6 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("logdirs", type=Path, nargs="+", metavar="LOGDIR")
     parser.add_argument("--group-frames", type=int, help="width of a point where episodes do not end together")
+    parser.add_argument("--images", action="store_true", help="a task of Gymnasium shows images, which no file says")
     parser.add_argument("--first-updates", action="store_true", help="record the metrics of the first updates alone")
     options = parser.parse_args()
     if options.first_updates:
@@ -139,7 +142,7 @@ def main() -> None:
         return
     scores, metrics = (json.loads(path.read_text()) for path in (SCORES, METRICS))
     for logdir in options.logdirs:
-        add(logdir, scores, metrics, options.group_frames)
+        add(logdir, scores, metrics, options.group_frames, options.images)
     save(SCORES, scores)
     save(METRICS, metrics)
     print(json.dumps({place: list(entry["seeds"]) for place, entry in scores["tasks"].items()}))
