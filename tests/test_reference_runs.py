@@ -122,6 +122,11 @@ def test_episodes_that_do_not_end_together_need_a_width(tmp_path, files, monkeyp
     assert json.loads(files[0].read_text())["tasks"]["gym/CartPole-v1 from states"]["group_frames"] == 50
 
 
+def test_a_task_of_gymnasium_may_show_images(tmp_path, files, monkeypatch):
+    add(monkeypatch, logdir(tmp_path / "run", EPISODES, task="gym_catch:Catch-v0"), "--images")
+    assert list(json.loads(files[0].read_text())["tasks"]) == ["gym/catch:Catch-v0 from images"]
+
+
 def test_a_run_with_other_settings_is_refused(tmp_path, files, monkeypatch):
     add(monkeypatch, logdir(tmp_path / "one", EPISODES, **STATES))
     before = [path.read_bytes() for path in files]
