@@ -554,7 +554,7 @@ def test_evaluate_with_other_settings(run, capsys):
     ]
     planner = ["--behavior.method", "planner", *small, "--env.time_limit", "10"]
     assert main(["evaluate", str(run), "--episodes", "1", *planner]) == 0
-    assert "planned actions" in capsys.readouterr().out
+    assert "planned (cem) actions" in capsys.readouterr().out
     line = refusal(capsys, "evaluate", run, "--env.observation", "image")
     assert line == "--env.observation image: the environment then has other observations than the run's"
     line = refusal(capsys, "evaluate", run, "--env.time_limit", "20", "--rssm.hidden", "32")

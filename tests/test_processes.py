@@ -380,3 +380,15 @@ def test_processes_with_other_settings_are_refused(tmp_path, two, logs):
     assert [process.wait() for process in two] == [2, 2]
     for log in logs:
         assert "train.frames: process 0 was started with 100, process 1 with 104" in log.read_text()
+
+
+def test_one_that_waits_for_the_others_hears_a_signal(tmp_path):
+    """Not after JAX's five minutes; there is nothing to save yet."""
+    words = ["train", "--env.task", "probe/echo", "--run-dir", str(tmp_path / "run"), "--coordinator", free_port()]
+    words += ["--processes", "2", "--process", "1"]
+    waiting = subprocess.Popen([sys.executable, "-m", "dreamer_jax", *words], stderr=subprocess.PIPE, text=True)
+    with pytest.raises(subprocess.TimeoutExpired):
+        waiting.wait(8)
+    waiting.send_signal(signal.SIGTERM)
+    assert waiting.wait(PATIENCE) == 128 + signal.SIGTERM
+    assert waiting.stderr.read().endswith("dreamer-jax: stopped by SIGTERM\n")

@@ -10,6 +10,8 @@ import os
 import re
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 from typing import Any, TypeVar
 
 import jax
@@ -150,10 +152,21 @@ def start(coordinator: str | None, processes: int | None, process: int | None) -
     """
     if coordinator is not None and not re.fullmatch(r"\S+:[0-9]+", coordinator):
         raise ConfigError(f"--coordinator: got {coordinator!r}, expected a host and a port, such as 10.0.0.1:8476")
+    meet = partial(
+        jax.distributed.initialize,
+        coordinator,
+        processes,
+        process,
+        heartbeat_timeout_seconds=24 * 3600,
+        initialization_timeout=300,
+    )
     try:
-        jax.distributed.initialize(
-            coordinator, processes, process, heartbeat_timeout_seconds=24 * 3600, initialization_timeout=300
-        )
+        # In another thread: this one would hear of no signal while it waits for the others in C++.
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(meet)
+            while not waiting.done():
+                wait([waiting], 0.2)
+            waiting.result()
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         asked = "--distributed" if coordinator is None else f"--coordinator {coordinator}"
