@@ -118,7 +118,7 @@ def test_killed_and_resumed_is_as_never_stopped(process, tmp_path, alone):
     newest = {complete(run_dir)[-1] for run_dir in runs(parent)}
     assert newest <= {0, 80}  # on a busy machine those of 80 may not be complete yet
     assert process.run(command, log) == 0, log.read_text()
-    assert log.read_text().count(f"resumed at {min(newest)} frames") == 1
+    assert log.read_text().count(f"resumed at {min(newest)} frames") == (min(newest) > 0)
     for run_dir, single in zip(runs(parent), alone, strict=True):
         assert_same_run(run_dir, single)
 
