@@ -94,17 +94,17 @@ def make_search(
     std = first_fit(spec.action, c.horizon).std
 
     def search(params: Any, key: Array, row: Array, start: LatentState, mean: Array, *, keep: bool = False) -> Search:
-        value = _value(networks, params) if c.value else None
-        own = policy_plans(model, networks, params, jax.random.fold_in(key, c.iterations), row, start, c.horizon)
-        drawn = c.candidates - c.policy_plans
-        size = drawn, *std.shape
+        value = (lambda feat: networks.scalar.mean(networks.critic(params["critic"], feat))) if c.value else None
+        size = c.candidates - c.policy_plans, *std.shape
+        own = jnp.zeros((0, *std.shape))
+        if c.policy_plans:
+            last_key = jax.random.fold_in(key, c.iterations)
+            own = policy_plans(model, networks, params, last_key, row, start, c.policy_plans, c.horizon)
 
         def improve(fit: Fit, number: Array) -> tuple[Fit, Any]:
             plan_key, latent_key = jax.random.split(jax.random.fold_in(key, number))
             noise = draw_noise(plan_key, row[None], size, noise_kind(discrete=False))[0]
-            plans = draw_plans(spec.action, fit, noise)
-            if c.policy_plans:
-                plans = jnp.concatenate([plans, own(c.policy_plans)])
+            plans = jnp.concatenate([draw_plans(spec.action, fit, noise), own])
             sampled = c.latents == "sampled"
             scores = score_plans(model, params, latent_key, row, start, plans, value=value, sampled=sampled)
             return method(fit, plans, scores), (plans, scores) if keep else None
@@ -154,18 +154,17 @@ def score_plans(
 
 
 def policy_plans(
-    model: WorldModel, networks: Networks, params: Any, key: Array, row: Array, start: LatentState, horizon: int
-) -> Callable[[int], jax.Array]:
-    """``plans(count)`` [count, H, A]: what the policy does in imagination from the state ``start`` [...] of one row."""
-
-    def plans(count: int) -> jax.Array:
-        starts = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), start)
-        rows = row * count + jnp.arange(count)
-        path = imagine(model, networks.policy, params, key, rows=rows, start=starts, length=horizon)
-        return jnp.clip(jnp.swapaxes(networks.policy.vector(path.action), 0, 1), -1, 1)
-
-    return plans
-
-
-def _value(networks: Networks, params: Any) -> Callable[[Features], jax.Array]:
-    return lambda feat: networks.scalar.mean(networks.critic(params["critic"], feat))
+    model: WorldModel,
+    networks: Networks,
+    params: Any,
+    key: Array,
+    row: Array,
+    start: LatentState,
+    count: int,
+    horizon: int,
+) -> jax.Array:
+    """What the policy does in imagination from the state ``start`` [...] of one row, as plans [count, H, A]."""
+    starts = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), start)
+    rows = row * count + jnp.arange(count)
+    path = imagine(model, networks.policy, params, key, rows=rows, start=starts, length=horizon)
+    return jnp.clip(jnp.swapaxes(networks.policy.vector(path.action), 0, 1), -1, 1)

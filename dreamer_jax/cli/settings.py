@@ -45,7 +45,7 @@ def with_values(words: Sequence[str]) -> list[str]:
 
 
 def pairs(rest: Sequence[str], flags: Collection[str] = ()) -> list[tuple[str, str]]:
-    """``--name value`` and ``--name=value`` as pairs.
+    """Name and value of each ``--name=value``, as ``with_values`` makes them.
 
     Args:
       flags: those of the command that are no settings.
@@ -54,7 +54,7 @@ def pairs(rest: Sequence[str], flags: Collection[str] = ()) -> list[tuple[str, s
       ConfigError: something else is there, or a flag has no value.
     """
     found = []
-    for word in with_values(rest):
+    for word in rest:
         name, equals, value = word.removeprefix("--").partition("=")
         if not word.startswith("--") or name not in FIELDS:
             refuse(word, flags)
