@@ -10,7 +10,7 @@ import pytest
 from agents import KEY, MIXED, many_devices, quick_jit, random_batch, tiny_config
 
 from dreamer_jax.agent import loss_scales, make_agent
-from dreamer_jax.models.representation import contrast, redundancy
+from dreamer_jax.models.representation import contrast, make_representation, redundancy
 
 RNG = np.random.default_rng(0)
 MINE, GIVEN = RNG.normal(size=(12, 5)).astype(np.float32), RNG.normal(2, 3, size=(12, 5)).astype(np.float32)
@@ -47,6 +47,16 @@ def test_a_batch_on_two_devices_is_one_batch():
     code = "import test_representation; test_representation.check_devices()"
     done = subprocess.run([sys.executable, "-c", code], env=many_devices(2), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("kind", ["redundancy", "contrastive"])
+def test_nothing_flows_into_the_tokens_compared_with(kind):
+    config = tiny_config(representation__kind=kind)
+    made = make_representation(config, (5,), 5, dtype="float32", axis_name=None)
+    tokens, feat = GIVEN.reshape(3, 4, 5), MINE.reshape(3, 4, 5)
+    loss = jax.grad(lambda tokens, feat: made.loss(made.init(KEY), tokens, (feat,)).mean(), argnums=(0, 1))
+    by_tokens, by_features = loss(tokens, feat)
+    assert not by_tokens.any() and by_features.any()
 
 
 @pytest.mark.parametrize("kind", ["redundancy", "contrastive"])
