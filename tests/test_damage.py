@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
@@ -126,9 +127,11 @@ def runs(folder) -> Iterator[Runs]:
         yield Runs(folder, damager, ["finished", "killed"])
 
 
-def test_every_damage_to_every_kind_of_file(runs):
+@pytest.mark.parametrize("third", [0, *(pytest.param(third, marks=pytest.mark.slow) for third in (1, 2))])
+def test_every_damage_to_every_kind_of_file(runs, third):
     rng, found, tried = random.Random(0), [], Counter()
-    for number, (kind, how) in enumerate((kind, how) for kind in KINDS for how in HOW):
+    every = enumerate((kind, how) for kind in KINDS for how in HOW)
+    for number, (kind, how) in itertools.islice(every, third, None, 3):
         for run in ("finished", "killed")[:: 1 - 2 * (number % 2)]:  # the other one where nothing would change
             case = runs.case(rng, run, kind, how)
             answer = runs.damager.ask(case)
@@ -137,7 +140,7 @@ def test_every_damage_to_every_kind_of_file(runs):
                 tried[kind] += 1
                 break
     assert not found, "\n".join(found)
-    assert len(tried) == len(KINDS) and tried.total() > 100 and set(runs.whole["killed"]) == set(COMMANDS)
+    assert len(tried) == len(KINDS) and tried.total() > 33 and set(runs.whole["killed"]) == set(COMMANDS)
 
 
 @pytest.mark.slow

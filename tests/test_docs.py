@@ -220,9 +220,9 @@ def test_settings_that_a_page_names_exist(page):
         "--deter",
         "--batch-size",
         "--group-frames",
+        "--first-updates",
         "--ntasks-per-node=1",
     }  # of programs in benchmarks/, of Slurm
-    elsewhere |= {"--planner.temperature"}  # of a patch
     for quoted in re.findall(r"`(--[\w.][^`]*)`", prose(page)):
         name = quoted.split()[0]
         assert name.removeprefix("--") in FIELDS or name in flags | elsewhere or "SETTING" in name, quoted
