@@ -15,6 +15,7 @@ from dreamer_jax import report as reports
 from dreamer_jax.behaviors.actor_critic import make_actor_critic
 from dreamer_jax.behaviors.exploration import counts_records, explore
 from dreamer_jax.behaviors.planner import make_planner
+from dreamer_jax.config.checks import frozen_parts
 from dreamer_jax.config.schema import Config, ConfigError, ValueConfig, is_enabled
 from dreamer_jax.distributions import uniform_actions
 from dreamer_jax.interfaces import Agent, Behavior, MakeBehavior, MakeDynamics, WorldModel
@@ -26,7 +27,7 @@ from dreamer_jax.nets.layers import batched_init_noise
 from dreamer_jax.ops import augment
 from dreamer_jax.ops.moments import initial_range
 from dreamer_jax.ops.sequence import mask_first
-from dreamer_jax.optim import make_optimizer, norm
+from dreamer_jax.optim import freeze, make_optimizer, norm
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.types import (
     MODEL_LOSS,
@@ -90,7 +91,8 @@ def make_agent(
     model = make_world_model(config, spec, dynamics=dynamics, dtype=dtype, axis_name=axis_name)
     check_images(config, spec, model.dynamics.feature_widths[0])
     learner = behavior(config, spec, model, dtype=dtype, axis_name=axis_name)
-    optimizer = make_optimizer(config.optimizer)
+    optimizer = freeze(make_optimizer(config.optimizer), frozen_parts(config))
+    model_alone = config.offline.only == "world_model"
     scales = loss_scales(config, spec)
     balance = make_balance(config, spec, scales)
 
@@ -179,6 +181,8 @@ def make_agent(
     def behavior_loss(
         params: Any, state: TrainState, key: Array, batch: TrajectoryBatch, posterior: LatentState
     ) -> tuple[jax.Array, tuple[Losses, BehaviorAux]]:
+        if model_alone:
+            return jnp.zeros(()), ({}, BehaviorAux(moments=state.moments, metrics={}))
         rows, (_, behavior_key) = rows_and_keys(key, batch)
         losses, aux = learner.loss(params, state, behavior_key, rows, posterior=posterior, batch=batch)
         return balance.total(params["model"], state.step, losses), (losses, aux)
@@ -250,7 +254,8 @@ def make_agent(
             latents |= {MODEL_LOSS: sum(learnt, jnp.zeros(()))}
         return state, metrics, latents
 
-    in_turn = config.optimizer.order == "model_first" and config.behavior.method == "actor_critic"
+    learns = config.behavior.method == "actor_critic" and not model_alone
+    in_turn = learns and config.optimizer.order == "model_first"
     gradient = gradient_in_turn if in_turn else joint_gradient
     return Agent(
         init=init,
@@ -289,7 +294,7 @@ def loss_scales(config: Config, spec: EnvSpec) -> dict[str, float]:
     scales = dict(dyn=config.kl.dyn, rep=config.kl.rep, rew=c.reward)
     scales |= {} if config.cont.label == "none" else dict(con=c.cont)
     scales |= dict(overshooting=config.kl.overshooting_scale) if config.kl.overshooting else {}
-    if config.behavior.method == "actor_critic":
+    if config.behavior.method == "actor_critic" and config.offline.only != "world_model":
         scales |= dict(policy=c.policy, value=c.value)
         scales |= dict(repval=c.replay_value) if is_enabled(c.replay_value) else {}
     if config.representation.kind != "decoder":

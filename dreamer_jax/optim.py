@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import jax
@@ -55,6 +56,29 @@ def scale_by_adam_eps_hat(beta1: float, beta2: float, eps: float) -> optax.Gradi
         return updates, optax.ScaleByAdamState(count, mean, square)
 
     return optax.GradientTransformation(init, update)
+
+
+def freeze(optimizer: optax.GradientTransformation, parts: Collection[str]) -> optax.GradientTransformation:
+    """The same, which leaves ``parts`` as they are: "actor", "critic" and parts of the model, such as "rssm".
+
+    Their gradients count in no norm. The state is of the same structure.
+    """
+
+    def still(tree: optax.Params) -> optax.Params:
+        def mask(path: tuple[jax.tree_util.DictKey, ...], leaf: jax.Array) -> jax.Array:
+            group, *rest = (key.key for key in path)
+            part = rest[0] if group == "model" else group
+            return jnp.zeros_like(leaf) if part in parts else leaf
+
+        return jax.tree_util.tree_map_with_path(mask, tree)
+
+    def update(
+        grads: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        updates, state = optimizer.update(still(grads), state, params)
+        return still(updates), state
+
+    return optax.GradientTransformation(optimizer.init, update) if parts else optimizer
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:

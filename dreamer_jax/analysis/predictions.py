@@ -37,8 +37,11 @@ COLLAPSED = (0.1, 0.01)
 class Reports:
     """Measures the world model now and then, on held-out windows if there are any to be, and draws what it predicts."""
 
-    def __init__(self, config: Config, agent: Agent, spec: EnvSpec, root: Array, folder: Path) -> None:
-        self._config, self._spec, self._root, self._folder = config, spec, root, folder
+    def __init__(
+        self, config: Config, agent: Agent, spec: EnvSpec, root: Array, folder: Path, unit: str = "frames"
+    ) -> None:
+        """``unit`` is that of the numbers at which it is asked."""
+        self._config, self._spec, self._root, self._folder, self._unit = config, spec, root, folder, unit
         self._held_out = config.replay.validation_fraction > 0
 
         @jax.jit
@@ -61,7 +64,7 @@ class Reports:
         drawn = {}
         if dream is not None:  # an agent from elsewhere may have none
             context, symlog = batch.reward.shape[1] // 2, self._config.decoder.symlog
-            drawn = draw(dream, batch, self._spec, context, stem, title=f"{frames:,} frames", symlog=symlog)
+            drawn = draw(dream, batch, self._spec, context, stem, title=f"{frames:,} {self._unit}", symlog=symlog)
         warning = collapse(metrics)
         return {f"{label}/{name}": value for name, value in metrics.items()}, drawn, warning
 

@@ -84,7 +84,7 @@ def evaluate(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
         "run": str(options.run_dir),
         "task": config.env.task,
         "checkpoint": checkpoint,
-        "frames": (checkpoint or 0) * config.env.action_repeat,
+        "frames": 0 if config.offline.data else (checkpoint or 0) * config.env.action_repeat,
         "mode": mode,
         "seed": seed,
         **summary(scores),
@@ -97,7 +97,8 @@ def evaluate(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
     else:
         chosen = "sampled" if mode == "sample" else "greedy"
         actions = f"planned ({config.planner.method})" if plans else chosen
-        head = f"{config.env.task} after {result['frames']:,} frames, {actions} actions"
+        age = f"{checkpoint:,} updates" if config.offline.data else f"{result['frames']:,} frames"
+        head = f"{config.env.task} after {age}, {actions} actions"
         print(render([head, *describe(result), *pictures.values()]))
 
 

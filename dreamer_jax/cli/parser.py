@@ -98,6 +98,10 @@ def make_parser() -> argparse.ArgumentParser:
         choices=["tensorboard", "wandb", "none"],
         help="besides the JSON files (default tensorboard)",
     )
+    sub.add_argument("--data", nargs="+", metavar="DIR", help="datasets or runs to learn from; nothing is collected")
+    sub.add_argument("--only", metavar="WHAT", help=f"all, world_model or behavior: {FIELDS['offline.only'].meaning}")
+    sub.add_argument("--from", dest="start", metavar="RUN_DIR", help=FIELDS["train.start"].meaning)
+    sub.add_argument("--freeze", metavar="PARTS", help=FIELDS["train.freeze"].meaning)
     sub.add_argument("--profile", action="store_true", help="trace a few updates into the run's folder profile/")
     shared = sub.add_argument_group("several processes that share one run, each started with the same settings")
     shared.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 runs, and a free port there")

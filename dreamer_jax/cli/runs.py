@@ -151,7 +151,8 @@ def _refuse_early(runs: Sequence[_Run]) -> None:
     """Before the first of several runs has taken hours, say what is wrong with the last."""
     from dreamer_jax.devices.data_parallel import check_devices
     from dreamer_jax.runs.directory import check_run
+    from dreamer_jax.training.offline import of_data
 
     check_devices(max(run.config.train.devices for run in runs))
     for run in runs:
-        check_run(run.run_dir, run.config)
+        check_run(run.run_dir, of_data(run.config)[0])

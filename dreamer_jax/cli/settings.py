@@ -23,7 +23,10 @@ OF_OTHERS = {
 def named(options: argparse.Namespace, flags: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """Name and text of every setting on a command line, those with a flag of their own first."""
     own = {"preset": "preset", "benchmark": "benchmark", "size": "size", "seed": "seed", "env.task": "task"}
+    own |= {"offline.only": "only", "train.start": "start", "train.freeze": "freeze"}
     texts = {name: getattr(options, attribute, None) for name, attribute in own.items()}
+    if getattr(options, "data", None) is not None:
+        texts["offline.data"] = ",".join(options.data)
     return [(name, text) for name, text in texts.items() if text is not None] + list(flags)
 
 

@@ -9,6 +9,10 @@ from dreamer_jax.config.schema import FIELDS, Config, ConfigError, flatten
 ATARI = ("atari", "atari100k")
 """The same games under two names: scores are published for two protocols, which presets choose."""
 
+MODEL_PARTS = ("encoder", "rssm", "decoder", "projector", "reward", "cont", "balance")
+BEHAVIOR_PARTS = ("actor", "critic")
+"""Parts of an agent's parameters, as far as it has them."""
+
 USED_BY: dict[str, tuple[str, ...]] = {
     "observation": ("dmc", *ATARI, "crafter"),
     "image_size": ("dmc", *ATARI, "crafter"),
@@ -59,10 +63,49 @@ def check(config: Config) -> Config:
             f"planner.policy_plans: got {planner.policy_plans}, must be fewer than planner.candidates "
             f"{planner.candidates}"
         )
+    everything = parts(config)
+    frozen = _named_parts("train.freeze", train.freeze, everything)
+    if train.start_parts != "all":
+        _named_parts("train.start_parts", train.start_parts, everything)
     for problem, wrong in _senseless(config).items():
         if wrong:
             raise ConfigError(problem)
+    learning = {"world_model": MODEL_PARTS, "behavior": BEHAVIOR_PARTS, "all": everything}[config.offline.only]
+    if not {name for name in everything if name in learning} - set(frozen):
+        raise ConfigError(f"train.freeze: got {train.freeze}, which leaves nothing to learn")
     return config
+
+
+def parts(config: Config) -> tuple[str, ...]:
+    """The parts that an agent's parameters have, those of the world model first."""
+    decodes, learns = config.representation.kind == "decoder", config.behavior.method == "actor_critic"
+    there = {
+        "encoder": True,
+        "rssm": True,
+        "decoder": decodes,
+        "projector": not decodes,
+        "reward": True,
+        "cont": config.cont.label != "none",
+        "balance": config.loss.balance == "learned",
+        "actor": learns,
+        "critic": learns,
+    }
+    return tuple(name for name, present in there.items() if present)
+
+
+def frozen_parts(config: Config) -> tuple[str, ...]:
+    """Those that an update leaves as they are."""
+    named = _named_parts("train.freeze", config.train.freeze, parts(config))
+    others = {"world_model": BEHAVIOR_PARTS, "behavior": MODEL_PARTS, "all": ()}[config.offline.only]
+    return tuple(name for name in parts(config) if name in named or name in others)
+
+
+def _named_parts(field: str, text: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    names = tuple(text.split(",")) if text else ()
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"{field}: got {name!r}, this agent's parts are {', '.join(known)}")
+    return names
 
 
 def check_limits(name: str, value: Any) -> None:
@@ -79,6 +122,7 @@ def check_limits(name: str, value: Any) -> None:
 def _senseless(config: Config) -> dict[str, bool]:
     """What can't be meant, beginning with the field to change."""
     behavior, replay, nets, kl, optimizer = config.behavior, config.replay, config.nets, config.kl, config.optimizer
+    offline, train = config.offline, config.train
     learns, departs = behavior.method == "actor_critic", behavior.returns == "departure"
     return {
         "env.task: got '', expected a name": not config.env.task,
@@ -133,6 +177,15 @@ def _senseless(config: Config) -> dict[str, bool]:
         },
         "kl.dyn: got 0, and kl.rep, too; loss.balance learned needs one of them": config.loss.balance == "learned"
         and kl.dyn == kl.rep == 0,
+        f"offline.only: {offline.only} is learnt from offline.data, which is not set": offline.only != "all"
+        and not offline.data,
+        "offline.only: actor and critic learn in a finished world model; set train.start": offline.only == "behavior"
+        and not train.start,
+        "offline.only: behavior.method planner learns no behavior": offline.only == "behavior" and not learns,
+        "offline.patience: needs held-out windows; set replay.validation_fraction, or it to 0": offline.patience > 0
+        and replay.validation_fraction == 0,
+        "offline.patience: actor and critic have no held-out loss to be stopped by; set it to 0": offline.patience > 0
+        and offline.only == "behavior",
         "kl.schedule: loss.balance learned takes its place; set it to constant": config.loss.balance == "learned"
         and kl.schedule != "constant",
     }

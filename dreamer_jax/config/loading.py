@@ -25,6 +25,8 @@ RESUMABLE = frozenset(
     {
         "behavior.chunk_rows",
         "env.vectorization",
+        "offline.patience",
+        "offline.updates",
         "train.devices",
         "train.eval_episodes",
         "train.eval_frames",
@@ -37,6 +39,9 @@ RESUMABLE = frozenset(
     }
 )
 """Fields that do not change the algorithm; a run may be resumed with other values of them."""
+
+HELD_OUT = {"replay.validation_fraction": 0.1}
+"""By default where ``offline.data`` is learnt from, and nothing else says so."""
 
 _NAMED: dict[str, Collection[str]] = {"preset": PRESETS, "benchmark": BENCHMARKS, "size": SIZES}
 
@@ -77,7 +82,10 @@ def load(
     # A preset for pictures of one suite goes with a task of another, and then leaves those settings alone.
     values |= {name: value for name, value in PRESETS[preset].settings.items() if name not in unused(task)}
     values |= {**BENCHMARKS[benchmark].settings, **size_settings(size)}
-    config = replace(Config(), values | {name: setting.value for name, setting in last.items()})
+    values |= {name: setting.value for name, setting in last.items()}
+    if values.get("offline.data"):
+        values = HELD_OUT | values
+    config = replace(Config(), values)
     try:
         return check(config)
     except ConfigError as error:

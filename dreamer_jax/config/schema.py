@@ -362,11 +362,28 @@ class TrainConfig:
     report_frames: int = option(
         50_000, "frames between looks at the world model's predictions; 0: off", low=0, high=MANY
     )
+    start: str = option("", "a run whose parameters it begins with; nothing: new ones")
+    start_parts: str = option("all", "which of them, with commas, such as encoder,rssm")
+    freeze: str = option("", "parts of the agent that stay as they are, with commas, such as encoder,rssm,decoder")
     devices: int = option(
         0,
         "accelerators, or parts of the CPU, of each process that share a batch; 0: all that there are",
         low=0,
         high=WIDEST,
+    )
+
+
+@dataclass(frozen=True)
+class OfflineConfig:
+    data: str = option("", "datasets or runs, with commas: what is learnt from, and nothing is collected; nothing: off")
+    only: Literal["all", "world_model", "behavior"] = option(
+        "all", "what learns from it: everything, the world model alone, or actor and critic in a finished one"
+    )
+    updates: int = option(10_000, "updates in all", low=1, high=INT32)
+    look_updates: int = option(500, "updates between looks at the losses on held-out windows", low=1, high=INT32)
+    look_batches: int = option(4, "batches of each look, always the same", low=1, high=WIDEST)
+    patience: int = option(
+        0, "end after so many looks that are no better than the best, with its parameters; 0: never", low=0, high=INT32
     )
 
 
@@ -401,6 +418,7 @@ class Config:
     explore: ExploreConfig = ExploreConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
+    offline: OfflineConfig = OfflineConfig()
 
 
 class ConfigError(ValueError):

@@ -109,7 +109,9 @@ def parse_seeds(text: str) -> list[int]:
 
 def run_name(config: Config, swept: Iterable[tuple[str, str]] = ()) -> str:
     """``TASK-PRESET-SIZE-SEED`` and ``-field=value`` for what is swept, as the name of a directory."""
-    parts = [config.env.task, config.preset, config.size, str(config.seed)]
+    data, only = config.offline.data, config.offline.only
+    what = "-".join([*(Path(place).name for place in data.split(",")), only]) if data else config.env.task
+    parts = [what, config.preset, config.size, str(config.seed)]
     parts += [f"{name}={text}" for name, text in swept if name not in _IN_NAMES]
     return "-".join("".join(c if c.isalnum() or c in "-_.=" else "-" for c in part) for part in parts)
 
@@ -137,6 +139,7 @@ def _program(config: Config) -> tuple[Any, ...]:
     """
     values, optimizer = flatten(config), config.optimizer
     fixed = [value for name, value in values.items() if name not in SHARED]
+    fixed += [config.seed] if config.offline.data else []  # learns alone
     on = [is_enabled(values[name]) for name in FIELDS if name in SHARED and name != "seed"]
     own = optimizer.actor_learning_rate, optimizer.critic_learning_rate, optimizer.actor_critic_eps
     models = optimizer.learning_rate, optimizer.learning_rate, optimizer.eps

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from dreamer_jax.config.schema import Config, ConfigError
-from dreamer_jax.datasets.dataset import Writer, write_dataset
+from dreamer_jax.datasets.dataset import Writer, env_facts, write_dataset
 from dreamer_jax.envs.vector import VectorEnvs, make_envs
 from dreamer_jax.specs import ArraySpec, EnvSpec
 from dreamer_jax.types import ArrayDict, TimeStep
@@ -130,7 +130,7 @@ def collect(
                 actor = of_run(Path(policy), envs.spec, envs.num_envs, rng, config.seed, noise)
         facts: dict[str, Any] = {
             "task": config.env.task,
-            "action_repeat": config.env.action_repeat,
+            "env": env_facts(config.env),
             "policy": policy,
             "noise": noise,
             "seed": config.seed,

@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from dreamer_jax.checksums import seal, unseal
 from dreamer_jax.config.paths import path_of
-from dreamer_jax.config.schema import ConfigError
+from dreamer_jax.config.schema import ConfigError, EnvConfig
 from dreamer_jax.files import read_npz, replace_file
 from dreamer_jax.replay.export import open_read_only, stored_episodes
 from dreamer_jax.replay.host import Replay
@@ -36,6 +37,11 @@ Episode = ArrayDict
 """Columns of consecutive records, {"observation/<name>", "action/<name>", "reward", "is_first", ...: [length, ...]}."""
 
 
+def env_facts(config: EnvConfig) -> dict[str, Any]:
+    """What ``dataset.json`` says of an environment: its settings, but for how many there were and where."""
+    return {name: value for name, value in asdict(config).items() if name not in ("num_envs", "vectorization")}
+
+
 class Dataset:
     """Episodes that can be read, and windows of them that can be sampled from ``replay``."""
 
@@ -46,6 +52,13 @@ class Dataset:
     def __iter__(self) -> Iterator[Episode]:
         for _, _, rows in stored_episodes(self.replay):
             yield {name: self.replay.column(name, 0, rows) for name in self.replay.fields if name not in NUMBERED}
+
+    @property
+    def env(self) -> EnvConfig:
+        """The settings of the environment, as far as ``dataset.json`` says."""
+        known = {each.name for each in fields(EnvConfig)}
+        facts = {"task": self.facts["task"], **self.facts.get("env", {})}
+        return EnvConfig(**{name: value for name, value in facts.items() if name in known}, num_envs=1)
 
     def close(self) -> None:
         self.replay.close()
@@ -103,15 +116,7 @@ class Writer:
         for name in sorted(episode):
             column = np.ascontiguousarray(episode[name])
             self._hash.update(f"{name} {column.dtype.str} {column.shape}".encode() + column.tobytes())
-        parts = {
-            part: {name: episode[f"{part}/{name}"] for name in getattr(self._spec, part)}
-            for part in ("observation", "action")
-        }
-        for row in range(length):
-            here = slice(row, row + 1)
-            observation, action = ({name: x[here] for name, x in parts[part].items()} for part in parts)
-            timestep = TimeStep(observation, episode["reward"][here], **{name: x[here] for name, x in flags.items()})
-            self._ring.append(timestep, action, {})
+        append_episode(self._ring, self._spec, episode)
         self.episodes, self.records = self.episodes + 1, self.records + length
 
     def finish(self, folder: Path, facts: Mapping[str, Any]) -> None:
@@ -123,6 +128,19 @@ class Writer:
             np.savez(file, allow_pickle=False, **state)
         counted = {"episodes": self.episodes, "records": self.records, "hash": self._hash.hexdigest()}
         replace_file(folder / FACTS, seal({"spec": self._spec.as_json(), **counted, **facts}))
+
+
+def append_episode(ring: Replay, spec: EnvSpec, episode: Episode, latents: ArrayDict | None = None) -> None:
+    """Add its records to a ring of one stream, each with these ``latents`` {name: [1, ...]}."""
+    parts = {
+        part: {name: episode[f"{part}/{name}"] for name in getattr(spec, part)} for part in ("observation", "action")
+    }
+    flags = {name: np.asarray(episode[name], bool) for name in ("is_first", "is_last", "is_terminal")}
+    for row in range(len(episode["reward"])):
+        here = slice(row, row + 1)
+        observation, action = ({name: x[here] for name, x in parts[part].items()} for part in parts)
+        timestep = TimeStep(observation, episode["reward"][here], **{name: x[here] for name, x in flags.items()})
+        ring.append(timestep, action, latents or {})
 
 
 @contextmanager

@@ -139,6 +139,29 @@ class Progress:
         return row
 
 
+class UpdateProgress(Progress):
+    """Of a run that collects nothing: the total is of updates; ``update`` takes the least held-out loss for returns."""
+
+    def line(self) -> str:
+        if not self._step:
+            return self._text
+        done, (loss, known) = self._step["grad_steps"], self._recent
+        parts = [f"{done:,}/{self._total:,} updates ({100 * self._share():.0f} %)"]
+        parts += [f"least held-out loss {loss:.4g}"] if known else []
+        if self._text:
+            return " | ".join([*parts, self._text])
+        if self._marks:
+            now, (then, _, before) = self._clock(), self._marks[0]
+            if now - then >= 1.0 and done > before:
+                rate = (done - before) / (now - then)
+                left = timedelta(seconds=int(max(0, self._total - done) / rate))
+                parts += [f"{rate:,.1f} updates/s", f"{left} left"]
+        return " | ".join(parts)
+
+    def _share(self) -> float:
+        return self._step["grad_steps"] / self._total
+
+
 class SharedProgress(Progress):
     """One line for several runs that go in step; ``of`` gives each what looks like a progress of its own.
 

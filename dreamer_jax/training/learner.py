@@ -95,6 +95,10 @@ class Learner:
     def state(self) -> TrainState:
         return self._parallel.taken(self._state)
 
+    def put(self, state: TrainState) -> None:
+        """Go on with another state."""
+        self._state = self._parallel.place(state)
+
     @property
     def params(self) -> Any:
         """Of ``state``, without the rest."""
@@ -144,12 +148,17 @@ class Learner:
         """
         if self._ahead:
             self._settle(after)
-        while self._is_due(agent_steps) and not stopped():
-            batches = self._next or self._sample(self.grad_steps)
-            if batches is None:
-                break
-            self._dispatch(batches)
-            self._settle(after)
+        while self._is_due(agent_steps) and not stopped() and self.advance(after):
+            pass
+
+    def advance(self, after: Callable[[Array], None]) -> bool:
+        """One more dispatch, due or not; false where replay has no window at the moment. As ``catch_up``."""
+        batches = self._next or self._sample(self.grad_steps)
+        if batches is None:
+            return False
+        self._dispatch(batches)
+        self._settle(after)
+        return True
 
     def waiting(self, agent_steps: int) -> str:
         """What updates that are to come wait for, for a person; nothing where they don't wait."""

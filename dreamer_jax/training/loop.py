@@ -44,7 +44,7 @@ INIT, UPDATE, ACT, REPORT = range(4)
 
 
 @jax.jit
-def _keys(seed: Array) -> list[Array]:
+def make_keys(seed: Array) -> list[Array]:
     """A key for each purpose, in one program instead of several small ones."""
     return [jax.random.fold_in(jax.random.key(seed), purpose) for purpose in (INIT, UPDATE, ACT, REPORT)]
 
@@ -75,7 +75,7 @@ class Run:
         spec = self.spec = found_env.spec
         self.config, self.run_dir, self.agent = config, run_dir, agent
         self.checkpoints, self.progress, self.group = checkpoints, progress, group
-        self.keys = updates.near(_keys(np.uint32(config.seed % 2**32)))
+        self.keys = updates.near(make_keys(np.uint32(config.seed % 2**32)))
         self.stop: int | None = None  # number of the signal that asked one of the processes to
         self._failure: EnvironmentFailed | None = None
         self.newest = newest_in_common(group.all_gather(checkpoints.steps() if checkpoints else None))

@@ -11,7 +11,7 @@ import numpy as np
 
 from dreamer_jax.config.loading import algorithm
 from dreamer_jax.config.named import BENCHMARKS, size_settings
-from dreamer_jax.config.schema import Config, flatten
+from dreamer_jax.config.schema import Config, ConfigError, flatten
 from dreamer_jax.envs.preview import Preview, preview
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.numerics import left_aside
@@ -34,14 +34,17 @@ def env_preview(config: Config) -> Preview:
     return preview(config.env, seed=config.seed, most=together)
 
 
-def ring_plan(config: Config, run_dir: Path, found: Preview, agent: Agent, parts: int) -> Plan:
+def ring_plan(config: Config, run_dir: Path, found: Preview, agent: Agent, parts: int, records: int = 0) -> Plan:
     """The size of the run's replay, of all ``parts`` processes together; each has an equal part, on the same disk.
+
+    Args:
+      records: those that are there already, of a run that collects none.
 
     Raises:
       ConfigError: it does not fit, or no update could ever draw from it.
     """
     num_envs = config.env.num_envs
-    records = -(-config.train.frames // (config.env.action_repeat * num_envs)) * num_envs
+    collected = -(-config.train.frames // (config.env.action_repeat * num_envs)) * num_envs
     size = plan(
         [ring_folder(run_dir, part, parts) for part in range(parts)],
         config.replay,
@@ -49,9 +52,12 @@ def ring_plan(config: Config, run_dir: Path, found: Preview, agent: Agent, parts
         agent.latent_spec,
         num_envs=num_envs,
         batch_length=config.train.batch_length,
-        total_records=records,
+        total_records=records or collected,
     )
-    forecast(config, size.records, found.time_limit)
+    if not records:
+        forecast(config, size.records, found.time_limit)
+    elif size.records < records:
+        raise ConfigError(f"replay.capacity: room for {size.records:,} records, offline.data has {records:,}")
     return size
 
 

@@ -12,6 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
+import jax
+import numpy as np
+
 from dreamer_jax.agent import make_agent
 from dreamer_jax.config.paths import path_of
 from dreamer_jax.config.schema import Config, ConfigError
@@ -28,14 +31,17 @@ from dreamer_jax.processes.heartbeat import Heartbeat
 from dreamer_jax.profiling.trace import Profile
 from dreamer_jax.runs.checkpoint import Checkpoints
 from dreamer_jax.runs.directory import check_group, check_run, open_run, see_run, write_run
+from dreamer_jax.runs.facts import steps
 from dreamer_jax.runs.integrity import check_origin
 from dreamer_jax.runs.loggers import Logger, check_loggers
-from dreamer_jax.runs.progress import Progress
+from dreamer_jax.runs.progress import Progress, UpdateProgress
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.training.interrupt import Interrupt, Stopped
 from dreamer_jax.training.learner import NoUpdates
-from dreamer_jax.training.loop import Run
+from dreamer_jax.training.loop import INIT, Run, make_keys
+from dreamer_jax.training.offline import OfflineRun, of_data
 from dreamer_jax.training.preflight import env_preview, ring_plan
+from dreamer_jax.training.start import Start, read_start
 from dreamer_jax.types import TrainState
 
 
@@ -76,7 +82,8 @@ def train(
             file=stream or sys.stderr,
         )
         stream, profile = open(os.devnull, "w"), False  # noqa: SIM115 (for as long as the process lives)
-    progress = Progress(config.train.frames, stream=stream)
+    shown, total = (UpdateProgress, config.offline.updates) if config.offline.data else (Progress, config.train.frames)
+    progress = shown(total, stream=stream)
     make = partial(_programs, config, agent)
     interrupt = Interrupt()
     with chdir("."), handled_by(interrupt.handle):
@@ -159,24 +166,29 @@ def _open(
     progress: Progress,
     group: ProcessGroup,
     state: TrainState | None = None,
-) -> Iterator[Run]:
+) -> Iterator[Run | OfflineRun]:
     """A run with its first checkpoint, or where ``run_dir`` left off; ``state`` is what a new one starts from."""
+    if config.offline.data and group.members > 1:
+        raise ConfigError("offline.data: one process learns from it; start one, or runs one after another")
+    config, sources = of_data(config)
+    origin = path_of(config.train.start).absolute()  # environments may change the working directory
 
-    def check() -> tuple[Preview, Programs]:
+    def check() -> tuple[Preview, Programs, Start | None]:
         check_loggers(loggers)
         check_devices(config.train.devices)
-        found = env_preview(config)
+        found = Preview(sources[0].spec, (), 0.0, 0) if sources else env_preview(config)
         programs = make(found.spec)
         check_room(config, found.spec, programs.agent)
-        return found, programs
+        begins = bool(config.train.start) and not steps(run_dir)
+        return found, programs, read_start(config, programs.agent, origin) if begins else None
 
     check_group(config, run_dir, group)
     # Whatever can be refused is refused before anything is written, and by all if by one.
-    found, programs = group.all_succeed(check)
-    spec = found.spec
+    found, programs, start = group.all_succeed(check)
+    spec, records = found.spec, sum(sum(source.lengths) for source in sources)
     changes = group.all_succeed(lambda: check_run(run_dir, config))
     group.all_succeed(lambda: check_origin(run_dir, programs.given))
-    size = group.all_succeed(lambda: ring_plan(config, run_dir, found, programs.agent, group.process_count))
+    size = group.all_succeed(lambda: ring_plan(config, run_dir, found, programs.agent, group.process_count, records))
     lock = group.all_succeed(lambda: open_run(run_dir, config, spec) if group.is_primary else None)
     group.all_succeed(lambda: see_run(run_dir))
     with ExitStack() as opened:
@@ -193,7 +205,16 @@ def _open(
         if not group.separate_runs:
             progress.note(f"run directory: {run_dir}")
         progress.note(size.line)
-        run = Run(config, run_dir, found, programs, size.records, loggers, checkpoints, progress, state, group, opened)
+        if start is not None:
+            progress.note(start.line)
+            key = make_keys(np.uint32(config.seed % 2**32))[INIT]
+            state = start.begin(group.primary_first(lambda: jax.jit(programs.agent.init)(key)))
+        made = programs, size.records, loggers
+        run: Run | OfflineRun
+        if sources and checkpoints is not None:
+            run = OfflineRun(config, run_dir, sources, *made, checkpoints, progress, state, opened)
+        else:
+            run = Run(config, run_dir, found, *made, checkpoints, progress, state, group, opened)
         for change in changes:
             progress.note(f"changed since the run began: {change}")
         if run.newest is None:
