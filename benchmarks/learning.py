@@ -104,20 +104,23 @@ def p_value(ours: np.ndarray, theirs: np.ndarray, seed: int = 0) -> float | None
     return round(float(test.pvalue), 4)
 
 
+def interval(ours: np.ndarray, theirs: np.ndarray, confidence: float, seed: int = 0) -> tuple[float, float]:
+    """Of the difference of two means: a percentile bootstrap over the seeds of each."""
+    drawn = stats.bootstrap(
+        (ours, theirs),
+        difference,
+        n_resamples=RESAMPLES,
+        confidence_level=confidence,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    return float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)
+
+
 def verdict(one: Comparison, margin: float, seed: int = 0) -> dict[str, Any]:
     """The numbers about one task."""
     ours, theirs = (np.nanmean(side, axis=1) for side in (one.ours, one.theirs))
-    intervals = {}
-    for confidence in (0.95, 0.9):
-        drawn = stats.bootstrap(
-            (ours, theirs),
-            difference,
-            n_resamples=RESAMPLES,
-            confidence_level=confidence,
-            method="percentile",
-            rng=np.random.default_rng(seed),
-        )
-        intervals[confidence] = [float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)]
+    intervals = {confidence: interval(ours, theirs, confidence, seed) for confidence in (0.95, 0.9)}
     (low, high), (low95, high95) = intervals[0.9], intervals[0.95]
     if -margin <= low and high <= margin:
         words = f"equivalent within {margin:g}"

@@ -330,9 +330,7 @@ def test_flags_and_files(data, tmp_path, capsys):
 def test_seeds_from_the_command_line(data, tmp_path, capsys):
     """One after another; the environment in their settings is that of the data; a second start finds them complete."""
     words = ["train", "--data", str(data / "a"), "--only", "world_model", "--seeds", "0,1", "--run-dir", str(tmp_path)]
-    sizes = {
-        name: value for name, value in others_than_default(settings(data)).items() if name.startswith(("rssm", "train"))
-    }
+    sizes = others_than_default(settings(data), "rssm", "train")
     words += [f"--{name}={value}" for name, value in sizes.items()] + ["--offline.updates=1", "--logger=none"]
     for _ in range(2):
         with quickly():
