@@ -1,8 +1,11 @@
 """What a policy puts out, as an environment's own actions."""
 
+import any_space
 import numpy as np
 import pytest
 from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.envs.actions import plan_actions, reach, rescale
@@ -120,3 +123,35 @@ def test_unusable_actions_are_refused(space, words):
     with pytest.raises(ConfigError, match=words) as caught:
         plan_actions(space)
     assert "\n" not in str(caught.value)
+
+
+@given(any_space.actions, st.integers(0, 2**32 - 1))
+@settings(max_examples=300, deadline=None)
+def test_recorded_actions_are_a_policys_own(space, seed):
+    """Of any space that can be used: what is built of a policy's numbers is read as these numbers again."""
+    try:
+        made = plan_actions(space)
+    except ConfigError:
+        return
+    rng = np.random.default_rng(seed)
+    chosen = {
+        leaf.name: np.asarray(rng.integers(leaf.spec.classes), np.int32)
+        if leaf.spec.classes
+        else rng.uniform(-1, 1, leaf.spec.shape).astype(np.float32)
+        for leaf in made.leaves
+    }
+    theirs = made.build(chosen)
+    found = made.flatten(theirs)
+    assert found.keys() == chosen.keys()
+    for leaf in made.leaves:
+        mine, x = found[leaf.name], chosen[leaf.name]
+        assert (mine.dtype, mine.shape) == (x.dtype, x.shape)
+        if leaf.reach is None:
+            assert mine == x
+            continue
+        # A number of a narrow type, beside a large centre, has few digits of its place in the interval.
+        size = np.maximum(np.abs(leaf.reach.centre), leaf.reach.half)
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            step = 4 * np.finfo(leaf.space.dtype).eps * size / leaf.reach.half + 1e-6
+        moves = leaf.reach.half > 0
+        assert (np.abs(mine - x) <= step)[moves].all() and (mine[~moves] == 0).all()

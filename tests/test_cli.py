@@ -70,7 +70,7 @@ REFUSED = [
     ("--nowhere 1", "--nowhere: unknown field; sections are behavior, cont"),
     ("--run-dir ~nobody-of-that-name/run", "~nobody-of-that-name is nobody's home directory here"),
     ("--config ~nobody-of-that-name/x.yaml", "~nobody-of-that-name is nobody's home directory here"),
-    ("--two\nlines 1", "--two\\nlines: unknown field; sections are behavior"),
+    ("--two\nletters 1", "--two\\nletters: unknown field; sections are behavior"),
     ("--env.task \udc80", r"--env.task: got '\udc80', expected text"),
     ("--env.num_envs four", "--env.num_envs: got 'four', expected a whole number"),
     ("--env.num_envs 0", "--env.num_envs: got 0, must be at least 1"),

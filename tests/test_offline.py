@@ -284,7 +284,7 @@ def test_what_can_not_be_begun_with(data, model, tmp_path, changes, why):
         ),
         (["--data", "a", "--only", "world_model", "--freeze", "encoder,rssm,decoder,reward,cont"], "nothing to learn"),
         (["--data", "a", "--offline.patience", "2", "--replay.validation_fraction", "0"], "needs held-out windows"),
-        (["--data", "nix"], "offline.data: nix is neither a dataset nor a run (no dataset.json, no config.yaml)"),
+        (["--data", "nix"], "offline.data: nix: no dataset, run or exported episodes there"),
         (
             ["--data", "a", "--train.batch_length", "100"],
             "440 records, of which replay.validation_fraction 0.1 holds out",

@@ -160,14 +160,24 @@ def collect(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
 
 
 def export(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
-    from dreamer_jax.datasets.dataset import FACTS, open_dataset
+    from dreamer_jax.datasets.dataset import FACTS, env_facts, open_dataset
     from dreamer_jax.replay.export import export_episodes
     from dreamer_jax.runs.checkpoint import read_replays
+    from dreamer_jax.runs.integrity import read_run
 
     folder = options.output or options.run_dir / "episodes"
-    of_dataset = (options.run_dir / FACTS).exists()
-    replays = [open_dataset(options.run_dir).replay] if of_dataset else read_replays(options.run_dir)
-    count = export_episodes(replays, folder)
+    dataset = open_dataset(options.run_dir) if (options.run_dir / FACTS).exists() else None
+    if options.minari is not None:
+        from dreamer_jax.datasets.minari import write_minari
+
+        if dataset is None:
+            raise ConfigError(f"--minari: {options.run_dir} is no dataset (no {FACTS}); collect makes one")
+        write_minari(dataset, options.minari)
+        print(f"{dataset.facts['episodes']} episodes in minari:{options.minari}")
+        return
+    env = dataset.env if dataset else read_run(options.run_dir)[0].env
+    replays = [dataset.replay] if dataset else read_replays(options.run_dir)
+    count = export_episodes(replays, folder, {"env": env_facts(env)})
     print(f"{count} episodes in {folder}")
 
 

@@ -25,7 +25,7 @@ Later wins: preset, benchmark, size, YAML files from left to right, flags.
 """
 MOST = 2**31 - 1
 """Of numbers on a command line that are no settings."""
-CACHE_HELP = "where compiled programs are kept (default ~/.cache/dreamer_jax/compiled); none: nowhere"
+CACHE_HELP = "where compiled programs are kept, or none"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -72,8 +72,8 @@ def make_parser() -> argparse.ArgumentParser:
 
     sub = command("train", runs.train, "train an agent, or go on with a run", settings=True, compiles=True)
     sub.usage = "dreamer-jax train [FLAGS] [--SETTING VALUE ...]"  # all of them would fill half a screen
-    sub.add_argument("--run-dir", type=_path, help="where everything is written (default runs/TASK-PRESET-SIZE-SEED)")
-    sub.add_argument("--seeds", metavar="A..B", help="several runs, such as 0..7 or 0,3,5, in folders of --run-dir")
+    sub.add_argument("--run-dir", type=_path, help="where everything is written (default: in runs)")
+    sub.add_argument("--seeds", metavar="A..B", help="several runs, such as 0..7, in folders of --run-dir")
     sub.add_argument(
         "--sweep",
         action="append",
@@ -96,12 +96,13 @@ def make_parser() -> argparse.ArgumentParser:
         "--logger",
         action="append",
         choices=["tensorboard", "wandb", "none"],
-        help="besides the JSON files (default tensorboard)",
+        metavar="NAME",
+        help="tensorboard (default), wandb or none",
     )
-    sub.add_argument("--data", nargs="+", metavar="DIR", help="datasets or runs to learn from; nothing is collected")
-    sub.add_argument("--only", metavar="WHAT", help=f"all, world_model or behavior: {FIELDS['offline.only'].meaning}")
-    sub.add_argument("--from", dest="start", metavar="RUN_DIR", help=FIELDS["train.start"].meaning)
-    sub.add_argument("--freeze", metavar="PARTS", help=FIELDS["train.freeze"].meaning)
+    sub.add_argument("--data", nargs="+", metavar="DIR", help="recorded episodes to learn from; nothing is collected")
+    sub.add_argument("--only", metavar="WHAT", help="world_model or behavior learns from --data alone")
+    sub.add_argument("--from", dest="start", metavar="RUN_DIR", help="begin with another run's parameters")
+    sub.add_argument("--freeze", metavar="PARTS", help="parts that stay as they are, such as encoder,rssm")
     sub.add_argument("--profile", action="store_true", help="trace a few updates into the run's folder profile/")
     shared = sub.add_argument_group("several processes that share one run, each started with the same settings")
     shared.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 runs, and a free port there")
@@ -191,6 +192,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub = command("export", commands.export, "write the stored episodes of a run or dataset as npz files")
     sub.add_argument("run_dir", type=_path, metavar="RUN_OR_DATASET")
     sub.add_argument("--output", type=_path, help="folder (default: episodes in it)")
+    sub.add_argument("--minari", metavar="NAME", help="make a dataset of Minari of a dataset instead, such as x/y-v0")
 
     sub = command(
         "dream", commands.dream, "draw what a run's world model predicts from a few recorded steps", compiles=True

@@ -375,7 +375,9 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class OfflineConfig:
-    data: str = option("", "datasets or runs, with commas: what is learnt from, and nothing is collected; nothing: off")
+    data: str = option(
+        "", "what is learnt from, with commas: datasets, runs, exported episodes, minari:NAME; nothing: collect"
+    )
     only: Literal["all", "world_model", "behavior"] = option(
         "all", "what learns from it: everything, the world model alone, or actor and critic in a finished one"
     )

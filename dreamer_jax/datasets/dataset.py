@@ -42,6 +42,19 @@ def env_facts(config: EnvConfig) -> dict[str, Any]:
     return {name: value for name, value in asdict(config).items() if name not in ("num_envs", "vectorization")}
 
 
+def env_of_facts(facts: Mapping[str, Any]) -> EnvConfig:
+    """Settings of what ``env_facts`` described, of one environment."""
+    known = {each.name for each in fields(EnvConfig)}
+    given = {"task": facts.get("task", EnvConfig.task), **facts.get("env", {})}
+    return EnvConfig(**{name: value for name, value in given.items() if name in known}, num_envs=1)
+
+
+def columns(spec: EnvSpec) -> list[str]:
+    """Names of the arrays of an episode."""
+    named = [f"{part}/{name}" for part in ("observation", "action") for name in getattr(spec, part)]
+    return [*named, "reward", "is_first", "is_last", "is_terminal"]
+
+
 class Dataset:
     """Episodes that can be read, and windows of them that can be sampled from ``replay``."""
 
@@ -56,9 +69,7 @@ class Dataset:
     @property
     def env(self) -> EnvConfig:
         """The settings of the environment, as far as ``dataset.json`` says."""
-        known = {each.name for each in fields(EnvConfig)}
-        facts = {"task": self.facts["task"], **self.facts.get("env", {})}
-        return EnvConfig(**{name: value for name, value in facts.items() if name in known}, num_envs=1)
+        return env_of_facts(self.facts)
 
     def close(self) -> None:
         self.replay.close()

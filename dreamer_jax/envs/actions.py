@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium import Space, spaces
 
 from dreamer_jax.config.schema import ConfigError
+from dreamer_jax.envs.observations import part_of
 from dreamer_jax.envs.spaces import (
     Path,
     bounds,
@@ -44,10 +45,14 @@ class ActionLeaf(NamedTuple):
 
 
 class Actions(NamedTuple):
-    """What an action space becomes. ``build`` makes the environment's own action from one array for each leaf."""
+    """What an action space becomes. ``build`` makes the environment's own action from one array for each leaf.
+
+    ``flatten`` is its inverse, for actions that were recorded elsewhere: numbers of a Box outside of its reach are cut.
+    """
 
     leaves: tuple[ActionLeaf, ...]
     build: Build
+    flatten: Callable[[Any], dict[str, np.ndarray]]
 
 
 def plan_actions(space: Any) -> Actions:
@@ -64,7 +69,25 @@ def plan_actions(space: Any) -> Actions:
     check_names("action", list(names.values()))
     leaves = tuple(_decide(names[path], part) for path, part in found)
     boxes = {leaf.name: leaf.reach for leaf in leaves if leaf.reach is not None}
-    return Actions(leaves, _builder(space, (), names, boxes))
+    places = [(path, single) for path, part in parts(space, "action") for single, _ in _singles(path, part)]
+
+    def flatten(action: Any) -> dict[str, np.ndarray]:
+        return {
+            leaf.name: _read(leaf, part_of(action, leaf.name, path), single[len(path) :])
+            for leaf, (path, single) in zip(leaves, places, strict=True)
+        }
+
+    return Actions(leaves, _builder(space, (), names, boxes), flatten)
+
+
+def _read(leaf: ActionLeaf, value: Any, element: Path) -> np.ndarray:
+    """A policy's number or choice; ``element`` says which one of several."""
+    value = np.asarray(value).reshape(-1)[element[0]] if element else value
+    if leaf.reach is None:
+        assert isinstance(leaf.space, spaces.Discrete)
+        return np.asarray(int(value) - int(leaf.space.start), np.int32)
+    away, half = np.asarray(value, np.float64) - leaf.reach.centre, leaf.reach.half
+    return np.clip(np.divide(away, half, out=np.zeros(half.shape), where=half > 0), -1, 1).astype(np.float32)
 
 
 def reach(space: spaces.Box) -> Reach:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +44,7 @@ def open_read_only(directory: Path | str, state: dict[str, np.ndarray], name: in
     return replay
 
 
-def export_episodes(replays: Sequence[Replay], directory: Path | str) -> int:
+def export_episodes(replays: Sequence[Replay], directory: Path | str, facts: Mapping[str, Any] | None = None) -> int:
     """Write ``env003-episode000012.npz`` for every stored episode, and return how many.
 
     Environments are numbered through all ``replays``, each of which has equally many.
@@ -50,7 +52,8 @@ def export_episodes(replays: Sequence[Replay], directory: Path | str) -> int:
     Keys: ``observation/<name>``, ``action/<name>``, ``reward``, ``is_first``, ``is_last``, ``is_terminal`` and, where
     episodes are held out, ``held_out``, one row a record (the action is the one taken after the observation of its
     row; bfloat16 becomes float32); ``env`` and ``episode`` numbers; ``start_missing`` and ``end_missing``: the ring
-    no longer holds the start, or the episode was abandoned or goes on.
+    no longer holds the start, or the episode was abandoned or goes on; ``facts``, JSON text of shapes and types and
+    of the ``facts`` that are given.
 
     Raises:
       FileExistsError: one of the files exists; none is written then.
@@ -66,12 +69,15 @@ def export_episodes(replays: Sequence[Replay], directory: Path | str) -> int:
         if path.exists():
             raise FileExistsError(f"{path}: exists already")
     directory.mkdir(parents=True, exist_ok=True)
+    fields = replays[0].fields
+    spec = EnvSpec(*(part_of(fields, part) for part in ("observation", "action")))
+    text = np.array(json.dumps({"spec": spec.as_json(), **(facts or {})}))
     kept = [name for name in replays[0].fields if name in _RECORD or name.startswith(("observation/", "action/"))]
     for path, (replay, number, episode, rows) in zip(paths, episodes, strict=True):
         stream = number % replays[0].num_envs
         data = {name: _portable(replay.column(name, stream, rows)) for name in kept}
         data |= {"env": np.array(number, np.int32), "episode": np.array(episode, np.int32)}
-        data |= {"start_missing": ~data["is_first"][0], "end_missing": ~data["is_last"][-1]}
+        data |= {"facts": text, "start_missing": ~data["is_first"][0], "end_missing": ~data["is_last"][-1]}
         with open(path, "xb") as file:
             np.savez_compressed(file, allow_pickle=False, **data)
     return len(episodes)

@@ -19,7 +19,8 @@ import numpy as np
 from dreamer_jax.analysis.predictions import Reports
 from dreamer_jax.config.schema import Config, ConfigError
 from dreamer_jax.datasets.dataset import append_episode
-from dreamer_jax.datasets.sources import Source, open_sources
+from dreamer_jax.datasets.source import Source
+from dreamer_jax.datasets.sources import open_sources
 from dreamer_jax.devices.compilation_cache import collect_as_usual
 from dreamer_jax.devices.programs import Programs
 from dreamer_jax.processes.group import ProcessGroup
