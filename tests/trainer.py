@@ -174,6 +174,9 @@ def make_toy(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -> 
     )
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
 class Trainer:
     """Runs ``dreamer-jax`` commands in processes of their own, one at a time, without importing anew.
 
@@ -267,11 +270,14 @@ def _serve() -> None:
 
     for line in sys.stdin:
         request = json.loads(line)
+        # Python swallows what a signal raises while it puts its locks in order after a fork.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         process = os.fork()
         with suppress(OSError):  # by both, so that each finds it done: signals may be sent to all that it starts
             os.setpgid(process, request["group"] or process)
         if not process:
             _child(request)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         print(process, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
 
@@ -284,6 +290,7 @@ def _child(request: dict[str, Any]) -> None:
     os.environ[MARK] = request["log"]
     status, phases = 1, None
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         from dreamer_jax.cli import main
         from dreamer_jax.training import multi_run as together
         from dreamer_jax.training import train
