@@ -45,7 +45,7 @@ from dreamer_jax.types import (
 )
 
 BEHAVIOR_LOSSES = ("policy", "value", "repval")
-LOSSES = ("dyn", "rep", "rew", "con", *BEHAVIOR_LOSSES, "overshooting", "representation")
+LOSSES = ("dyn", "rep", "rew", "con", *BEHAVIOR_LOSSES, "overshooting", "representation", "ensemble")
 """Names of the losses besides one for each observation key."""
 Losses = dict[str, jax.Array]
 EXPLORE, AUGMENT = 2, 3
@@ -294,6 +294,7 @@ def loss_scales(config: Config, spec: EnvSpec) -> dict[str, float]:
     scales = dict(dyn=config.kl.dyn, rep=config.kl.rep, rew=c.reward)
     scales |= {} if config.cont.label == "none" else dict(con=c.cont)
     scales |= dict(overshooting=config.kl.overshooting_scale) if config.kl.overshooting else {}
+    scales |= dict(ensemble=1.0) if config.explore.ensemble else {}
     if config.behavior.method == "actor_critic" and config.offline.only != "world_model":
         scales |= dict(policy=c.policy, value=c.value)
         scales |= dict(repval=c.replay_value) if is_enabled(c.replay_value) else {}

@@ -44,7 +44,7 @@ def make_actor_critic(
 ) -> Behavior:
     """Actor-critic on the latent states of ``model``."""
     c, v = config.behavior, config.value
-    dynamics = model.dynamics
+    dynamics, disagree = model.dynamics, model.disagree
     networks = make_networks(config, spec, dynamics.feature_widths, dtype=dtype)
     policy, critic, scalar = networks.policy, networks.critic, networks.scalar
     gradient = policy_gradient(config, spec)
@@ -83,7 +83,14 @@ def make_actor_critic(
         if config.cont.start == "recorded":
             first = constant * (1 - is_terminal.reshape(-1).astype(jnp.float32))
             found = found._replace(discount=found.discount.at[:, 0].set(first))
-        return found
+        if disagree is None:
+            return found
+        unsure = in_chunks(lambda x: disagree(frozen["model"], *x), (path.features, policy.vector(path.action)), chunk)
+        return found._replace(reward=config.explore.task_reward * found.reward + arriving(swap_time(unsure)))
+
+    def arriving(unsure: jax.Array) -> jax.Array:
+        """Rewards [N, H+1] of states, of which the first is a start, by what was not known at the H before."""
+        return config.explore.disagreement * jnp.pad(unsure, ((0, 0), (1, 0)))
 
     def assign(predictions: Predictions, moments: ArrayDict) -> Targets:
         """``A_t = (R_t - v_t) / S`` with ``S = max(limit, range of all returns)`` (DreamerV3, eqs. 7, 11, 12)."""
@@ -169,7 +176,12 @@ def make_actor_critic(
         logits = critic(params["critic"], feat)
         slow_value = scalar.mean(critic(slow, feat))
         flags = jnp.asarray(batch.is_last), jnp.asarray(batch.is_terminal)
-        target = replay_return(jnp.asarray(batch.reward), *flags, bootstrap, discount=constant, lambda_=c.lambda_)
+        reward = jnp.asarray(batch.reward)
+        if disagree is not None:
+            before, action = (stop(x[:, :-1]) for x in feat), model.action_vector(batch.prev_action)[:, 1:]
+            unsure = disagree(stop(params["model"]), tuple(before), action)
+            reward = config.explore.task_reward * reward + arriving(unsure)
+        target = replay_return(reward, *flags, bootstrap, discount=constant, lambda_=c.lambda_)
         weight = 1 - flags[0].astype(jnp.float32)
         loss = weight[:, :-1] * value_loss(logits[:, :-1], target, slow_value[:, :-1])
         return loss, ReplayedValues(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from dreamer_jax.behaviors.imagination import imagine
 from dreamer_jax.behaviors.networks import Networks, make_networks
 from dreamer_jax.behaviors.plan_search import Fit, Refit, draw_plans, first_fit, make_refit, split_leaves
-from dreamer_jax.config.schema import Config
+from dreamer_jax.config.schema import Config, ExploreConfig
 from dreamer_jax.distributions import draw_noise, noise_kind
 from dreamer_jax.interfaces import Behavior, WorldModel
 from dreamer_jax.ops.sequence import swap_time
@@ -106,7 +106,8 @@ def make_search(
             noise = draw_noise(plan_key, row[None], size, noise_kind(discrete=False))[0]
             plans = jnp.concatenate([draw_plans(spec.action, fit, noise), own])
             sampled = c.latents == "sampled"
-            scores = score_plans(model, params, latent_key, row, start, plans, value=value, sampled=sampled)
+            options: dict[str, Any] = dict(value=value, sampled=sampled, explore=config.explore)
+            scores = score_plans(model, params, latent_key, row, start, plans, **options)
             return method(fit, plans, scores), (plans, scores) if keep else None
 
         fit, tried = jax.lax.scan(improve, Fit(mean, std), jnp.arange(c.iterations))
@@ -125,6 +126,7 @@ def score_plans(
     *,
     value: Callable[[Features], jax.Array] | None = None,
     sampled: bool = True,
+    explore: ExploreConfig | None = None,
 ) -> jax.Array:
     """Sum of expected rewards [J] of ``plans`` [J, H, A], all of which begin in the state ``start`` [...] of one row.
 
@@ -134,6 +136,7 @@ def score_plans(
       value: what a last state is worth; rewards and it then count by the probability of coming so far, the discount
         included.
       sampled: latents are drawn, else the most likely ones.
+      explore: what disagreement and reward count, where the model has an ensemble.
     """
     dynamics = model.dynamics
 
@@ -141,8 +144,12 @@ def score_plans(
         before: tuple[LatentState, jax.Array, jax.Array], inputs: tuple[Noise | None, jax.Array]
     ) -> tuple[Any, None]:
         state, total, weight = before
+        left = dynamics.features(state)
         state = model.imagine_step(params["model"], inputs[0], state, inputs[1])
         reward, discount = model.predict(params["model"], dynamics.features(state))
+        if model.disagree is not None and explore is not None:
+            unsure = model.disagree(params["model"], left, inputs[1])
+            reward = explore.task_reward * reward + explore.disagreement * unsure
         total = total + weight * reward
         return (state, total, weight if value is None else weight * discount), None
 

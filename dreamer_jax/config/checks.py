@@ -9,7 +9,7 @@ from dreamer_jax.config.schema import FIELDS, Config, ConfigError, flatten
 ATARI = ("atari", "atari100k")
 """The same games under two names: scores are published for two protocols, which presets choose."""
 
-MODEL_PARTS = ("encoder", "rssm", "decoder", "projector", "reward", "cont", "balance")
+MODEL_PARTS = ("encoder", "rssm", "decoder", "projector", "reward", "cont", "balance", "ensemble")
 BEHAVIOR_PARTS = ("actor", "critic")
 """Parts of an agent's parameters, as far as it has them."""
 
@@ -87,6 +87,7 @@ def parts(config: Config) -> tuple[str, ...]:
         "reward": True,
         "cont": config.cont.label != "none",
         "balance": config.loss.balance == "learned",
+        "ensemble": config.explore.ensemble > 0,
         "actor": learns,
         "critic": learns,
     }
@@ -186,6 +187,9 @@ def _senseless(config: Config) -> dict[str, bool]:
         and replay.validation_fraction == 0,
         "offline.patience: actor and critic have no held-out loss to be stopped by; set it to 0": offline.patience > 0
         and offline.only == "behavior",
+        "explore.ensemble: got 1, which can't disagree; 2 or more, or 0": config.explore.ensemble == 1,
+        "explore.disagreement: got 0, and explore.task_reward, too; nothing is rewarded": config.explore.ensemble > 0
+        and config.explore.disagreement == config.explore.task_reward == 0,
         "kl.schedule: loss.balance learned takes its place; set it to constant": config.loss.balance == "learned"
         and kl.schedule != "constant",
     }

@@ -306,6 +306,13 @@ class ExploreConfig:
     epsilon: float = option(0.0, "chance of a random discrete action in training, at first", low=0, high=1)
     epsilon_final: float = option(0.0, "and at last", low=0, high=1)
     epsilon_steps: int = option(0, "agent steps between the two, linearly; 0: it stays", low=0, high=INT32)
+    ensemble: int = option(
+        0, "predictors of the next observation, whose disagreement is rewarded (Plan2Explore); 0: off", low=0, high=1000
+    )
+    ensemble_layers: int = option(2, "their hidden layers", low=0, high=64)
+    ensemble_units: int = option(128, "their width", low=1, high=WIDEST)
+    disagreement: float = option(1.0, "weight of their disagreement as a reward", low=0)
+    task_reward: float = option(0.0, "weight of the task's own reward beside it", low=0)
 
 
 @dataclass(frozen=True)

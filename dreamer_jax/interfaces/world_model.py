@@ -82,6 +82,12 @@ class Decode(Protocol):
         ...
 
 
+class Disagree(Protocol):
+    def __call__(self, params: Params, feat: Features, action: Array, /) -> Array:
+        """How unsure the model is of what follows features and flat actions [..., A], [...] float32 from 0."""
+        ...
+
+
 class WorldModel(NamedTuple):
     """``params`` are ``TrainState.params["model"]``; what needs none of them is in ``dynamics``."""
 
@@ -96,3 +102,4 @@ class WorldModel(NamedTuple):
     decode: Decode
     dynamics: Dynamics
     latent_spec: dict[str, ArraySpec]  # what ``dynamics.compress`` yields, without batch axes; empty: nothing is stored
+    disagree: Disagree | None = None  # where there is an ensemble

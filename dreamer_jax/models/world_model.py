@@ -15,6 +15,7 @@ from dreamer_jax.interfaces import MakeDynamics, WorldModel
 from dreamer_jax.models.balance import free_nats
 from dreamer_jax.models.decoder import Decoder, reconstruction_loss
 from dreamer_jax.models.encoder import Encoder, flatten_leaves, image_specs, quantize
+from dreamer_jax.models.ensemble import make_ensemble
 from dreamer_jax.models.heads import Head
 from dreamer_jax.models.losses import kl_losses, overshooting_loss
 from dreamer_jax.models.representation import make_representation
@@ -34,8 +35,8 @@ from dreamer_jax.types import (
     TrajectoryBatch,
 )
 
-PIXELS, AHEAD = 1, 2
-"""Folded into a key for the noise of pixels and of latents further ahead, beside that of latents."""
+PIXELS, AHEAD, ENSEMBLE = 1, 2, 3
+"""Folded into a key for the noise of pixels, of latents further ahead, beside that of latents; for an ensemble."""
 
 
 def make_world_model(
@@ -58,6 +59,8 @@ def make_world_model(
     decoder = Decoder(spec.observation, inputs, c.decoder, dtype, nets)
     decodes = c.representation.kind == "decoder"
     representation = make_representation(c, inputs, encoder.width, dtype=dtype, axis_name=axis_name)
+    ensemble = make_ensemble(c, inputs, action_width, encoder.width, dtype=dtype)
+    explores = c.explore.ensemble > 0
     scalar = make_scalar(c.reward.dist, c.reward.bins)
     head = partial(Head, inputs, dtype=dtype, nets=nets)
     reward = head(layers=c.reward.layers, units=c.reward.units, outputs=scalar.outputs, scale=c.reward.init_scale)
@@ -78,6 +81,7 @@ def make_world_model(
             ),
             "reward": reward.init(keys["reward"], *feat)["params"],
             **({} if c.cont.label == "none" else {"cont": cont.init(keys["cont"], *feat)["params"]}),
+            **({"ensemble": ensemble.init(jax.random.fold_in(key, ENSEMBLE))} if explores else {}),
         }
 
     def apply(module: nn.Module, params: Params, *inputs: Any) -> Any:
@@ -180,6 +184,9 @@ def make_world_model(
             losses[name] = reconstruction_loss(output, jnp.asarray(observation[name]), leaf, c.decoder)
         if not decodes:
             losses["representation"] = representation.loss(params["projector"], tokens, feat)
+        if explores:
+            before, first = action_vector(batch.prev_action), jnp.asarray(batch.is_first)
+            losses["ensemble"] = ensemble.loss(params["ensemble"], feat, before, first, tokens)
         target = jnp.asarray(batch.reward)
         target = jnp.tanh(target) if c.reward.squash == "tanh" else target
         losses["rew"] = scalar.loss(reward_logits(params, feat), target)
@@ -212,6 +219,9 @@ def make_world_model(
             case "none":
                 return expected, jnp.full_like(expected, discount)
 
+    def disagree(params: Params, feat: Features, action: Array) -> jax.Array:
+        return jnp.asarray(ensemble.disagree(params["ensemble"], feat, action))
+
     latent_spec = {}
     if c.replay.context:
         stored = jax.eval_shape(lambda: core.compress(core.initial(1)))
@@ -228,4 +238,5 @@ def make_world_model(
         decode=decode,
         dynamics=core,
         latent_spec=latent_spec,
+        disagree=disagree if explores else None,
     )
