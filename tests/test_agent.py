@@ -183,7 +183,7 @@ def test_metrics(updated):
     scales = loss_scales(TINY.config, MIXED)
     total = sum(scale * metrics[f"loss/{name}"] for name, scale in scales.items())
     np.testing.assert_allclose(metrics["loss/total"], total, rtol=1e-5)
-    assert set(scales) == {*LOSSES, "speed", "cells", "place"} - {"overshooting", "representation"}
+    assert set(scales) == {*LOSSES, "speed", "cells", "place"} - {"overshooting", "representation", "ensemble"}
     assert {(x.shape, x.dtype) for x in metrics.values()} == {((), jnp.dtype("float32"))}
     assert all(np.isfinite(x) for x in metrics.values())
 
