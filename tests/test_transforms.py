@@ -97,3 +97,16 @@ def test_low_precision_logits_are_widened():
     logits = jax.ShapeDtypeStruct((255,), jnp.bfloat16)
     both = jax.eval_shape(lambda x: (twohot_mean(x, BINS), twohot_loss(x, jnp.float32(2.0), BINS)), logits)
     assert [x.dtype for x in both] == [jnp.float32] * 2
+
+
+def test_a_last_digit_of_a_logit_is_no_reward():
+    """The outermost bin is 4.85e8: a last digit of its probability of 1/255 would be 0.11."""
+    rng = np.random.default_rng(0)
+    half = 1e-3 * rng.normal(size=(1000, 127)).astype(np.float32)
+    digits = np.spacing(half) * rng.integers(-2, 3, half.shape)
+    logits = np.concatenate([half, np.zeros((1000, 1)), (half + digits)[:, ::-1]], 1).astype(np.float32)
+    probs = np.exp(logits.astype(np.float64))
+    exact = (probs / probs.sum(-1, keepdims=True) * BINS.astype(np.float64)).sum(-1)
+    assert 0 < np.abs(exact).max() < 0.02
+    np.testing.assert_allclose(twohot_mean(jnp.asarray(logits), BINS), exact, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(lambda x: twohot_mean(x, BINS))(logits), exact, rtol=1e-3, atol=1e-6)
