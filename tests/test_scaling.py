@@ -79,6 +79,7 @@ def test_gradients_returns_and_metrics_cross_and_nothing_else(tmp_path):
         assert found["update_ms"] > 0 < found["compile_s"]
 
 
+@pytest.mark.slow
 def test_processes_share_rows(tmp_path):
     (found,) = lines(tmp_path, "--processes", "2")
     assert (found["processes"], found["devices"], found["batch_size"]) == (2, 1, 4)
@@ -87,6 +88,7 @@ def test_processes_share_rows(tmp_path):
     assert len(found["update_ms_each"]) == 2 and found["update_ms"] > 0
 
 
+@pytest.mark.slow
 def test_seeds_together_and_apart(tmp_path):
     (found,) = lines(tmp_path, "--seeds", "2")
     assert (found["seeds"], found["batch_size"]) == (2, 4)

@@ -27,7 +27,7 @@ from dreamer_jax.training.preflight import example_batch
 
 NUMBERS = ((4e-5, 0.1), (1e-4, 0.1), (4e-5, 0.5), (2e-4, 0.3))
 CONFIGS = [replace(CONFIG, {"optimizer.learning_rate": rate, "kl.rep": rep}) for rate, rep in NUMBERS]
-TRIALS = {"three": (3, 1), "four": (4, 2)}
+TRIALS = {"four": (4, 2)}
 """Members and devices."""
 
 ALL = """
