@@ -132,14 +132,19 @@ def verdict(one: Comparison, margin: float, seed: int = 0) -> dict[str, Any]:
         "task": one.task,
         "frames": float(one.edges[-1]),
         "groups": len(one.edges) - 1,
-        "ours": sorted(round(float(area), 1) for area in ours),
-        "theirs": sorted(round(float(area), 1) for area in theirs),
-        "difference": round(float(ours.mean() - theirs.mean()), 1),
-        "ci95": [round(end, 1) for end in intervals[0.95]],
-        "ci90": [round(end, 1) for end in intervals[0.9]],
+        "ours": sorted(map(as_area, ours)),
+        "theirs": sorted(map(as_area, theirs)),
+        "difference": as_area(ours.mean() - theirs.mean()),
+        "ci95": [as_area(end) for end in intervals[0.95]],
+        "ci90": [as_area(end) for end in intervals[0.9]],
         "p": p_value(ours, theirs, seed),
         "verdict": words,
     }
+
+
+def as_area(number: float) -> float:
+    """One decimal, of numbers below 10 three."""
+    return round(float(number), 1 if abs(number) >= 10 else 3)
 
 
 def as_table(found: Sequence[dict[str, Any]]) -> str:
@@ -148,7 +153,14 @@ def as_table(found: Sequence[dict[str, Any]]) -> str:
     for one in found:
         ours, theirs = (np.mean(one[side]) for side in ("ours", "theirs"))
         seeds, ends = f"{len(one['ours'])} + {len(one['theirs'])}", f"{one['ci95'][0]} to {one['ci95'][1]}"
-        cells = [one["task"], f"{one['frames']:,.0f}", seeds, f"{ours:.1f}", f"{theirs:.1f}", f"{one['difference']}"]
+        cells = [
+            one["task"],
+            f"{one['frames']:,.0f}",
+            seeds,
+            f"{as_area(ours)}",
+            f"{as_area(theirs)}",
+            f"{one['difference']}",
+        ]
         rows.append(f"| {' | '.join([*cells, ends, str(one['p']), one['verdict']])} |")
     return "\n".join(rows)
 
