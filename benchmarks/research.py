@@ -62,6 +62,7 @@ OPTIONS: dict[str, Settings] = {
     "curious replay": {"replay.sampling": "curious"},
     "redundancy reduction (R2-Dreamer)": {"representation.kind": "redundancy"},
     "contrastive (InfoNCE)": {"representation.kind": "contrastive", "representation.scale": "1"},
+    "next embedding (NE-Dreamer)": {"representation.kind": "next_embedding", "representation.units": "64"},
     "random shift (DrQ)": {"encoder.shift": "3"},
     "Adam": {"optimizer.kind": "adam", "optimizer.eps": "1e-8"},
     "cosine learning rate": {"optimizer.schedule": "cosine", "optimizer.decay_updates": "1500"},

@@ -187,6 +187,9 @@ def _senseless(config: Config) -> dict[str, bool]:
         and replay.validation_fraction == 0,
         "offline.patience: actor and critic have no held-out loss to be stopped by; set it to 0": offline.patience > 0
         and offline.only == "behavior",
+        f"representation.heads: got {config.representation.heads}, must divide representation.units "
+        f"{config.representation.units}": config.representation.kind == "next_embedding"
+        and config.representation.units % config.representation.heads > 0,
         "explore.ensemble: got 1, which can't disagree; 2 or more, or 0": config.explore.ensemble == 1,
         "explore.disagreement: got 0, and explore.task_reward, too; nothing is rewarded": config.explore.ensemble > 0
         and config.explore.disagreement == config.explore.task_reward == 0,

@@ -129,13 +129,19 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class RepresentationConfig:
-    kind: Literal["decoder", "redundancy", "contrastive"] = option(
+    kind: Literal["decoder", "redundancy", "contrastive", "next_embedding"] = option(
         "decoder",
         "what makes the model know what it sees: reconstruction; or, without a decoder, features that correlate with "
-        "the encoder's output number by number (R2-Dreamer), or tell it from that of other records (InfoNCE)",
+        "the encoder's output number by number (R2-Dreamer), or tell it from that of other records (InfoNCE), or from "
+        "which a transformer predicts the next record's (NE-Dreamer)",
     )
     scale: float = option(0.05, "of the loss in place of reconstruction; contrastive is published with 1", low=0)
-    redundancy: float = option(5e-4, "redundancy: weight of correlations between different numbers", low=0)
+    layers: int = option(2, "next_embedding: of the transformer", low=1, high=64)
+    units: int = option(256, "next_embedding: its width", low=2, high=WIDEST)
+    heads: int = option(4, "next_embedding: its heads of attention; must divide the width", low=1, high=1024)
+    redundancy: float = option(
+        5e-4, "redundancy, next_embedding: weight of correlations between different numbers", low=0
+    )
 
 
 @dataclass(frozen=True)

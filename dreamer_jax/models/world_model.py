@@ -58,7 +58,7 @@ def make_world_model(
     inputs = core.feature_widths
     decoder = Decoder(spec.observation, inputs, c.decoder, dtype, nets)
     decodes = c.representation.kind == "decoder"
-    representation = make_representation(c, inputs, encoder.width, dtype=dtype, axis_name=axis_name)
+    representation = make_representation(c, inputs, action_width, encoder.width, dtype=dtype, axis_name=axis_name)
     ensemble = make_ensemble(c, inputs, action_width, encoder.width, dtype=dtype)
     explores = c.explore.ensemble > 0
     scalar = make_scalar(c.reward.dist, c.reward.bins)
@@ -183,7 +183,9 @@ def make_world_model(
             leaf = spec.observation[name]
             losses[name] = reconstruction_loss(output, jnp.asarray(observation[name]), leaf, c.decoder)
         if not decodes:
-            losses["representation"] = representation.loss(params["projector"], tokens, feat)
+            losses["representation"] = representation.loss(
+                params["projector"], tokens, feat, action_vector(batch.prev_action), jnp.asarray(batch.is_first)
+            )
         if explores:
             before, first = action_vector(batch.prev_action), jnp.asarray(batch.is_first)
             losses["ensemble"] = ensemble.loss(params["ensemble"], feat, before, first, tokens)
