@@ -136,7 +136,7 @@ def other(**settings):
     return rssm, jax.tree.map(draw, jax.eval_shape(rssm.init, KEY))
 
 
-@pytest.mark.parametrize("cell", ["block_gru", "norm_gru", "gru", "gru_reset_before"])
+@pytest.mark.parametrize("cell", ["block_gru", "norm_gru", "gru", "gru_reset_before", "mlp"])
 @pytest.mark.parametrize("latent", ["categorical", "gaussian"])
 @pytest.mark.parametrize("initial", ["zeros", "learned"])
 def test_every_kind_is_a_loop_of_its_steps(cell, latent, initial):
@@ -207,7 +207,7 @@ def test_unclipped_actions():
 
 def test_gradients_of_the_whole_scan_are_those_of_a_plain_one():
     """Weight gradients are taken after the scan for every cell; with rematerialisation they are not."""
-    for cell in ("norm_gru", "gru", "gru_reset_before"):
+    for cell in ("norm_gru", "gru", "gru_reset_before", "mlp"):
         changes = dict(rssm__cell=cell, rssm__latent="gaussian", rssm__initial="learned")
         changes |= dict(nets__norm="layer", nets__activation="elu")
         rssm, plain = (

@@ -147,9 +147,10 @@ class RepresentationConfig:
 @dataclass(frozen=True)
 class RSSMConfig:
     latent: Literal["categorical", "gaussian"] = option("categorical", "the stochastic state")
-    cell: Literal["block_gru", "norm_gru", "gru", "gru_reset_before"] = option(
+    cell: Literal["block_gru", "norm_gru", "gru", "gru_reset_before", "mlp"] = option(
         "block_gru",
-        "the recurrent state's: block-diagonal; with layer norm; plain, with the reset after the product, or before it",
+        "the recurrent state's: block-diagonal; with layer norm; plain, with the reset after the product, or before "
+        "it; or none, the state follows from the latent and the action alone",
     )
     deter: int = option(512, "width of the recurrent state (D)", low=1, high=1_048_576)
     hidden: int = option(64, "width of its hidden layers", low=1, high=WIDEST)
@@ -162,7 +163,7 @@ class RSSMConfig:
     initial: Literal["zeros", "learned"] = option("zeros", "state before an episode")
     clip_action: bool = option(True, "actions are clipped to [-1, 1] in value, not in gradient")
     blocks: int = option(8, "blocks of the block-diagonal GRU; must divide deter", low=1, high=WIDEST)
-    dynamics_layers: int = option(1, "block layers before its gates", low=1, high=64)
+    dynamics_layers: int = option(1, "block layers before its gates; of an mlp its hidden layers", low=1, high=64)
     prior_layers: int = option(2, "hidden layers of the prior", low=0, high=64)
     posterior_layers: int = option(1, "hidden layers of the posterior", low=1, high=64)
     unimix: float = option(0.01, "share of the uniform distribution in every latent", low=0, high=1)

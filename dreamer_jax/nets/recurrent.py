@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from dreamer_jax.config.schema import NetsConfig
-from dreamer_jax.nets.layers import Dense, Layer, LayerNorm, RMSNorm, parameter, product, truncated_normal
+from dreamer_jax.nets.layers import MLP, Dense, Layer, LayerNorm, RMSNorm, parameter, product, truncated_normal
 from dreamer_jax.ops.deferred import use_weight
 
 
@@ -144,6 +144,35 @@ class GRU(nn.Module):
                 reset, keep = jnp.split(gates, 2, -1)
                 candidate = jnp.tanh(self.candidate(x, reset * deter).astype(jnp.float32))
         return keep * deter + (1 - keep) * candidate
+
+
+class Feedforward(nn.Module):
+    """``h' = tanh(MLP(stoch, action))``: no recurrence, so that all memory is what the stochastic state holds."""
+
+    deter: int
+    hidden: int
+    stoch: int  # width of the flat stochastic state
+    action: int
+    layers: int = 1
+    dtype: Any = jnp.float32
+    nets: NetsConfig = NetsConfig()
+
+    def setup(self) -> None:
+        self.embed = Layer((self.stoch, self.action), self.hidden, self.dtype, self.nets)
+        self.mlp = MLP((self.hidden,), self.layers, self.hidden, self.dtype, self.nets)
+        self.out = Dense(self.mlp.outputs, self.deter, dtype=self.dtype, nets=self.nets)
+
+    def action_term(self, action: jax.Array) -> jax.Array:
+        """What the action adds to the first layer, [..., hidden]."""
+        return self.embed.dense.add_bias(self.embed.dense.term(1, action))
+
+    def __call__(
+        self, deter: jax.Array, before: jax.Array, stoch: jax.Array, action_term: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """The next ``deter`` [N, D] in float32, twice, whatever it was."""
+        x = self.embed.finish(self.embed.dense.term(0, stoch) + action_term)
+        after = jnp.tanh(self.out(*self.mlp(x)).astype(jnp.float32))
+        return after, after
 
 
 def enter_blocks(x: jax.Array, blocks: int) -> jax.Array:
