@@ -20,8 +20,8 @@ from dreamer_jax.config.schema import Config, ConfigError, ValueConfig, is_enabl
 from dreamer_jax.distributions import uniform_actions
 from dreamer_jax.interfaces import Agent, Behavior, MakeBehavior, MakeDynamics, WorldModel
 from dreamer_jax.models.balance import make_balance
+from dreamer_jax.models.dynamics import make_dynamics
 from dreamer_jax.models.encoder import image_grid, image_specs
-from dreamer_jax.models.rssm import make_rssm
 from dreamer_jax.models.world_model import make_world_model
 from dreamer_jax.nets.layers import batched_init_noise
 from dreamer_jax.ops import augment
@@ -71,7 +71,7 @@ def make_agent(
     config: Config,
     spec: EnvSpec,
     *,
-    dynamics: MakeDynamics = make_rssm,
+    dynamics: MakeDynamics = make_dynamics,
     behavior: MakeBehavior = make_behavior,
     axis_name: str | None = None,
 ) -> Agent:

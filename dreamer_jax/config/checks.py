@@ -190,6 +190,12 @@ def _senseless(config: Config) -> dict[str, bool]:
         f"representation.heads: got {config.representation.heads}, must divide representation.units "
         f"{config.representation.units}": config.representation.kind == "next_embedding"
         and config.representation.units % config.representation.heads > 0,
+        f"rssm.heads: got {config.rssm.heads}, must divide rssm.deter {config.rssm.deter}": (
+            config.rssm.backbone == "transformer" and config.rssm.deter % config.rssm.heads > 0
+        ),
+        "rssm.initial: learned begins a recurrent state; rssm.backbone transformer has none": (
+            config.rssm.backbone == "transformer" and config.rssm.initial == "learned"
+        ),
         "explore.ensemble: got 1, which can't disagree; 2 or more, or 0": config.explore.ensemble == 1,
         "explore.disagreement: got 0, and explore.task_reward, too; nothing is rewarded": config.explore.ensemble > 0
         and config.explore.disagreement == config.explore.task_reward == 0,

@@ -146,6 +146,12 @@ class RepresentationConfig:
 
 @dataclass(frozen=True)
 class RSSMConfig:
+    backbone: Literal["recurrent", "transformer"] = option(
+        "recurrent", "how the state comes about: step by step, or by attention over the last steps of the episode"
+    )
+    transformer_layers: int = option(2, "transformer: layers of attention and MLP", low=1, high=64)
+    heads: int = option(4, "transformer: heads of attention; must divide deter", low=1, high=1024)
+    memory: int = option(64, "transformer: steps that each layer sees, the present one included (W)", low=2, high=4096)
     latent: Literal["categorical", "gaussian"] = option("categorical", "the stochastic state")
     cell: Literal["block_gru", "norm_gru", "gru", "gru_reset_before", "mlp"] = option(
         "block_gru",

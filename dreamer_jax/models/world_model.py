@@ -14,12 +14,12 @@ from dreamer_jax.distributions import bernoulli, draw_noise
 from dreamer_jax.interfaces import MakeDynamics, WorldModel
 from dreamer_jax.models.balance import free_nats
 from dreamer_jax.models.decoder import Decoder, reconstruction_loss
+from dreamer_jax.models.dynamics import make_dynamics
 from dreamer_jax.models.encoder import Encoder, flatten_leaves, image_specs, quantize
 from dreamer_jax.models.ensemble import make_ensemble
 from dreamer_jax.models.heads import Head
 from dreamer_jax.models.losses import kl_losses, overshooting_loss
 from dreamer_jax.models.representation import make_representation
-from dreamer_jax.models.rssm import make_rssm
 from dreamer_jax.models.scalars import make_scalar
 from dreamer_jax.ops.sequence import rematerialized
 from dreamer_jax.specs import ArraySpec, EnvSpec
@@ -43,7 +43,7 @@ def make_world_model(
     config: Config,
     spec: EnvSpec,
     *,
-    dynamics: MakeDynamics = make_rssm,
+    dynamics: MakeDynamics = make_dynamics,
     dtype: Any = jnp.float32,
     axis_name: str | None = None,
 ) -> WorldModel:
