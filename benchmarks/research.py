@@ -64,6 +64,8 @@ OPTIONS: dict[str, Settings] = {
     "contrastive (InfoNCE)": {"representation.kind": "contrastive", "representation.scale": "1"},
     "next embedding (NE-Dreamer)": {"representation.kind": "next_embedding", "representation.units": "64"},
     "random shift (DrQ)": {"encoder.shift": "3"},
+    "transformer": {"rssm.backbone": "transformer", "rssm.memory": "16"},
+    "no recurrence": {"rssm.cell": "mlp"},
     "Adam": {"optimizer.kind": "adam", "optimizer.eps": "1e-8"},
     "cosine learning rate": {"optimizer.schedule": "cosine", "optimizer.decay_updates": "1500"},
 }

@@ -82,7 +82,7 @@ def test_imagined_steps_are_what_a_window_would_have_been():
 
 @pytest.mark.parametrize("layers_and_memory", [(1, 2), (1, 3), (2, 2), (3, 10)])
 def test_what_a_record_sees(layers_and_memory):
-    """By gradient, of L layers: so many steps of its episode as a layer sees, L - 1 times one less, and nothing else."""
+    """By gradient, of L layers: as many steps of its episode as one sees, L - 1 times one less, and nothing else."""
     layers, each = layers_and_memory
     memory = each + (layers - 1) * (each - 1)
     dynamics, params = made(each, rssm__latent="gaussian", rssm__transformer_layers=layers)

@@ -1,8 +1,8 @@
 """A transformer in the place of the recurrence (TransDreamer, Chen et al. 2022, sec. 3; STORM, Zhang et al. 2023).
 
-``z_t ~ q(z_t | x_t)`` sees the observation alone, ``h_t = f(z_{<t}, a_{<t})`` is what attention makes of the latents and
-actions before, and ``z_t ~ p(z_t | h_t)``. Each layer sees the last W steps of the episode. So a window is computed at
-once, without a scan; a step of acting or imagining looks at the keys and values of the last W steps, which the state
+``z_t ~ q(z_t | x_t)`` sees the observation alone, ``h_t = f(z_{<t}, a_{<t})`` is what attention makes of the latents
+and actions before, and ``z_t ~ p(z_t | h_t)``. Each layer sees the last W steps of the episode. So a window is computed
+at once, without a scan; a step of acting or imagining looks at the keys and values of the last W steps, which the state
 carries. Attention knows how many steps ago something was (ALiBi, Press et al. 2022), never at which place, so that both
 ways agree.
 """
