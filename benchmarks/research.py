@@ -62,7 +62,7 @@ OPTIONS: dict[str, Settings] = {
     "curious replay": {"replay.sampling": "curious"},
     "redundancy reduction (R2-Dreamer)": {"representation.kind": "redundancy"},
     "contrastive (InfoNCE)": {"representation.kind": "contrastive", "representation.scale": "1"},
-    "next embedding (NE-Dreamer)": {"representation.kind": "next_embedding", "representation.units": "64"},
+    "next embedding (NE-Dreamer)": {"representation.kind": "next_embedding", "representation.transformer_units": "64"},
     "random shift (DrQ)": {"encoder.shift": "3"},
     "transformer": {"rssm.backbone": "transformer", "rssm.memory": "16"},
     "no recurrence": {"rssm.cell": "mlp"},

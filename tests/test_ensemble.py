@@ -137,7 +137,7 @@ def test_plans_earn_it():
     np.testing.assert_allclose(found, total, rtol=1e-5)
 
 
-@pytest.mark.parametrize("preset", sorted(PRESETS))
+@pytest.mark.parametrize("preset", sorted(name for name in PRESETS if "paper" not in name))
 def test_every_preset_explores(preset):
     size = [] if preset == "planet" else [("rssm.deter", "32"), ("rssm.hidden", "16")]
     config = load(preset=preset, overrides=[("explore.ensemble", "3"), ("train.batch_length", "6"), *size])

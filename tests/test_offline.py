@@ -171,7 +171,7 @@ def test_a_run_needs_no_environment_and_is_a_run(data, tmp_path, monkeypatch, ca
     assert len(list((tmp_path / "e").iterdir())) == 80
 
 
-@pytest.mark.parametrize("first", [3, 6])
+@pytest.mark.parametrize("first", [3, pytest.param(6, marks=pytest.mark.slow)])
 def test_a_run_that_is_gone_on_with_is_the_same(data, tmp_path, first):
     """Bit for bit, stopped between looks and with the best parameters remembered."""
     changes = dict(offline__patience=5, optimizer__learning_rate=1e-3)

@@ -104,7 +104,7 @@ OPTIONS = {
     "no recurrence": {"rssm.cell": "mlp"},
     "redundancy": {"representation.kind": "redundancy"},
     "contrastive": {"representation.kind": "contrastive", "representation.scale": 1.0},
-    "next embedding": {"representation.kind": "next_embedding", "representation.units": 32},
+    "next embedding": {"representation.kind": "next_embedding", "representation.transformer_units": 32},
 }
 
 

@@ -36,7 +36,9 @@ def test_redundancy_of_some_rows_is_that_of_these_alone():
 
 def test_a_prediction_sees_its_episode_so_far_and_its_action():
     """By gradient: which records' features and actions the predicted tokens of each next record depend on."""
-    config = tiny_config(representation__kind="next_embedding", representation__units=8, representation__heads=2)
+    config = tiny_config(
+        representation__kind="next_embedding", representation__transformer_units=8, representation__transformer_heads=2
+    )
     made = CausalTransformer((5, 2), 8, 2, 2)
     feat, action, first = RNG.normal(size=(1, 6, 5)), RNG.normal(size=(1, 6, 2)), np.zeros((1, 6), bool)
     first[0, 3] = True

@@ -123,7 +123,7 @@ def check_limits(name: str, value: Any) -> None:
 def _senseless(config: Config) -> dict[str, bool]:
     """What can't be meant, beginning with the field to change."""
     behavior, replay, nets, kl, optimizer = config.behavior, config.replay, config.nets, config.kl, config.optimizer
-    offline, train = config.offline, config.train
+    offline, train, represented = config.offline, config.train, config.representation
     learns, departs = behavior.method == "actor_critic", behavior.returns == "departure"
     return {
         "env.task: got '', expected a name": not config.env.task,
@@ -187,9 +187,9 @@ def _senseless(config: Config) -> dict[str, bool]:
         and replay.validation_fraction == 0,
         "offline.patience: actor and critic have no held-out loss to be stopped by; set it to 0": offline.patience > 0
         and offline.only == "behavior",
-        f"representation.heads: got {config.representation.heads}, must divide representation.units "
-        f"{config.representation.units}": config.representation.kind == "next_embedding"
-        and config.representation.units % config.representation.heads > 0,
+        f"representation.transformer_heads: got {represented.transformer_heads}, must divide "
+        f"representation.transformer_units {represented.transformer_units}": represented.kind == "next_embedding"
+        and represented.transformer_units % represented.transformer_heads > 0,
         f"rssm.heads: got {config.rssm.heads}, must divide rssm.deter {config.rssm.deter}": (
             config.rssm.backbone == "transformer" and config.rssm.deter % config.rssm.heads > 0
         ),

@@ -136,9 +136,11 @@ class RepresentationConfig:
         "which a transformer predicts the next record's (NE-Dreamer)",
     )
     scale: float = option(0.05, "of the loss in place of reconstruction; contrastive is published with 1", low=0)
-    layers: int = option(2, "next_embedding: of the transformer", low=1, high=64)
-    units: int = option(256, "next_embedding: its width", low=2, high=WIDEST)
-    heads: int = option(4, "next_embedding: its heads of attention; must divide the width", low=1, high=1024)
+    transformer_layers: int = option(2, "next_embedding: of the transformer", low=1, high=64)
+    transformer_units: int = option(256, "next_embedding: its width", low=2, high=WIDEST)
+    transformer_heads: int = option(
+        4, "next_embedding: its heads of attention; must divide the width", low=1, high=1024
+    )
     redundancy: float = option(
         5e-4, "redundancy, next_embedding: weight of correlations between different numbers", low=0
     )

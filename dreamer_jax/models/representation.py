@@ -46,15 +46,19 @@ def make_representation(
     ``width``."""
     c = config.representation
     ahead = c.kind == "next_embedding"
-    projector = Dense((c.units,) if ahead else inputs, width, dtype=dtype, nets=config.nets)
-    predictor = CausalTransformer((*inputs, action), c.units, c.layers, c.heads, dtype=dtype, nets=config.nets)
+    projector = Dense((c.transformer_units,) if ahead else inputs, width, dtype=dtype, nets=config.nets)
+    predictor = CausalTransformer(
+        (*inputs, action), c.transformer_units, c.transformer_layers, c.transformer_heads, dtype=dtype, nets=config.nets
+    )
 
     def init(key: Array) -> Params:
         if not ahead:
             return projector.init(key, *(jnp.zeros((1, size), jnp.float32) for size in inputs))["params"]
         parts = [jnp.zeros((1, 1, size), jnp.float32) for size in (*inputs, action)]
         params = {"transformer": predictor.init(key, jnp.zeros((1, 1), bool), *parts)["params"]}
-        return params | {"out": projector.init(jax.random.fold_in(key, 1), jnp.zeros((1, c.units)))["params"]}
+        return params | {
+            "out": projector.init(jax.random.fold_in(key, 1), jnp.zeros((1, c.transformer_units)))["params"]
+        }
 
     def loss(params: Params, tokens: Array, feat: Features, action: Array, is_first: Array) -> jax.Array:
         given = stop(jnp.asarray(tokens).astype(jnp.float32))
