@@ -171,7 +171,9 @@ def draw(comparisons: Sequence[Comparison], path: Path) -> None:
         for values, name, colour in ((one.ours, "dreamer_jax", "tab:blue"), (one.theirs, "reference", "tab:orange")):
             for seed in values:
                 ax.plot(one.edges[1:], seed, color=colour, alpha=0.25, linewidth=1)
-            ax.plot(one.edges[1:], np.nanmean(values, 0), color=colour, linewidth=2, label=f"{name}, {len(values)} seeds")
+            ax.plot(
+                one.edges[1:], np.nanmean(values, 0), color=colour, linewidth=2, label=f"{name}, {len(values)} seeds"
+            )
         finish_panel(ax, one.task, "environment frames")
     save_picture(figure, path)
 

@@ -311,7 +311,7 @@ def test_what_may_change():
     assert {"behavior.chunk_rows", "env.vectorization"} | {f"train.{name}" for name in (
         "devices", "eval_episodes", "eval_frames", "frames", "keep_checkpoints", "log_seconds", "report_frames",
         "save_frames", "save_minutes",
-    )} == RESUMABLE  # fmt: skip
+    )} | {"offline.patience", "offline.updates"} == RESUMABLE  # fmt: skip
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (4, 1)])
