@@ -1,6 +1,7 @@
 """Learning from recorded episodes alone: what learns and what stays, held-out windows, the best, resuming."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -176,8 +177,11 @@ def test_a_run_that_is_gone_on_with_is_the_same(data, tmp_path, first):
     """Bit for bit, stopped between looks and with the best parameters remembered."""
     changes = dict(offline__patience=5, optimizer__learning_rate=1e-3)
     learn(settings(data, **changes, offline__updates=8), tmp_path / "whole")
-    learn(settings(data, **changes | dict(offline__patience=0), offline__updates=first), tmp_path / "parts")
-    learn(settings(data, **changes, offline__updates=8), tmp_path / "parts")
+    mine = tmp_path / "mine"
+    shutil.copytree(data, mine)
+    learn(settings(mine, **changes | dict(offline__patience=0), offline__updates=first), tmp_path / "parts")
+    shutil.rmtree(mine)  # the run has a copy
+    learn(settings(mine, **changes, offline__updates=8), tmp_path / "parts")
     one, two = (load(tmp_path / name)[1] for name in ("whole", "parts"))
     if first == 3:  # before the first look, else a best one has not been remembered
         assert_trees_equal(one, two)
@@ -321,7 +325,9 @@ def test_flags_and_files(data, tmp_path, capsys):
     assert f"--offline.data={data / 'a'},{data / 'b'}" in first and "--run-dir=runs/a-b-all-dreamer_v3-1m-0" in first
     config = load_config(files=[tmp_path / "x.yaml"], overrides=[("offline.data", "a")])
     assert config.replay.validation_fraction == 0.1
-    made, _ = of_data(settings(data, env__num_envs=4, env__task="dmc/walker_walk", replay__online=True))
+    made, _ = of_data(
+        settings(data, env__num_envs=4, env__task="dmc/walker_walk", replay__online=True), tmp_path / "run"
+    )
     assert (made.env.num_envs, made.env.task, made.replay.online) == (1, "probe/action_reward", False)
     config = load_config(overrides=[("offline.data", "a"), ("replay.validation_fraction", "0.3")])
     assert config.replay.validation_fraction == 0.3

@@ -155,4 +155,4 @@ def _refuse_early(runs: Sequence[_Run]) -> None:
 
     check_devices(max(run.config.train.devices for run in runs))
     for run in runs:
-        check_run(run.run_dir, of_data(run.config)[0])
+        check_run(run.run_dir, of_data(run.config, run.run_dir)[0])

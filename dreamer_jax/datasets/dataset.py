@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,6 +35,19 @@ NUMBERED = {"episode", "episode_step"}
 
 Episode = ArrayDict
 """Columns of consecutive records, {"observation/<name>", "action/<name>", "reward", "is_first", ...: [length, ...]}."""
+
+
+class Source(NamedTuple):
+    """Recorded episodes of one environment, wherever they are.
+
+    ``lengths`` are their records, and ``episodes`` reads them again at every call.
+    """
+
+    name: str
+    spec: EnvSpec
+    env: EnvConfig
+    lengths: tuple[int, ...]
+    episodes: Callable[[], Iterator[Episode]]
 
 
 def env_facts(config: EnvConfig) -> dict[str, Any]:

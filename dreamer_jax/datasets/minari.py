@@ -12,8 +12,7 @@ import numpy as np
 from gymnasium import Space, spaces
 
 from dreamer_jax.config.schema import ConfigError, EnvConfig
-from dreamer_jax.datasets.dataset import Dataset, Episode
-from dreamer_jax.datasets.source import Source
+from dreamer_jax.datasets.dataset import Dataset, Episode, Source
 from dreamer_jax.envs.actions import plan_actions
 from dreamer_jax.envs.observations import plan_observations
 from dreamer_jax.specs import ArraySpec, EnvSpec

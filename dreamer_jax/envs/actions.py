@@ -73,7 +73,7 @@ def plan_actions(space: Any) -> Actions:
 
     def flatten(action: Any) -> dict[str, np.ndarray]:
         return {
-            leaf.name: _read(leaf, part_of(action, leaf.name, path), single[len(path) :])
+            leaf.name: _read(leaf, part_of(action, f"action {leaf.name!r}", path), single[len(path) :])
             for leaf, (path, single) in zip(leaves, places, strict=True)
         }
 

@@ -68,23 +68,23 @@ def plan_observations(space: Any) -> Observations:
     check_names("observation", [leaf.name for leaf in leaves])
 
     def flatten(observation: Any) -> dict[str, np.ndarray]:
-        return {name: cast(part_of(observation, name, path)) for name, path, cast in casts}
+        return {name: cast(part_of(observation, f"observation {name!r}", path)) for name, path, cast in casts}
 
     return Observations(tuple(leaves), flatten)
 
 
-def part_of(observation: Any, name: str, path: Path) -> Any:
-    """What lies at ``path``.
+def part_of(value: Any, what: str, path: Path) -> Any:
+    """What lies at ``path`` of an observation or action; ``what`` it is begins the error.
 
     Raises:
       ValueError: nothing does.
     """
     for key in path:
         try:
-            observation = observation[key]
+            value = value[key]
         except (KeyError, IndexError, TypeError):
-            raise ValueError(f"observation {name!r} is missing") from None
-    return observation
+            raise ValueError(f"{what} is missing") from None
+    return value
 
 
 def _decide(what: str, space: Space) -> tuple[ArraySpec, Cast]:

@@ -3,8 +3,7 @@
 ``z_t ~ q(z_t | x_t)`` sees the observation alone, ``h_t = f(z_{<t}, a_{<t})`` is what attention makes of the latents
 and actions before, and ``z_t ~ p(z_t | h_t)``. Each layer sees the last W steps of the episode. So a window is computed
 at once, without a scan; a step of acting or imagining looks at the keys and values of the last W steps, which the state
-carries. Attention knows how many steps ago something was (ALiBi, Press et al. 2022), never at which place, so that both
-ways agree.
+carries.
 """
 
 from __future__ import annotations
@@ -22,7 +21,8 @@ from dreamer_jax.config.schema import Config, NetsConfig, RSSMConfig
 from dreamer_jax.interfaces import Dynamics, Latent, MakeLatent
 from dreamer_jax.models.latents import make_latent
 from dreamer_jax.models.rssm_networks import latent_width
-from dreamer_jax.nets.layers import MLP, Dense, RMSNorm
+from dreamer_jax.nets.layers import MLP, Dense
+from dreamer_jax.nets.transformer import Transformer
 from dreamer_jax.ops.sequence import mask_first
 from dreamer_jax.types import Array, ArrayDict, Features, Noise, Params, Stats
 
@@ -48,7 +48,7 @@ class ObservedStates:
 
 
 class TransformerNetworks(nn.Module):
-    """Layers of attention and MLP, and the statistics of ``p(z_t | h_t)`` and ``q(z_t | x_t)``."""
+    """``h``, and the statistics of ``p(z_t | h_t)`` and ``q(z_t | x_t)``."""
 
     config: RSSMConfig
     latent: Latent
@@ -59,21 +59,10 @@ class TransformerNetworks(nn.Module):
 
     def setup(self) -> None:
         c, dtype, nets = self.config, self.dtype, self.nets
-        width, layers = c.deter, range(c.transformer_layers)
-
-        def dense(inputs: int, outputs: int, scale: float = 1.0) -> Dense:
-            return Dense((inputs,), outputs, scale, dtype, nets)
-
-        self.embed = Dense((latent_width(self.latent), self.action), width, dtype=dtype, nets=nets)
-        self.norms = [RMSNorm((width,)) for _ in layers]
-        self.qkv = [dense(width, 3 * width) for _ in layers]
-        self.attended = [dense(width, width) for _ in layers]
-        self.mlp_norms = [RMSNorm((width,)) for _ in layers]
-        self.wide = [dense(width, 2 * width) for _ in layers]
-        self.narrow = [dense(2 * width, width) for _ in layers]
-        self.last_norm = RMSNorm((width,))
+        self.embed = Dense((latent_width(self.latent), self.action), c.deter, dtype=dtype, nets=nets)
+        self.attention = Transformer(c.deter, c.transformer_layers, c.heads, dtype, nets)
         outputs = self.latent.outputs
-        self.prior_mlp = MLP((width,), c.prior_layers, c.hidden, dtype, nets)
+        self.prior_mlp = MLP((c.deter,), c.prior_layers, c.hidden, dtype, nets)
         self.prior_out = Dense(self.prior_mlp.outputs, outputs, dtype=dtype, nets=nets)
         self.posterior_mlp = MLP((self.tokens,), c.posterior_layers, c.hidden, dtype, nets)
         self.posterior_out = Dense(self.posterior_mlp.outputs, outputs, dtype=dtype, nets=nets)
@@ -81,34 +70,10 @@ class TransformerNetworks(nn.Module):
     def __call__(
         self, stoch: jax.Array, action: jax.Array, memory: jax.Array, visible: jax.Array, ago: np.ndarray
     ) -> tuple[jax.Array, jax.Array]:
-        """``h`` [N, Q, D] of latents [N, Q, ...] and actions [N, Q, A], and their memory [N, Q, L, 2, D].
-
-        Args:
-          memory: [N, W, L, 2, D] of the steps before.
-          visible: [N, Q, W + Q] bool.
-          ago: [Q, W + Q] int, how many steps before.
-        """
-        c = self.config
-        if c.clip_action:
+        """``h`` [N, Q, D] of latents [N, Q, ...] and actions [N, Q, A], and their memory; as ``Transformer``."""
+        if self.config.clip_action:  # to [-1, 1] in value; the gradient is only rescaled
             action = action / jax.lax.stop_gradient(jnp.maximum(1.0, jnp.abs(action)))
-        x = self.embed(stoch.reshape(*action.shape[:-1], -1), action)
-        slope = 2.0 ** (-8 * (np.arange(c.heads) + 1) / c.heads)
-        bias = jnp.where(visible[:, None], -(slope[:, None, None] * ago).astype(np.float32), -jnp.inf)
-
-        def heads(x: jax.Array) -> jax.Array:
-            return x.reshape(*x.shape[:-1], c.heads, -1)
-
-        kept = []
-        for layer in range(c.transformer_layers):
-            query, key, value = jnp.split(self.qkv[layer](self.norms[layer](x)), 3, -1)
-            kept.append(jnp.stack([key, value], 2))
-            every = jnp.concatenate([memory[:, :, layer].astype(x.dtype), kept[-1]], 1)
-            scores = jnp.einsum("nqhd,nkhd->nhqk", heads(query), heads(every[:, :, 0])).astype(jnp.float32)
-            share = jax.nn.softmax(scores / np.sqrt(c.deter // c.heads) + bias).astype(x.dtype)
-            seen = jnp.einsum("nhqk,nkhd->nqhd", share, heads(every[:, :, 1]))
-            x = x + self.attended[layer](seen.reshape(x.shape))
-            x = x + self.narrow[layer](nn.silu(self.wide[layer](self.mlp_norms[layer](x))))
-        return self.last_norm(x).astype(jnp.float32), jnp.stack(kept, 2).astype(jnp.float32)
+        return self.attention(self.embed(stoch.reshape(*action.shape[:-1], -1), action), memory, visible, ago)
 
     def prior_stats(self, deter: jax.Array) -> Stats:
         return self.latent.stats(self.prior_out(*self.prior_mlp(deter)).astype(jnp.float32))

@@ -72,7 +72,7 @@ def export_episodes(replays: Sequence[Replay], directory: Path | str, facts: Map
     fields = replays[0].fields
     spec = EnvSpec(*(part_of(fields, part) for part in ("observation", "action")))
     text = np.array(json.dumps({"spec": spec.as_json(), **(facts or {})}))
-    kept = [name for name in replays[0].fields if name in _RECORD or name.startswith(("observation/", "action/"))]
+    kept = [name for name in fields if name in _RECORD or name.startswith(("observation/", "action/"))]
     for path, (replay, number, episode, rows) in zip(paths, episodes, strict=True):
         stream = number % replays[0].num_envs
         data = {name: _portable(replay.column(name, stream, rows)) for name in kept}

@@ -18,8 +18,7 @@ import numpy as np
 
 from dreamer_jax.analysis.predictions import Reports
 from dreamer_jax.config.schema import Config, ConfigError
-from dreamer_jax.datasets.dataset import append_episode
-from dreamer_jax.datasets.source import Source
+from dreamer_jax.datasets.dataset import Source, append_episode
 from dreamer_jax.datasets.sources import open_sources
 from dreamer_jax.devices.compilation_cache import collect_as_usual
 from dreamer_jax.devices.programs import Programs
@@ -28,7 +27,8 @@ from dreamer_jax.processes.shards import below
 from dreamer_jax.profiling.trace import Profile
 from dreamer_jax.replay.held_out import HeldOut
 from dreamer_jax.runs.checkpoint import Checkpoints
-from dreamer_jax.runs.facts import describe
+from dreamer_jax.runs.facts import describe, newest, steps
+from dreamer_jax.runs.integrity import read_run
 from dreamer_jax.runs.loggers import Logger
 from dreamer_jax.runs.metrics import RunLog
 from dreamer_jax.runs.progress import Progress
@@ -43,18 +43,24 @@ LOOK = 2**32
 """Counters of batches from here on are those of looks; updates have smaller ones."""
 
 
-def of_data(config: Config) -> tuple[Config, list[Source]]:
+def of_data(config: Config, run_dir: Path) -> tuple[Config, list[Source]]:
     """What ``offline.data`` names, and the settings with its environment; without any, the settings as they are.
 
-    All records are one stream and there from the start, so that none of them is new.
+    All records are one stream and there from the start, so that none of them is new. A run that goes on has them, and
+    asks nobody else.
 
     Raises:
       ConfigError: it can't be learnt from.
     """
     if not config.offline.data:
         return config, []
-    sources = open_sources(config.offline.data)
-    check_data(config, sources)
+    if steps(run_dir):
+        before, spec = read_run(run_dir)
+        records = newest(run_dir)[1].get("offline", {}).get("records", 0)
+        sources = [Source(str(run_dir), spec, before.env, (records,), lambda: iter(()))]
+    else:
+        sources = open_sources(config.offline.data)
+        check_data(config, sources)
     return replace(config, env=sources[0].env, replay=replace(config.replay, online=False)), sources
 
 
@@ -127,7 +133,7 @@ class OfflineRun:
         self.learner = Learner(config, agent, self.replay, found.state, keys[UPDATE], failures, group, updates)
         self.learner.started_at = 0
         self._best: list[np.ndarray] = []  # parameters
-        self._best_loss, self._best_update, self._worse, self._ended = np.inf, 0, 0, False
+        self._best_loss, self._best_update, self._worse = np.inf, 0, 0
         if arrays:
             self.learner.restore(below(arrays, "learner"))
             best = below(arrays, "best")
@@ -135,14 +141,13 @@ class OfflineRun:
             facts = found.facts["offline"]
             self._best_loss = np.inf if facts["best_loss"] is None else facts["best_loss"]
             self._best_update, self._worse = facts["best_update"], facts["worse"]
-            self._ended = self._is_enough()
         self._held_out = config.replay.validation_fraction > 0
         self._reports = Reports(config, agent, self.spec, keys[REPORT], run_dir / "reports", unit="updates")
         self._look_key = keys[REPORT]
 
         @jax.jit
-        def losses(params: Any, state: TrainState, key: Array, batch: TrajectoryBatch) -> tuple[Any, Any]:
-            total, aux = agent.loss(params, state, key, batch)
+        def losses(state: TrainState, key: Array, batch: TrajectoryBatch) -> tuple[Any, Any]:
+            total, aux = agent.loss(state.params, state, key, batch)
             return total, {name: value.mean() for name, value in aux.losses.items()}
 
         self._losses = losses
@@ -168,12 +173,13 @@ class OfflineRun:
         what = {"all": "everything", "world_model": "the world model", "behavior": "actor and critic"}
         note = self.progress.note
         note(f"{what[self.config.offline.only]} of {parameters:,} parameters on {where}")
+        if self.learner.grad_steps:
+            note(f"resumed at {self.learner.grad_steps:,} updates")
+            return
         for source in sources:
             note(
                 f"{source.name}: {len(source.lengths):,} episodes, {sum(source.lengths):,} records of {source.env.task}"
             )
-        if self.learner.grad_steps:
-            note(f"resumed at {self.learner.grad_steps:,} updates")
 
     def counters(self) -> dict[str, int]:
         """Steps of such a run are updates."""
@@ -192,7 +198,8 @@ class OfflineRun:
         self.progress.state("")
 
     def _is_complete(self) -> bool:
-        return self._ended or self.learner.grad_steps + self.learner.per_dispatch > self.config.offline.updates
+        enough = 0 < self.config.offline.patience <= self._worse
+        return enough or self.learner.grad_steps + self.learner.per_dispatch > self.config.offline.updates
 
     def loop(self, interrupt: Interrupt) -> None:
         """Update, and look at held-out windows now and then, until it is done or a signal comes."""
@@ -235,7 +242,7 @@ class OfflineRun:
         for index in range(config.offline.look_batches):
             batch, _ = self.replay.sample(config.train.batch_size, LOOK + index, online=False, held_out=self._held_out)
             key = jax.random.fold_in(self._look_key, index)
-            total, losses = jax.device_get(self._losses(state.params, state, key, batch))
+            total, losses = jax.device_get(self._losses(state, key, batch))
             for name, value in {**losses, "total": total}.items():
                 sums[name] = sums.get(name, 0.0) + float(value) / config.offline.look_batches
         metrics = {f"{label}/loss/{name}": value for name, value in sums.items()}
@@ -261,10 +268,6 @@ class OfflineRun:
                 self._best = [np.array(x) for x in jax.tree.leaves(jax.device_get(state.params))]
             return
         self._worse += 1
-        self._ended = self._is_enough()
-
-    def _is_enough(self) -> bool:
-        return 0 < self.config.offline.patience <= self._worse
 
     def _write_metrics(self) -> None:
         now, done = time.monotonic(), self.learner.grad_steps
@@ -292,6 +295,7 @@ class OfflineRun:
                 "best_loss": self._best_loss if np.isfinite(self._best_loss) else None,
                 "best_update": self._best_update,
                 "worse": self._worse,
+                "records": self.replay.capacity,
             }
             self.checkpoints.save(done, self.learner.state, self._carry, arrays, facts)
             self.newest = done

@@ -170,7 +170,7 @@ def _open(
     """A run with its first checkpoint, or where ``run_dir`` left off; ``state`` is what a new one starts from."""
     if config.offline.data and group.members > 1:
         raise ConfigError("offline.data: one process learns from it; start one, or runs one after another")
-    config, sources = of_data(config)
+    config, sources = of_data(config, run_dir)
     origin = path_of(config.train.start).absolute()  # environments may change the working directory
 
     def check() -> tuple[Preview, Programs, Start | None]:
@@ -179,7 +179,7 @@ def _open(
         found = Preview(sources[0].spec, (), 0.0, 0) if sources else env_preview(config)
         programs = make(found.spec)
         check_room(config, found.spec, programs.agent)
-        begins = bool(config.train.start) and not steps(run_dir)
+        begins = bool(config.train.start) and state is None and not steps(run_dir)
         return found, programs, read_start(config, programs.agent, origin) if begins else None
 
     check_group(config, run_dir, group)
