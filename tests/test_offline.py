@@ -1,7 +1,9 @@
 """Learning from recorded episodes alone: what learns and what stays, held-out windows, the best, resuming."""
 
 import json
+import os
 import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +25,7 @@ from dreamer_jax.optim import freeze, make_optimizer
 from dreamer_jax.runs.checkpoint import read_replays
 from dreamer_jax.runs.load import load
 from dreamer_jax.runs.metrics import read_jsonl
+from dreamer_jax.training.interrupt import Stopped
 from dreamer_jax.training.offline import of_data
 from dreamer_jax.training.train import train
 
@@ -74,9 +77,9 @@ def test_frozen_parts_stay_and_count_in_no_norm():
         "critic": jnp.ones(2),
     }
     grads = jax.tree.map(lambda x: 100 * jnp.arange(1.0, len(x) + 1), params)
-    config = replace(
-        tiny_config(), {"optimizer.clip": 1.0, "optimizer.weight_decay": 0.1, "optimizer.warmup": 0}
-    ).optimizer
+    # So large an eps that the size of a gradient matters, and with it what a norm is clipped to.
+    changes = {"optimizer.clip": 1.0, "optimizer.weight_decay": 0.1, "optimizer.warmup": 0, "optimizer.eps": 1.0}
+    config = replace(tiny_config(), changes).optimizer
     whole = make_optimizer(config)
     held = freeze(whole, ("rssm", "critic"))
     assert freeze(whole, ()) is whole
@@ -191,6 +194,24 @@ def test_a_run_that_is_gone_on_with_is_the_same(data, tmp_path, first):
     ]
     assert scores[0] == scores[1] and len(scores[0]) == 2
     assert_trees_equal(one.opt_state, two.opt_state)
+
+
+def test_a_signal_loses_no_best_parameters(data, tmp_path):
+    """A step size that destroys the model: those of the first look are the best, and it comes after that."""
+    changes = dict(optimizer__learning_rate=0.3, offline__look_updates=2, offline__updates=8, offline__patience=9)
+    whole = learn(settings(data, **changes), tmp_path / "whole")
+
+    def stop(counters, metrics):
+        if counters["grad_steps"] == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped), quickly():
+        train(settings(data, **changes), tmp_path / "parts", loggers=[stop])
+    assert int(load(tmp_path / "parts")[1].step) == 4
+    assert_trees_equal(learn(settings(data, **changes), tmp_path / "parts"), whole)
+    lines = read_jsonl(tmp_path / "whole" / "metrics.jsonl")
+    losses = [line["held_out/loss/total"] for line in lines if "held_out/loss/total" in line]
+    assert np.argmin(losses) < 2 and len(losses) == 4
 
 
 def test_it_ends_where_nothing_gets_better_with_the_best(data, tmp_path, capsys):
