@@ -30,6 +30,7 @@ from dreamer_jax.analysis import predictions
 from dreamer_jax.cli import main
 from dreamer_jax.config.loading import load
 from dreamer_jax.config.schema import FIELDS, flatten
+from dreamer_jax.datasets import collect
 from dreamer_jax.devices import compilation_cache
 from dreamer_jax.profiling import bench
 from dreamer_jax.runs import load as loading
@@ -61,6 +62,7 @@ def cut_off():
         patch.setattr(train, "make_agent", make_toy)
         patch.setattr(loading, "make_agent", make_toy)
         patch.setattr(multi_run, "train_together", validated)
+        patch.setattr(collect, "_play", validated)
         patch.setattr(evaluate, "evaluate", validated)
         patch.setattr(evaluate, "film_episode", validated)
         patch.setattr(predictions, "split_window", validated)
