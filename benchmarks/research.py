@@ -48,11 +48,21 @@ class Task(NamedTuple):
 TASKS = {
     "CartPole-v1": Task(
         HERE.parent / "configs" / "quickstart.yaml",
-        {"env.task": "gym/CartPole-v1", "env.action_repeat": "1", "train.frames": "6000"},
-        500,
+        {"env.task": "gym/CartPole-v1", "env.action_repeat": "1", "train.frames": "3000"},
+        250,
         pictures=False,
     ),
-    "catch": Task(HERE.parent / "configs" / "catch.yaml", {}, 320, pictures=True),
+    "catch": Task(
+        HERE.parent / "configs" / "catch.yaml",
+        {
+            "env.task": "gym/catch:SmallCatch-v0",
+            "train.batch_length": "8",
+            "train.train_ratio": "16",
+            "train.frames": "4000",
+        },
+        250,
+        pictures=True,
+    ),
 }
 DEFAULT = "default"
 OPTIONS: dict[str, Settings] = {
@@ -65,9 +75,6 @@ OPTIONS: dict[str, Settings] = {
     "next embedding (NE-Dreamer)": {"representation.kind": "next_embedding", "representation.transformer_units": "64"},
     "random shift (DrQ)": {"encoder.shift": "3"},
     "transformer": {"rssm.backbone": "transformer", "rssm.memory": "16"},
-    "no recurrence": {"rssm.cell": "mlp"},
-    "Adam": {"optimizer.kind": "adam", "optimizer.eps": "1e-8"},
-    "cosine learning rate": {"optimizer.schedule": "cosine", "optimizer.decay_updates": "1500"},
 }
 PICTURES = {"random shift (DrQ)"}
 """Options that mean something to pictures alone."""

@@ -7,6 +7,7 @@ the next action. ``optimal`` and ``random`` are expected returns of the best and
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import gymnasium
@@ -62,12 +63,12 @@ def continuous_target(rng: np.random.Generator) -> Episode:
     yield [0.0], reward, "terminated"
 
 
-def memory(rng: np.random.Generator) -> Episode:
-    """A cue is seen once; the last of 4 actions should name it."""
+def recall(rng: np.random.Generator, steps: int) -> Episode:
+    """A cue is seen once; the last of ``steps`` actions should name it."""
     cue = int(rng.integers(2))
     action = yield [cue * 2 - 1, 0.0], 0.0, ""
-    for step in range(1, 4):
-        action = yield [0.0, step / 4], 0.0, ""
+    for step in range(1, steps):
+        action = yield [0.0, step / steps], 0.0, ""
     yield [0.0, 1.0], float(action == cue), "terminated"
 
 
@@ -98,7 +99,8 @@ PROBES = {
     "delayed_reward": Probe(delayed_reward, TWO, 2, optimal=1, random=0.5),
     "action_reward": Probe(action_reward, TWO, 1, optimal=10, random=5),
     "continuous_target": Probe(continuous_target, spaces.Box(-1, 1, (1,)), 1, optimal=10, random=10 / 3),
-    "memory": Probe(memory, TWO, 2, optimal=1, random=0.5),
+    "memory": Probe(partial(recall, steps=4), TWO, 2, optimal=1, random=0.5),
+    "long_memory": Probe(partial(recall, steps=65), TWO, 2, optimal=1, random=0.5),  # the cue is 64 steps back
     "echo": Probe(echo, spaces.Box(-1, 1, (2,)), 2, optimal=0, random=0),
     "terminal_reward": Probe(terminal_reward, TWO, 1, optimal=1, random=1),
     "time_limit": Probe(time_limit, TWO, 1, optimal=6, random=6),
