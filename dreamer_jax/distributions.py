@@ -49,6 +49,10 @@ class OneHot(distrax.OneHotCategorical):
     def batch_shape(self) -> tuple[int, ...]:
         return (self._probs if self._logits is None else self._logits).shape[:-1]
 
+    def mean(self) -> jax.Array:
+        """The probabilities [..., K]."""
+        return self.probs
+
     def from_noise(self, noise: Array) -> jax.Array:
         """The draw [..., K] that uniform noise [...] makes, with the gradient of the probabilities."""
         probs = self.probs

@@ -32,10 +32,30 @@ def dream(
     mode: Mode = "sample",
 ) -> Dream:
     """Watch ``seen`` [B, C], then imagine ``length`` = H steps: by ``actions`` [B, H, ...], or by the policy's own."""
+    seen_feat, ahead = foresee(model, behavior, params, key, seen, actions, length, mode)
+    feat = jax.tree.map(lambda *parts: jnp.concatenate(parts, 1), seen_feat, ahead)
+    return Dream(model.decode(params["model"], feat), *model.predict(params["model"], feat))
+
+
+def foresee(
+    model: WorldModel,
+    behavior: Behavior | None,
+    params: Any,
+    key: Array,
+    seen: TrajectoryBatch,
+    actions: ArrayDict | None,
+    length: int,
+    mode: Mode = "sample",
+) -> tuple[Features, Features]:
+    """Features of what is seen [B, C, F_i], and of what is imagined after it [B, H, F_i]; as ``dream``.
+
+    With ``actions`` no behavior is needed.
+    """
     rows = jnp.arange(seen.reward.shape[0])
     dynamics = model.dynamics
     posterior = model.observe(params["model"], key, rows, seen)
-    start = jax.tree.map(lambda x: x[:, -1], dynamics.starts(posterior)), behavior.initial(len(rows))
+    memory = () if behavior is None else behavior.initial(len(rows))
+    start = jax.tree.map(lambda x: x[:, -1], dynamics.starts(posterior)), memory
     noise = dynamics.noise(jax.random.fold_in(key, 1), rows, (length,))
     steps = jnp.broadcast_to(jnp.arange(length), (len(rows), length))
     given = None if actions is None else model.action_vector(actions)
@@ -43,6 +63,7 @@ def dream(
     def step(before: tuple[LatentState, Any], inputs: tuple[Any, ...]) -> tuple[tuple[LatentState, Any], Features]:
         (latent, memory), (noise, number, action) = before, inputs
         if action is None:
+            assert behavior is not None, "without actions somebody has to choose them"
             act_key = jax.random.fold_in(jax.random.fold_in(key, 2), number[0])
             memory, chosen = behavior.act(params, act_key, rows, latent, memory, mode)
             action = model.action_vector(chosen)
@@ -50,8 +71,7 @@ def dream(
         return (latent, memory), dynamics.features(latent)
 
     _, ahead = scan_time(step, start, (noise, steps, given))
-    feat = jax.tree.map(lambda *parts: jnp.concatenate(parts, 1), dynamics.features(posterior), ahead)
-    return Dream(model.decode(params["model"], feat), *model.predict(params["model"], feat))
+    return dynamics.features(posterior), ahead
 
 
 def report(

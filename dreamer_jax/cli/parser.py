@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dreamer_jax.cli import commands, runs
+from dreamer_jax.cli import commands, model, runs
 from dreamer_jax.cli.errors import FAILED
 from dreamer_jax.cli.output import complain
 from dreamer_jax.cli.runs import TIMEOUT
@@ -210,6 +210,47 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--output", type=_path, help="folder of the pictures (default RUN_DIR/dreams)")
     sub.add_argument("--seed", type=_natural, default=0, help="which windows (default 0)")
     sub.add_argument("--checkpoint", type=_natural, help="agent steps of the checkpoint (default: the newest)")
+    sub.add_argument("--json", action="store_true", help="print one JSON object")
+
+    sub = command(
+        "evaluate-model",
+        model.evaluate_model,
+        "judge a run's world model: what it knows, how far it sees, what it takes",
+        compiles=True,
+    )
+    sub.add_argument("run_dir", type=_path)
+    sub.add_argument("--profile", choices=["quick", "standard", "full"], default="quick", help="default quick")
+    sub.add_argument("--data", metavar="DATASET", help="judge on these episodes, with commas, instead of new ones")
+    sub.add_argument("--ladder", action="store_true", help="judge every checkpoint on the same episodes")
+    sub.add_argument("--output", type=_path, help="folder of the report (default RUN_DIR/model_report)")
+    sub.add_argument("--seed", type=_natural, default=0, help="of the episodes and of everything drawn (default 0)")
+    sub.add_argument("--checkpoint", type=_natural, help="agent steps of the checkpoint (default: the newest)")
+    sub.add_argument("--json", action="store_true", help="print one JSON object")
+
+    sub = command(
+        "transfer", model.transfer, "measure what a run's world model is worth for another task", compiles=True
+    )
+    sub.add_argument("--from", type=_path, required=True, dest="source", metavar="RUN_DIR", help="what has been learnt")
+    sub.add_argument("--to", required=True, metavar="TASK", help="a task with the same observations and actions")
+    sub.add_argument("--out", type=_path, required=True, metavar="DIR", help="where all runs and the report are kept")
+    sub.add_argument("--frames", type=_positive, default=20_000, help="of training in the new task (default 20000)")
+    sub.add_argument(
+        "--arms",
+        nargs="*",
+        default=["scratch", "frozen", "model"],
+        metavar="ARM",
+        help="of scratch, frozen, model, everything (default: the first three)",
+    )
+    sub.add_argument(
+        "--shots",
+        nargs="*",
+        type=_natural,
+        default=[0, 1, 5, 10],
+        metavar="N",
+        help="episodes from which the reward is learnt (default 0 1 5 10)",
+    )
+    sub.add_argument("--seeds", type=_positive, default=1, help="runs of each arm (default 1)")
+    sub.add_argument("--episodes", type=_positive, default=10, help="fresh ones of each score (default 10)")
     sub.add_argument("--json", action="store_true", help="print one JSON object")
 
     sub = command("bench", commands.bench, "measure how fast updates and decisions are on this machine", compiles=True)

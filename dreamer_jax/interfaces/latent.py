@@ -39,6 +39,12 @@ class LikeliestValue(Protocol):
         ...
 
 
+class ExpectedValue(Protocol):
+    def __call__(self, stats: Stats, /) -> Array:
+        """The mean of draws [..., *Latent.shape] float32: of one-hot variables the probabilities."""
+        ...
+
+
 class Entropy(Protocol):
     def __call__(self, stats: Stats, /) -> Array:
         """Of all variables together, [...] float32."""
@@ -78,6 +84,7 @@ class Latent(NamedTuple):
     compress: Pack = lambda sample: sample.astype(jnp.bfloat16)
     expand: Pack = lambda stored: stored.astype(jnp.float32)
     divergence_name: str = "kl"  # in metrics and reports
+    mean: ExpectedValue | None = None  # what probes read; without it they read draws
     bounds_likelihood: bool = True  # whether the divergence is a KL in nats, so that reports have an ELBO
 
 

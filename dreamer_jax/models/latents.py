@@ -102,4 +102,5 @@ def latent_of(
         entropy=lambda stats: distribution(stats).entropy(),
         divergence=lambda left, right: distributions.variable_kl(distribution(left), distribution(right)),
         active=active,
+        mean=lambda stats: distribution(stats).mean(),
     )

@@ -1,0 +1,254 @@
+"""A judgement as files: ``report.json``, one page that needs nothing else, and its pictures."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dreamer_jax.analysis.plot import open_panels, save_picture
+from dreamer_jax.files import replace_file
+from dreamer_jax.terminal import Answer, table
+
+STYLE = """
+body{font:16px/1.5 system-ui,sans-serif;margin:auto;max-width:62rem;padding:1rem;color:#1b1b1b}
+h1{font-size:1.5rem}h2{margin-top:2rem;border-bottom:1px solid #ccc}p.what{color:#555;max-width:45rem}
+table{border-collapse:collapse;margin:.6rem 0;display:block;overflow-x:auto}
+td,th{padding:.15rem .6rem;text-align:right;border-bottom:1px solid #e4e4e4;white-space:nowrap}
+td:first-child,th:first-child{text-align:left}img{max-width:100%}.bad{color:#b00020;font-weight:600}.good{color:#0a6b2b}
+@media(prefers-color-scheme:dark){body{background:#161616;color:#e6e6e6}td,th{border-color:#333}p.what{color:#aaa}
+img{background:#fff}}@media print{body{max-width:none}}
+"""
+Rows = list[tuple[str, ...]]
+
+
+def write(report: dict[str, Any], folder: Path) -> list[Path]:
+    """Everything into ``folder``; files that are there are replaced."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = draw(report, folder)
+    page = folder / "index.html"
+    replace_file(page, as_page(report, pictures).encode())
+    facts = folder / "report.json"
+    replace_file(facts, (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
+    return [facts, page, *pictures]
+
+
+def draw(report: dict[str, Any], folder: Path) -> list[Path]:
+    """Errors ahead, what states know, latents, and returns, as far as they are there."""
+    found = []
+    numbers = [
+        (context, section["numbers"])
+        for context, section in report["forecast"].items()
+        if isinstance(section, dict) and "numbers" in section
+    ]
+    if numbers:
+        figure, axes = open_panels(len(numbers))
+        for ax, (context, one) in zip(axes, numbers, strict=True):
+            for name, values in one["every_horizon"].items():
+                style = {"linewidth": 2.5, "color": "black"} if name == "nmse" else {"linewidth": 1.3}
+                label = "model" if name == "nmse" else name.removeprefix("nmse_")
+                ax.plot(np.arange(1, len(values) + 1), values, label=label, **style)
+            _finish(ax, f"{context} records seen", "records ahead", "error / variance")
+            ax.set_ylim(0, min(3.0, ax.get_ylim()[1]))
+        found.append(save_picture(figure, folder / "forecast.png"))
+    if report.get("fidelity") and "void" not in report["fidelity"]:
+        figure, axes = open_panels(len(report["fidelity"]))
+        for ax, (target, features) in zip(axes, report["fidelity"].items(), strict=True):
+            names = list(features)
+            for shift, (label, key) in enumerate((("model", "r2"), ("untrained", "untrained"))):
+                values = [max(-0.2, features[name]["ridge"].get(key) or 0) for name in names]
+                ax.bar(np.arange(len(names)) + 0.4 * shift - 0.2, values, 0.4, label=label)
+            ceiling = features[names[0]]["ridge"].get("ceiling")
+            if ceiling is not None:
+                ax.axhline(ceiling, color="grey", linestyle="--", label="the observation itself")
+            ax.set_xticks(np.arange(len(names)), names)
+            ax.set_ylim(-0.2, 1.05)
+            _finish(ax, target, "", "R2 of a linear probe")
+        found.append(save_picture(figure, folder / "fidelity.png"))
+    if "returns" in report and "void" not in report["returns"]:
+        figure, axes = open_panels(len(report["returns"]))
+        for ax, (horizon, one) in zip(axes, report["returns"].items(), strict=True):
+            ax.scatter(one["realised"], one["imagined"], s=12)
+            ends = [min(*one["realised"], *one["imagined"]), max(*one["realised"], *one["imagined"])]
+            ax.plot(ends, ends, color="grey", linewidth=1)
+            _finish(ax, f"{horizon} records", "realised return", "imagined return", legend=False)
+        found.append(save_picture(figure, folder / "returns.png"))
+    return found
+
+
+def _finish(ax: Any, title: str, x: str, y: str, legend: bool = True) -> None:
+    ax.set_title(title, fontsize=12, fontweight="bold")
+    ax.set_xlabel(x)
+    ax.set_ylabel(y)
+    ax.grid(alpha=0.25)
+    if legend:
+        ax.legend(fontsize=8)
+
+
+def headline(report: dict[str, Any]) -> Rows:
+    """The numbers that a person wants first; a dash stands for what was not measured or is void."""
+    rows: Rows = []
+    for context, one in _sections(report, "forecast"):
+        if "numbers" in one:
+            numbers = one["numbers"]
+            rows.append((f"records ahead with skill, {context} seen", str(numbers["furthest"])))
+            for h, skill, low, high in zip(
+                *(numbers[key] for key in ("horizons", "skill", "skill_low", "skill_high")), strict=True
+            ):
+                if h in (5, 15, 50):
+                    rows.append((f"skill {h} ahead, {context} seen", f"{_n(skill)} ({_n(low)} to {_n(high)})"))
+        for name, image in one.get("images", {}).items():
+            at = image["horizons"].index(15) if 15 in image["horizons"] else -1
+            rows.append((f"SSIM of {name} 15 ahead, {context} seen", _n(image["ssim"][at])))
+    for target, features in _sections(report, "fidelity"):
+        one = features["state"]["ridge"]
+        rows.append((f"R2 of {target}, linear", f"{_n(one['r2'])} (untrained {_n(one.get('untrained'))})"))
+    if "counterfactual" in report:
+        one = report["counterfactual"]
+        for i, h in enumerate(one.get("horizons", [])):
+            rows.append((f"effect of actions {h} ahead, R2", _n(one["r2"][i])))
+    for horizon, one in _sections(report, "returns"):
+        bias, order = _n(one["bias"]), _n(one["spearman"])
+        rows.append((f"imagined less realised return, {horizon} records", f"{bias} (rank correlation {order})"))
+    if "active" in report.get("latents", {}):
+        one = report["latents"]
+        rows.append(("latents active", f"{one['active']} of {one['latents']}, {one.get('verdict', 'no decoder')}"))
+    for name, one in _sections(report, "robustness"):
+        if one.get("performance_ratio") is not None:
+            rows.append((f"return under {name}", f"{_n(one['performance_ratio'])} of that without"))
+    return rows
+
+
+def _sections(report: dict[str, Any], name: str) -> list[tuple[str, dict[str, Any]]]:
+    section = report.get(name, {})
+    return [] if "void" in section else list(section.items())
+
+
+def _n(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
+
+
+def describe(report: dict[str, Any]) -> Answer:
+    """For a terminal."""
+    failed = [name for name, one in report["controls"].items() if not one["passed"]]
+    count = len(report["controls"])
+    line = (
+        f"{count} controls passed" if not failed else f"{len(failed)} of {count} controls failed: {', '.join(failed)}"
+    )
+    return [table(("", "value"), headline(report), right=("value",)), line]
+
+
+def as_page(report: dict[str, Any], pictures: Sequence[Path]) -> str:
+    """One HTML page with everything in it."""
+    meta = report["meta"]
+    parts = [f"<h1>{html.escape(meta['task'])}: the world model of {html.escape(meta['name'])}</h1>"]
+    parts.append(_table(("", "value"), headline(report)))
+    for path in pictures:
+        data = base64.b64encode(path.read_bytes()).decode()
+        parts.append(f'<img alt="{path.stem}" src="data:image/png;base64,{data}">')
+    parts += [
+        "<h2>Controls</h2>",
+        _what("Numbers that are known beforehand; a section that rests on one that is wrong is void."),
+    ]
+    rows: Rows = []
+    for name, one in report["controls"].items():
+        verdict = '<span class="good">passed</span>' if one["passed"] else '<span class="bad">failed</span>'
+        rows.append((html.escape(name), _n(one["value"]), html.escape(one["limit"]), verdict, html.escape(one["says"])))
+    parts.append(_table(("control", "value", "limit", "", "what it guards"), rows, raw=True))
+    for title, what, heads, rows in tables(report):
+        parts += [f"<h2>{html.escape(title)}</h2>", _what(what), _table(heads, rows)]
+    parts += ["<h2>How it was made</h2>", _table(("", ""), [(k, str(v)) for k, v in meta.items()])]
+    title = html.escape(f"{meta['task']}: {meta['name']}")
+    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
+    head += f"<title>{title}</title>"
+    return (
+        f"<!doctype html><html lang=en><head>{head}<style>{STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
+    )
+
+
+def _what(text: str) -> str:
+    return f'<p class="what">{html.escape(text)}</p>'
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], raw: bool = False) -> str:
+    def escape(text: str) -> str:
+        return text if raw else html.escape(text)
+
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    head = "".join(f"<th>{html.escape(text)}</th>" for text in heads)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def tables(report: dict[str, Any]) -> list[tuple[str, str, tuple[str, ...], Rows]]:
+    """Title, meaning, heads and rows of every section."""
+    found: list[tuple[str, str, tuple[str, ...], Rows]] = []
+    rows: Rows = []
+    for target, features in _sections(report, "fidelity"):
+        for feature, kinds in features.items():
+            for kind, one in kinds.items():
+                low, high = one["ci95"]
+                cells = (_n(one["r2"]), f"{_n(low)} to {_n(high)}", _n(one.get("untrained")), _n(one.get("ceiling")))
+                rows.append((target, feature, kind, *cells, _n(one["selectivity"])))
+    what = (
+        "R2 in unseen episodes of probes from a model's features to the simulator's numbers; beside it untrained "
+        "networks, the environment's own observation, and how much more than targets of another episode is known."
+    )
+    heads: tuple[str, ...] = ("target", "features", "probe", "R2", "95 %", "untrained", "observation", "selectivity")
+    found.append(("What the state knows", what, heads, rows))
+    rows = [
+        (target, *(_n(one["r2"]) for one in by_horizon.values()))
+        for target, by_horizon in _sections(report, "imagined")
+    ]
+    if rows:
+        horizons = next(iter(report["imagined"].values()))
+        found.append(
+            ("What imagined states know", "The same probes so many records ahead.", ("target", *horizons), rows)
+        )
+    for context, one in _sections(report, "forecast"):
+        if "numbers" in one:
+            numbers = one["numbers"]
+            names: tuple[str, ...] = (
+                "nmse",
+                "nmse_persistence",
+                "nmse_mean",
+                "nmse_autoregression",
+                "skill",
+                "crps_skill",
+                "coverage",
+            )
+            names = tuple(name for name in names if name in numbers)
+            rows = [(str(h), *(_n(numbers[name][i]) for name in names)) for i, h in enumerate(numbers["horizons"])]
+            what = (
+                "Errors over the variance; skill is 1 less the error over that of the better of mean and last record."
+            )
+            found.append((f"Numbers ahead, {context} records seen", what, ("ahead", *names), rows))
+        for name, image in one.get("images", {}).items():
+            names = ("ssim", "persistence_ssim", "mean_ssim", "psnr", "moving_ssim", "persistence_moving_ssim", "skill")
+            rows = [(str(h), *(_n(image[key][i]) for key in names)) for i, h in enumerate(image["horizons"])]
+            what = "Beside repeating the last frame and the mean frame; moving pixels differ from the last frame seen."
+            found.append((f"{name} ahead, {context} records seen", what, ("ahead", *names), rows))
+        reward = one["reward"]
+        rows = [(str(h), _n(reward["nmse"][i]), _n(reward["correlation"][i])) for i, h in enumerate(reward["horizons"])]
+        found.append((f"Rewards ahead, {context} records seen", "", ("ahead", "error / variance", "correlation"), rows))
+    rows = [
+        (target, _n(one["sum_of_marginals"]), f"{sum(one['accepted'])} of {len(one['accepted'])}")
+        for target, one in _sections(report, "information")
+    ]
+    what = "Sum over numbers of marginal information in nats (not joint), less what other episodes give by chance."
+    found.append(("Information", what, ("target", "nats", "estimates accepted"), rows))
+    rows = [
+        (
+            name,
+            *(_n(one.get(key)) for key in ("effect", "return", "performance_ratio", "latent_drop", "forecast_ratio")),
+        )
+        for name, one in _sections(report, "robustness")
+    ]
+    if rows:
+        heads = ("shift", "effect", "return", "share of the clean return", "loss of R2", "error ahead / clean")
+        found.append(("Robustness", "Every shift with the measure of its effect.", heads, rows))
+    return found

@@ -1,0 +1,59 @@
+"""What is judged: a world model with its parameters, and perhaps a behavior that acts in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from dreamer_jax.agent import compute_dtype, make_behavior
+from dreamer_jax.config.schema import Config
+from dreamer_jax.interfaces import Agent, Behavior, WorldModel
+from dreamer_jax.models.world_model import make_world_model
+from dreamer_jax.runs.integrity import read_run
+from dreamer_jax.runs.load import load
+from dreamer_jax.specs import EnvSpec
+from dreamer_jax.types import Params
+
+
+class Subject(NamedTuple):
+    """``params`` are ``TrainState.params``; of a model from elsewhere {"model": ...} is enough.
+
+    ``symlog`` says that its decoder puts out numbers in symlog space.
+    """
+
+    name: str
+    model: WorldModel
+    params: dict[str, Params]
+    spec: EnvSpec
+    symlog: bool
+    behavior: Behavior | None = None
+    agent: Agent | None = None  # what acts in an environment
+    reads_simulator: bool = False  # whether observations have the simulator's own state, as the oracle's do
+
+
+def of_run(run_dir: Path, checkpoint: int | None = None) -> tuple[Subject, Config]:
+    """A run at a checkpoint, or its newest.
+
+    Raises:
+      ConfigError: there is no such run or checkpoint.
+    """
+    config, spec = read_run(run_dir)
+    agent, state = load(run_dir, checkpoint)
+    dtype = compute_dtype(config)
+    model = make_world_model(config, spec, dtype=dtype)
+    behavior = make_behavior(config, spec, model, dtype=dtype, axis_name=None)
+    return Subject(str(run_dir), model, state.params, spec, config.decoder.symlog, behavior, agent), config
+
+
+def untrained(subject: Subject, seed: int) -> Subject:
+    """The same networks with new parameters.
+
+    Raises:
+      ValueError: it has no agent that could make some.
+    """
+    if subject.agent is None:
+        raise ValueError(f"{subject.name}: there is nothing that makes new parameters")
+    state = jax.jit(subject.agent.init)(jax.random.key(seed))
+    return subject._replace(name="untrained", params=state.params)
