@@ -4,6 +4,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from autoregressions import slow as slow_rows
 
 from dreamer_jax.evaluation.episodes import Records, split_episodes
 from dreamer_jax.evaluation.mlp_probe import MLPProbe, fit_mlp
@@ -11,16 +12,8 @@ from dreamer_jax.evaluation.probes import Probe, fit_ridge, probe_features, scor
 
 EPISODES, LENGTH, D = 40, 50, 4
 SPLIT = split_episodes(["random"] * 20 + ["policy"] * 20)
+slow = partial(slow_rows, EPISODES, LENGTH)
 quick_mlp = partial(fit_mlp, settings=MLPProbe(hidden=64, seeds=2, epochs=40, learning_rate=3e-3))
-
-
-def slow(width, seed, keep=0.98):
-    """Stationary autoregressions with variance 1, each episode by itself: [N, width]."""
-    rng = np.random.default_rng(seed)
-    x = rng.normal(size=(EPISODES, LENGTH, width))
-    for t in range(1, LENGTH):
-        x[:, t] = keep * x[:, t - 1] + np.sqrt(1 - keep**2) * x[:, t]
-    return x.reshape(-1, width)
 
 
 def records(features, targets):

@@ -6,6 +6,7 @@ In two dimensions only: nearest-neighbour estimates of whole latents are far too
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -16,9 +17,9 @@ from dreamer_jax.evaluation.episodes import other_episodes
 from dreamer_jax.types import Array
 
 NEIGHBOURS = 3
-PAIRINGS, CONTROLS, MOST_ROWS = 20, 10, 2000
-TOLERANCE, LEAST = 0.1, 0.1
-"""An estimate may be off by a tenth, of at least 0.1 nats."""
+PAIRINGS, CONTROLS, HALVES, MOST_ROWS = 20, 10, 10, 2000
+TOLERANCE = 0.1
+"""An estimate may be off by a tenth, or by two deviations of its null."""
 
 
 class Information(NamedTuple):
@@ -29,7 +30,7 @@ class Information(NamedTuple):
     null_mean: np.ndarray  # estimates with targets of other episodes at the same step
     null_std: np.ndarray
     control: np.ndarray  # estimate of Gaussian pairs, of as many, whose information is ``estimate``
-    half: np.ndarray  # mean estimate of either half of the rows
+    half: np.ndarray  # mean estimate of halves of the rows
     ceiling: float  # no estimate of so many rows is higher
 
     @property
@@ -51,17 +52,20 @@ class Information(NamedTuple):
     @property
     def recovered(self) -> np.ndarray:
         """The positive control is found to be what it is."""
-        return _close(self.control, np.maximum(self.estimate, 0))
+        return self._close(self.control, np.maximum(self.estimate, 0))
 
     @property
     def stable(self) -> np.ndarray:
         """Half of the rows would have told the same."""
-        return _close(self.half, self.estimate)
+        return self._close(self.half, self.estimate)
 
     @property
     def sum_of_marginals(self) -> float:
         """Over the targets; not their joint information."""
         return float(self.value.sum())
+
+    def _close(self, found: np.ndarray, expected: np.ndarray) -> np.ndarray:
+        return np.abs(found - expected) <= np.maximum(TOLERANCE * expected, 2 * self.null_std)
 
 
 def projection_information(
@@ -89,7 +93,7 @@ def projection_information(
         estimate = ksg(*pair)
         null = [ksg(gaussianise(said[own], rng), gaussianise(true[other], rng)) for own, other in pairings]
         controls = [ksg(*gaussian_pair(max(estimate, 0), len(rows), rng)) for _ in range(CONTROLS)]
-        halves = [ksg(pair[0][part::2], pair[1][part::2]) for part in (0, 1)]
+        halves = [ksg(pair[0][half], pair[1][half]) for half in _halves(len(rows), rng)]
         bound, deviation = min(correlation_bound(*pair), ceiling), float(np.std(null, ddof=1))
         columns.append((estimate, bound, deviation, *(float(np.mean(each)) for each in (null, controls, halves))))
     estimates, bounds, deviations, means, control, half = np.array(columns).T
@@ -136,10 +140,12 @@ def gaussian_pair(information: float, count: int, rng: np.random.Generator) -> t
     return x, math.sqrt(-math.expm1(-2 * information)) * x + math.exp(-information) * noise
 
 
+def _halves(count: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    for _ in range(HALVES // 2):
+        order = rng.permutation(count)
+        yield from (order[0::2], order[1::2])
+
+
 def _draw(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """At most so many, in random order."""
     return rng.permutation(rows)[:MOST_ROWS]
-
-
-def _close(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    return np.abs(found - expected) <= TOLERANCE * np.maximum(expected, LEAST)
