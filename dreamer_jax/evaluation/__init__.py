@@ -1,0 +1,1 @@
+"""How good a world model is, from arrays: probes, information, forecasts, calibration, collapse, decisions."""
