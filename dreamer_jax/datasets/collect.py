@@ -73,8 +73,22 @@ def of_run(run_dir: Path, spec: EnvSpec, num_envs: int, rng: np.random.Generator
     if read_spec(run_dir) != spec:
         raise ConfigError(f"--policy: {run_dir} was trained with other observations or actions than this environment's")
     agent, state = load(run_dir)
-    act, root = make_act(agent, "sample"), jax.random.key(seed)
-    carry, step = jax.jit(agent.reset, static_argnums=1)(state.params, num_envs), 0
+    acts = make_act(agent, "sample"), jax.jit(agent.reset, static_argnums=1)
+    return of_agent(*acts, state.params, spec, num_envs, rng, seed, noise)
+
+
+def of_agent(
+    act: Callable[..., Any],
+    reset: Callable[..., Any],
+    params: Any,
+    spec: EnvSpec,
+    num_envs: int,
+    rng: np.random.Generator,
+    seed: int,
+    noise: float,
+) -> Actor:
+    """What ``make_act`` made of an agent and its compiled ``reset``, as ``of_run``."""
+    root, carry, step = jax.random.key(seed), reset(params, num_envs), 0
     fresh = uniform(spec, num_envs, rng)
 
     def disturbed(leaf: ArraySpec, chosen: np.ndarray, new: np.ndarray) -> np.ndarray:
@@ -85,7 +99,7 @@ def of_run(run_dir: Path, spec: EnvSpec, num_envs: int, rng: np.random.Generator
 
     def chosen(timestep: TimeStep) -> ArrayDict:
         nonlocal carry, step
-        carry, action, _ = act(state.params, root, step, carry, timestep)
+        carry, action, _ = act(params, root, step, carry, timestep)
         step += 1
         if not noise:
             return action

@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from dreamer_jax.config.schema import Config, ConfigError
-from dreamer_jax.datasets.collect import of_run as policy_of_run
-from dreamer_jax.datasets.collect import ornstein_uhlenbeck, uniform
+from dreamer_jax.datasets.collect import Actor, ornstein_uhlenbeck, uniform
 from dreamer_jax.datasets.sources import open_sources
 from dreamer_jax.evaluation import controls, decisions
 from dreamer_jax.evaluation.collapse import Errors, class_bounds, class_use, latent_use
@@ -23,10 +21,12 @@ from dreamer_jax.evaluation.features import Observed, observe
 from dreamer_jax.evaluation.fidelity import Section, fidelity, imagined, information
 from dreamer_jax.evaluation.forecasts import forecasts
 from dreamer_jax.evaluation.oracle import oracle, with_simulator
-from dreamer_jax.evaluation.play import MakeActor, play
+from dreamer_jax.evaluation.play import MakeActor, play, policy_of
 from dreamer_jax.evaluation.recordings import Recording, fingerprint, of_source
+from dreamer_jax.evaluation.robustness import robustness
 from dreamer_jax.evaluation.simulator import Simulator
 from dreamer_jax.evaluation.subject import Subject, untrained
+from dreamer_jax.specs import EnvSpec
 
 EPISODE_RECORDS = 250
 OU_NOISE = 0.35
@@ -65,27 +65,23 @@ class Judged(NamedTuple):
     split: Split
 
 
-def reference_recordings(run_dir: Path, config: Config, episodes: int, seed: int) -> list[Recording]:
+def reference_recordings(newest: Subject, config: Config, episodes: int, seed: int) -> list[Recording]:
     """Episodes that every checkpoint of a run is judged on: random, correlated noise, and its newest policy.
 
     Half of the policy's have noise beside its actions, so that they are more than one way through the task.
     """
-    each = max(3, episodes // 4)
 
-    def policy(noise: float) -> MakeActor:
-        return lambda spec, count, rng: policy_of_run(run_dir, spec, count, rng, seed, noise)
+    def correlated(spec: EnvSpec, count: int, rng: np.random.Generator) -> Actor:
+        return ornstein_uhlenbeck(spec, count, rng, OU_NOISE)
 
     actors: dict[str, MakeActor] = {
         "random": uniform,
-        "correlated noise": partial(_correlated),
-        "policy": policy(0.0),
-        "policy with noise": policy(ACTED),
+        "correlated noise": correlated,
+        "policy": policy_of(newest, seed),
+        "policy with noise": policy_of(newest, seed, ACTED),
     }
+    each = max(3, episodes // len(actors))
     return play(config.env, actors, episodes=each, steps=EPISODE_RECORDS + 1, seed=seed)
-
-
-def _correlated(spec: Any, count: int, rng: np.random.Generator) -> Any:
-    return ornstein_uhlenbeck(spec, count, rng, OU_NOISE)
 
 
 def judge(
@@ -162,6 +158,23 @@ def judge(
                 checks += _oracle_controls(simulator, recordings, split, counterfactual, horizon, seed)
         finally:
             simulator.close()
+    if test[0].simulator is not None and subject.agent is not None and profile.severities:
+        report["robustness"] = robustness(
+            subject,
+            config,
+            recordings,
+            probes,
+            severities=profile.severities,
+            episodes=profile.shifted_episodes,
+            steps=EPISODE_RECORDS + 1,
+            seed=seed,
+            note=note,
+        )
+        rows = [row for shift in report["robustness"]["shifts"].values() for row in shift.values()]
+        without_effect = sum(not row["took_effect"] for row in rows)
+        checks.append(
+            controls.at_most("shifts without effect", without_effect, 0, ("robustness",), "every shift is there")
+        )
     if without is not None:
         checks += controls.untrained_controls(without, other)
     report["controls"] = {one.name: one.as_section() for one in checks}

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+import gymnasium
+import jax
 import numpy as np
 
 from dreamer_jax.config.schema import EnvConfig
-from dreamer_jax.datasets.collect import Actor
+from dreamer_jax.datasets.collect import Actor, of_agent
+from dreamer_jax.devices.acting import make_act
+from dreamer_jax.envs.dmc import ControlSuite
 from dreamer_jax.envs.wrappers import SIGNALS, Stream, open_env
 from dreamer_jax.evaluation.recordings import Recording, shown
 from dreamer_jax.evaluation.simulator import control_suite, targets
+from dreamer_jax.evaluation.subject import Subject
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.types import TimeStep
 
@@ -23,6 +28,13 @@ class MakeActor(Protocol):
     def __call__(self, spec: EnvSpec, num_envs: int, rng: np.random.Generator, /) -> Actor: ...
 
 
+def policy_of(subject: Subject, seed: int, noise: float = 0.0) -> MakeActor:
+    """Its sampled actions, with noise beside them; compiled once for all that it makes."""
+    assert subject.agent is not None
+    acts = make_act(subject.agent, "sample"), jax.jit(subject.agent.reset, static_argnums=1)
+    return lambda spec, num_envs, rng: of_agent(*acts, subject.params, spec, num_envs, rng, seed, noise)
+
+
 def play(
     config: EnvConfig,
     actors: Mapping[str, MakeActor],
@@ -30,9 +42,12 @@ def play(
     episodes: int,
     steps: int,
     seed: int,
-    report: Callable[[int], None] = lambda count: None,
+    opened: Callable[[], gymnasium.Env] | None = None,
 ) -> list[Recording]:
     """``episodes`` of each actor, their first ``steps`` records, always the same ones under a seed.
+
+    Args:
+      opened: opens an environment instead of the one of ``config``.
 
     Raises:
       ConfigError: the environment can't be opened.
@@ -40,7 +55,7 @@ def play(
     """
     found = []
     for number, (name, make) in enumerate(actors.items()):
-        envs = [open_env(config) for _ in range(episodes)]
+        envs = [opened() if opened else open_env(config) for _ in range(episodes)]
         streams = [
             Stream(env, config, seed=seed, purpose=PURPOSE, index=number * episodes + index)
             for index, env in enumerate(envs)
@@ -48,16 +63,14 @@ def play(
         try:
             suites = [control_suite(env) for env in envs] if config.task.startswith("dmc/") else []
             actor = make(streams[0].env_spec, episodes, np.random.default_rng([seed, PURPOSE, number]))
-            found += _play(name, streams, suites, actor, steps, report)
+            found += _play(name, streams, suites, actor, steps)
         finally:
             for stream in streams:
                 stream.close()
     return found
 
 
-def _play(
-    source: str, streams: list[Stream], suites: list, actor: Actor, steps: int, report: Callable[[int], None]
-) -> list[Recording]:
+def _play(source: str, streams: list[Stream], suites: list[ControlSuite], actor: Actor, steps: int) -> list[Recording]:
     spec, running = streams[0].env_spec, np.ones(len(streams), bool)
     rows: list[list[dict[str, np.ndarray]]] = [[] for _ in streams]
     known: list[list[dict[str, np.ndarray]]] = [[] for _ in streams]
@@ -73,7 +86,6 @@ def _play(
             if suites:
                 known[index].append(targets(suites[index]) | {"simulator": suites[index].simulator_state()})
         running &= ~stacked["is_last"]
-        report(int(running.sum()))
         if not running.any():
             break
         records = [

@@ -50,13 +50,13 @@ def evaluate_run(
     Raises:
       ConfigError: there is no such run, checkpoint or dataset, or nothing can be played.
     """
-    subject, config = of_run(run_dir, checkpoint)
-    recordings = _recordings(run_dir, subject, config, profile, seed, data, note)
+    newest, config = of_run(run_dir)
+    subject = newest if checkpoint is None else of_run(run_dir, checkpoint)[0]
+    recordings = _recordings(newest, config, profile, seed, data, note)
     return _report(run_dir, subject, config, recordings, profile, seed, checkpoint, note)
 
 
 def _recordings(
-    run_dir: Path,
     subject: Subject,
     config: Config,
     profile: str,
@@ -70,7 +70,7 @@ def _recordings(
     if data is not None:
         return data_recordings(data, subject, episodes)
     note(f"playing {episodes} episodes")
-    return reference_recordings(run_dir, config, episodes, seed)
+    return reference_recordings(subject, config, episodes, seed)
 
 
 def _report(
@@ -118,7 +118,7 @@ def ladder(
     if len(known) < 2:
         raise ConfigError(f"--ladder: {run_dir} has {len(known)} checkpoint; train with --train.keep_checkpoints 10")
     subject, config = of_run(run_dir)
-    recordings = _recordings(run_dir, subject, config, profile, seed, data, note)
+    recordings = _recordings(subject, config, profile, seed, data, note)
     rungs: list[dict[str, Any]] = []
     for step in [0, *known]:
         one = untrained(subject, seed) if step == 0 else of_run(run_dir, step)[0]

@@ -118,15 +118,24 @@ def headline(report: dict[str, Any]) -> Rows:
     if "active" in report.get("latents", {}):
         one = report["latents"]
         rows.append(("latents active", f"{one['active']} of {one['latents']}, {one.get('verdict', 'no decoder')}"))
-    for name, one in _sections(report, "robustness"):
-        if one.get("performance_ratio") is not None:
-            rows.append((f"return under {name}", f"{_n(one['performance_ratio'])} of that without"))
+    kinds: dict[str, list[float]] = {}
+    for _, _, one in shifts(report):
+        if one["performance_ratio"] is not None:
+            kinds.setdefault(one["kind"], []).append(one["performance_ratio"])
+    rows += [(f"share of the return kept, {kind}", _n(float(np.mean(all_)))) for kind, all_ in kinds.items()]
     return rows
 
 
 def _sections(report: dict[str, Any], name: str) -> list[tuple[str, dict[str, Any]]]:
     section = report.get(name, {})
     return [] if "void" in section else list(section.items())
+
+
+def shifts(report: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    """Name, severity and row of each."""
+    section = report.get("robustness", {})
+    named = section.get("shifts", {}).items()
+    return [(name, severity, row) for name, by_severity in named for severity, row in by_severity.items()]
 
 
 def _n(value: float | None) -> str:
