@@ -101,9 +101,10 @@ def judge(
     images = any(leaf.image for leaf in subject.spec.observation.values())
     split = split_episodes([one.source for one in recordings], seed)
     test = [recordings[i] for i in split.test]
-    horizon = min(HORIZON, min(one.length for one in test) - max(profile.contexts) - 1)
+    context, enough = max(profile.contexts), sorted(one.length for one in test)[-min(3, len(test))]
+    horizon = min(HORIZON, enough - context - 1)
     if horizon < 1:
-        raise ConfigError(f"episodes: the shortest has {min(one.length for one in test)} records, too few to predict")
+        raise ConfigError(f"episodes: got {enough} records in the third longest; predictions take {context + 2} or more")
     starts = profile.image_starts if images else profile.starts
     note("features and reconstructions")
     observed = observe(subject, recordings, seed)
@@ -151,7 +152,7 @@ def judge(
             report["counterfactual"] = counterfactual(subject)
             if blank is not None:
                 other = counterfactual(blank)
-            if subject.agent is not None:
+            if subject.agent is not None and config.behavior.method != "planner" and config.behavior.act == "policy":
                 report["returns"] = _returns(subject, test, simulator, profile, horizon, seed)
             if not images:
                 note("the simulator as a model")
