@@ -74,7 +74,6 @@ OPTIONS: dict[str, Settings] = {
     "contrastive (InfoNCE)": {"representation.kind": "contrastive", "representation.scale": "1"},
     "next embedding (NE-Dreamer)": {"representation.kind": "next_embedding", "representation.transformer_units": "64"},
     "random shift (DrQ)": {"encoder.shift": "3"},
-    "transformer": {"rssm.backbone": "transformer", "rssm.memory": "16"},
 }
 PICTURES = {"random shift (DrQ)"}
 """Options that mean something to pictures alone."""

@@ -104,7 +104,9 @@ def judge(
     context, enough = max(profile.contexts), sorted(one.length for one in test)[-min(3, len(test))]
     horizon = min(HORIZON, enough - context - 1)
     if horizon < 1:
-        raise ConfigError(f"episodes: got {enough} records in the third longest; predictions take {context + 2} or more")
+        raise ConfigError(
+            f"episodes: got {enough} records in the third longest; predictions take {context + 2} or more"
+        )
     starts = profile.image_starts if images else profile.starts
     note("features and reconstructions")
     observed = observe(subject, recordings, seed)

@@ -17,7 +17,7 @@ from dreamer_jax.analysis.plot import Run, bin_means, draw_runs, load_run
 from dreamer_jax.analysis.statistics import summary
 from dreamer_jax.config.checks import check
 from dreamer_jax.config.loading import replace
-from dreamer_jax.config.schema import Config
+from dreamer_jax.config.schema import Config, ConfigError
 from dreamer_jax.datasets.collect import collect
 from dreamer_jax.datasets.dataset import env_facts, write_dataset
 from dreamer_jax.datasets.sources import open_sources
@@ -96,8 +96,11 @@ def transfer(
                 note(f"{arm}, seed {seed}: {folder}")
                 train(check(arm_config), folder, loggers=(), stream=stream)
             folders.append(folder)
-        runs += [dataclasses.replace(load_run(folder), method=arm) for folder in folders]
-        found["arms"][arm] = _learning(folders, target, episodes)
+        learnt = [dataclasses.replace(run, method=arm) for run in map(_finished, folders) if run is not None]
+        runs += learnt
+        found["arms"][arm] = _learning(learnt, target) | {
+            "final": summary([_scores(folder, target, "sample", episodes) for folder in folders])
+        }
     baseline = found["arms"].get("scratch", {}).get("final", {}).get("mean")
     for arm in found["arms"].values():
         arm["frames_to_80_percent_of_scratch"] = None if baseline is None else _reached(arm, 0.8 * baseline)
@@ -163,17 +166,23 @@ def _write_first(datasets: Sequence[Path], count: int, folder: Path) -> None:
             writer.append(episode)
 
 
-def _learning(folders: Sequence[Path], config: Config, episodes: int) -> dict[str, Any]:
-    """What an arm's runs reached: training returns by frames, and fresh episodes of the last checkpoints."""
+def _finished(folder: Path) -> Run | None:
+    """A run's training episodes; None before the first has ended."""
+    try:
+        return load_run(folder, clock=False)
+    except ConfigError:
+        return None
+
+
+def _learning(runs: Sequence[Run], config: Config) -> dict[str, Any]:
+    """Training returns by frames; of no finished episode nothing."""
     edges = np.linspace(0, config.train.frames, BINS + 1)
-    curves = np.array([bin_means(load_run(folder, clock=False), edges) for folder in folders])
-    return {
-        "frames": edges[1:].tolist(),
-        "curve": [None if np.isnan(x) else float(x) for x in np.nanmean(curves, 0)],
-        "first": float(np.nanmean(curves[:, 0])),
-        "area": summary(np.nanmean(curves, 1)),
-        "final": summary([_scores(folder, config, "sample", episodes) for folder in folders]),
-    }
+    curves = np.array([bin_means(run, edges) for run in runs]).reshape(len(runs), BINS)
+    known = ~np.isnan(curves)
+    sums, counts = np.where(known, curves, 0).sum(0), known.sum(0)
+    curve = [float(x / n) if n else None for x, n in zip(sums, counts, strict=True)]
+    areas = [float(np.nanmean(row)) for row in curves if not np.isnan(row).all()]
+    return {"frames": edges[1:].tolist(), "curve": curve, "area": summary(areas) if areas else None}
 
 
 def _reached(arm: dict[str, Any], score: float) -> float | None:
@@ -202,12 +211,12 @@ def describe(found: dict[str, Any]) -> Answer:
     rows = []
     for arm, one in found["arms"].items():
         low, high = one["final"]["mean_ci95"] or (float("nan"),) * 2
-        reached = one["frames_to_80_percent_of_scratch"]
+        reached, first = one["frames_to_80_percent_of_scratch"], next((x for x in one["curve"] if x is not None), None)
         rows.append(
             (
                 arm,
-                f"{one['first']:.1f}",
-                f"{one['area']['mean']:.1f}",
+                "–" if first is None else f"{first:.1f}",
+                f"{one['area']['mean']:.1f}" if one["area"] else "–",
                 f"{one['final']['mean']:.1f} ({low:.1f} to {high:.1f})",
                 "–" if reached is None else f"{reached:,.0f}",
             )
