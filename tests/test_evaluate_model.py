@@ -33,7 +33,8 @@ SMALL = judge.Profile(
     severities=(),
     shifted_episodes=2,
 )
-RECORDS = 24
+RECORDS = 60
+"""Of an episode: with fewer an MLP does not find even the targets themselves, and the controls say so."""
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +89,8 @@ def test_windows_are_cut_where_they_say(judged):
         np.testing.assert_array_equal(
             windows.ahead.prev_action["action"][row], columns["action/action"][start : start + 5]
         )
-    with pytest.raises(ValueError, match="no episode has 3 records and 50 more"):
-        recordings.cut(judged.recordings, judged.subject.spec, context=3, horizon=50, count=2, seed=1)
+    with pytest.raises(ValueError, match="no episode has 3 records and 80 more"):
+        recordings.cut(judged.recordings, judged.subject.spec, context=3, horizon=80, count=2, seed=1)
 
 
 def test_short_episodes_are_padded_by_their_last_record(judged):
@@ -154,18 +155,17 @@ def test_other_actions_lead_elsewhere(judged):
 
 def test_a_report_has_every_section(report):
     assert {"fidelity", "information", "forecast", "imagined", "latents", "counterfactual", "returns"} <= report.keys()
-    assert report["fidelity"].keys() == {"observation", "angles", "velocities"} | (
-        report["fidelity"].keys() & {"reward"}
-    )
+    assert {"observation", "angles", "velocities"} <= report["fidelity"].keys()
     state = report["fidelity"]["observation"]["state"]
     assert state.keys() == {"ridge", "mlp"} and state["ridge"]["ceiling"] > 0.999
-    assert report["forecast"]["3"]["numbers"]["horizons"] == [1, 2, 5, 10, 15]
+    assert report["forecast"]["3"]["numbers"]["horizons"] == [1, 2, 5, 10, 15, 25, 50]
     assert {"oracle, linear", "noise", "simulator: forecast error", "untrained counterfactual"} <= report[
         "controls"
     ].keys()
     assert report["meta"]["checkpoint"] > 0 and len(report["data"]["hash"]) == 64
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_report(place, report):
     assert json.dumps(run.evaluate_run(place), allow_nan=False) == json.dumps(report, allow_nan=False)
 
@@ -200,6 +200,7 @@ def test_the_page_needs_nothing_else(report, tmp_path):
     assert text.count("<img") == 3 and all(path.stat().st_size > 5000 for path in pictures)
 
 
+@pytest.mark.slow
 def test_a_ladder_is_of_the_same_episodes(place, tmp_path):
     found = run.ladder(place, tmp_path / "ladder", profile="quick", seed=0, data=None)
     assert [rung["step"] for rung in found["rungs"]] == [0, *steps(place)]
@@ -209,13 +210,16 @@ def test_a_ladder_is_of_the_same_episodes(place, tmp_path):
     assert gains[0] == 0 and gains[-1] != 0
 
 
-def test_a_dataset_has_no_simulator(place, tmp_path, capsys):
+def test_a_dataset_has_no_simulator(place, tmp_path, monkeypatch):
     data = str(tmp_path / "data")
     collected = ["collect", "--env.task", "dmc/cartpole_balance", "--env.action_repeat", "4", "--out", data]
-    assert main([*collected, "--episodes", "6", "--env.time_limit", "30"]) == 0
+    assert main([*collected, "--episodes", "10", "--env.time_limit", "30"]) == 0
     found = run.evaluate_run(place, data=data)
-    assert found["data"]["sources"] == {data: 6}
+    assert found["data"]["sources"] == {data: 10}
     assert "forecast" in found and not {"counterfactual", "returns", "robustness"} & found.keys()
+    monkeypatch.setitem(judge.PROFILES, "quick", SMALL._replace(episodes=6))
+    with pytest.raises(ConfigError, match="episodes: got 6 of 1 sources; a judgement takes 10 of one or more"):
+        run.evaluate_run(place, data=data)
     other = tmp_path / "other"
     assert main(["collect", "--env.task", "probe/echo", "--out", str(other), "--episodes", "3"]) == 0
     with pytest.raises(ConfigError, match=r"--data: .*other observations or actions"):

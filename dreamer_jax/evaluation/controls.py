@@ -47,11 +47,10 @@ def near(name: str, value: float, truth: float, tolerance: float, void: Sequence
 
 
 def probe_controls(recordings: Sequence[Recording], split: Split, target: str, seed: int) -> list[Control]:
-    """Of the probes: the target itself, noise, and time alone as features."""
+    """Of the probes: the target itself and noise as features."""
     rng, longest = np.random.default_rng(seed), max(one.length for one in recordings)
     own = np.stack([np.pad(one.targets[target], ((0, longest - one.length), (0, 0)), "edge") for one in recordings])
     noise = rng.normal(size=(len(recordings), longest, NOISE_WIDTH))
-    time = np.broadcast_to(np.arange(longest, dtype=float)[None, :, None], (len(recordings), longest, 1))
 
     def r2(features: np.ndarray, fit: Fit = fit_ridge) -> float:
         return probe_features(records_of(features, recordings, target), split, fit, seed=seed).score.mean.value
@@ -61,7 +60,6 @@ def probe_controls(recordings: Sequence[Recording], split: Split, target: str, s
         at_least("oracle, linear", r2(own), 0.999, void, "a probe finds what is there"),
         at_least("oracle, MLP", r2(own, fit_mlp), 0.98, void, "a probe finds what is there"),
         at_most("noise", r2(noise), 0.02, void, "and not what isn't"),
-        at_most("time alone", r2(time), 0.05, void, "episodes don't give themselves away by their step"),
     ]
 
 

@@ -45,8 +45,9 @@ def fidelity(
 ) -> tuple[Section, dict[str, Probed]]:
     """R2 of every group of targets from every feature, linear; of the whole state also by an MLP.
 
-    Beside it what the same networks have untrained, what the environment's own observation allows (the ceiling), and
-    the same fit to targets of another episode (selectivity). Returns the linear probes of the state by target, too.
+    Beside it what the same networks have untrained, what the environment's own observation allows (the ceiling), what
+    the number of the record says alone, and the same fit to targets of another episode (selectivity). Returns the
+    linear probes of the state by target, too.
     """
     found: Section = {}
     probes: dict[str, Probed] = {}
@@ -62,6 +63,9 @@ def fidelity(
                 "mlp": probe_features(shown, split, fit_mlp, seed=seed),
             }
         )
+        steps = np.broadcast_to(np.arange(observed.real.shape[1])[:, None], (*observed.real.shape, 1))
+        alone = probe_features(records_of(steps.astype(np.float64), recordings, target), split, seed=seed)
+        found[target] = {"time": {"ridge": _row(alone, None, ceiling.get("ridge"))}}
         for name, features in observed.features.items():
             if not features.shape[-1]:
                 continue
@@ -73,7 +77,7 @@ def fidelity(
                     floor = probe_features(
                         records_of(untrained.features[name], recordings, target), split, fit, seed=seed
                     )
-                found.setdefault(target, {}).setdefault(name, {})[kind] = _row(own, floor, ceiling.get(kind))
+                found[target].setdefault(name, {})[kind] = _row(own, floor, ceiling.get(kind))
                 if (name, kind) == ("state", "ridge"):
                     probes[target] = own
     return found, probes

@@ -100,6 +100,9 @@ def judge(
     """
     images = any(leaf.image for leaf in subject.spec.observation.values())
     split = split_episodes([one.source for one in recordings], seed)
+    if min(len(split.validation), len(split.test)) < 2:  # what is controlled with other episodes needs some
+        sources = len({one.source for one in recordings})
+        raise ConfigError(f"episodes: got {len(recordings)} of {sources} sources; a judgement takes 10 of one or more")
     test = [recordings[i] for i in split.test]
     context, enough = max(profile.contexts), sorted(one.length for one in test)[-min(3, len(test))]
     horizon = min(HORIZON, enough - context - 1)

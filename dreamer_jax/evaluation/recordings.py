@@ -82,7 +82,7 @@ def as_batch(recordings: Sequence[Recording], spec: EnvSpec) -> tuple[Trajectory
 def cut(
     recordings: Sequence[Recording], spec: EnvSpec, *, context: int, horizon: int, count: int, seed: int
 ) -> Windows:
-    """At most ``count`` windows, spread evenly over the recordings and at random within them.
+    """At most ``count`` windows, the same number of each recording, at random within it.
 
     Raises:
       ValueError: no recording is long enough.
@@ -92,15 +92,11 @@ def cut(
     able = [index for index, latest in enumerate(last) if latest >= context - 1]
     if not able:
         raise ValueError(f"no episode has {context} records and {horizon} more")
-    each = -(-count // len(able))
-    pairs = [
-        (index, start)
-        for index in able
-        for start in sorted(
-            rng.choice(last[index] - context + 2, min(each, last[index] - context + 2), replace=False) + context - 1
-        )
-    ]
-    pairs = [pairs[i] for i in sorted(rng.choice(len(pairs), min(count, len(pairs)), replace=False))]
+    pairs = []
+    for place, index in enumerate(able):
+        share = count // len(able) + (place < count % len(able))
+        starts = np.arange(context - 1, last[index] + 1)
+        pairs += [(index, start) for start in np.sort(rng.choice(starts, min(share, len(starts)), replace=False))]
     episode, start = np.array(pairs).T
     seen = [np.arange(time - context + 1, time + 1) for time in start]
     ahead = [np.arange(time + 1, time + 1 + horizon) for time in start]

@@ -63,7 +63,7 @@ def draw(report: dict[str, Any], folder: Path) -> list[Path]:
             for shift, (label, key) in enumerate((("model", "r2"), ("untrained", "untrained"))):
                 values = [max(-0.2, features[name]["ridge"].get(key) or 0) for name in names]
                 ax.bar(np.arange(len(names)) + 0.4 * shift - 0.2, values, 0.4, label=label)
-            ceiling = features[names[0]]["ridge"].get("ceiling")
+            ceiling = features["state"]["ridge"].get("ceiling")
             if ceiling is not None:
                 ax.axhline(ceiling, color="grey", linestyle="--", label="the observation itself")
             ax.set_xticks(np.arange(len(names)), names)
