@@ -31,6 +31,7 @@ def test_order_is_scipys():
     assert agreement(x, y).correlation == pytest.approx(stats.pearsonr(x, y).statistic)
 
 
+@pytest.mark.filterwarnings("error")
 def test_what_never_differs_has_no_order():
     found = agreement([1.0, 2, 3], [5.0, 5, 5])
     assert np.isnan(found[2:]).all() and found.bias == -3

@@ -1,8 +1,11 @@
 """The probe with a hidden layer."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from dreamer_jax.evaluation import mlp_probe
 from dreamer_jax.evaluation.episodes import Records
 from dreamer_jax.evaluation.mlp_probe import MLPProbe, fit_mlp, reduce_features, train_members
 from dreamer_jax.evaluation.probes import fit_ridge, score
@@ -87,9 +90,26 @@ def test_it_begins_at_the_mean_in_training():
 
 def test_members_differ_and_a_seed_repeats_them():
     parts = bent(0), bent(1)
-    one, again, other = (fit_mlp(*parts, seed=seed, settings=SMALL).predict(parts[1].features) for seed in (0, 0, 1))
+    settings = replace(SMALL, batch_size=600, epochs=3)  # so that the order of rows makes no difference
+    one, again, other = (fit_mlp(*parts, seed=seed, settings=settings).predict(parts[1].features) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, again)
-    assert one.shape == (2, 600, 2) and np.abs(one[0] - one[1]).max() > 0.01 and np.abs(one - other).max() > 0.01
+    assert one.shape == (2, 600, 2) and np.abs(one[0] - one[1]).max() > 0.2 and np.abs(one - other).max() > 0.2
+
+
+def test_every_epoch_has_each_row_once_in_an_order_of_its_own(monkeypatch):
+    seen = []
+
+    def spy(weights, order, *rest):
+        seen.append(order)
+        return train_members(weights, order, *rest)
+
+    monkeypatch.setattr(mlp_probe, "train_members", spy)
+    fit_mlp(bent(0), bent(1), settings=replace(SMALL, epochs=4, batch_size=200))
+    (order,) = seen
+    assert order.shape == (2, 4, 3, 200)
+    flat = order.reshape(8, 600)
+    np.testing.assert_array_equal(np.sort(flat), np.broadcast_to(np.arange(600), (8, 600)))
+    assert len({tuple(each) for each in flat}) == 8
 
 
 def test_wide_features_are_reduced_to_their_first_components():

@@ -54,6 +54,7 @@ def test_a_known_share_of_the_variance():
     truth = white(D, 0)
     found = probe_features(records(truth + 0.5 * white(D, 1), truth), SPLIT).score
     np.testing.assert_allclose(found.each.value, 0.8, atol=0.05)
+    assert found.median == np.median(found.each.value) != found.mean.value
     assert found.mean.low < 0.8 < found.mean.high
     assert found.mean.high - found.mean.low < (found.each.high - found.each.low).min()
 
