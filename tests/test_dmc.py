@@ -109,6 +109,71 @@ def test_an_action_lasts_many_frames_and_stops_at_the_end():
         np.testing.assert_array_equal(observation["position"], frames[-1][0]["position"])
 
 
+@pytest.mark.parametrize(
+    "task",
+    (
+        "cartpole_swingup reacher_easy finger_turn_hard walker_walk ball_in_cup_catch hopper_hop swimmer_swimmer6 "
+        "point_mass_hard manipulator_insert_peg quadruped_walk"
+    ).split(),
+)
+def test_an_episode_goes_on_from_the_middle_of_another(task):
+    """To the last bit: what is seen in a state, all that follows the same actions, and the model itself."""
+    one, other = dmc.make(task, action_repeat=2), dmc.make(task, action_repeat=2)
+    actions = np.random.default_rng(0).uniform(-1, 1, (30, *one.action_space.shape))
+    one.reset(seed=1), other.reset(seed=2)
+    for action in actions[:20]:
+        seen = one.step(action)[0]
+    for action in actions[:7]:
+        other.step(-action)
+    state = one.simulator_state()
+    assert state.dtype == np.float64 and not np.array_equal(state, other.simulator_state())
+    restored = other.restore(state)
+    for key in seen:
+        np.testing.assert_array_equal(restored[key], seen[key], err_msg=key)
+    for name in dir(one.physics.model.ptr):
+        array = getattr(one.physics.model.ptr, name, None)
+        if isinstance(array, np.ndarray):
+            np.testing.assert_array_equal(array, getattr(other.physics.model.ptr, name), err_msg=name)
+    for action in actions[20:]:
+        (seen, reward, *_), (again, reward_again, *_) = one.step(action), other.step(action)
+        assert reward == reward_again
+        for key in seen:
+            np.testing.assert_array_equal(again[key], seen[key], err_msg=key)
+    np.testing.assert_array_equal(one.simulator_state(), other.simulator_state())
+    np.testing.assert_array_equal(other.simulate(state, actions[20]), one.simulate(state, actions[20]))
+
+
+def test_the_first_state_and_the_time_that_is_left_are_restored():
+    one, other = dmc.make("walker_walk"), dmc.make("walker_walk")
+    first, _ = one.reset(seed=1)
+    other.reset(seed=2)
+    for key, value in other.restore(one.simulator_state()).items():
+        np.testing.assert_array_equal(value, first[key])
+    for env in (one, other):  # the touch of sensors and the solver's start are those of the reset
+        env.step(np.ones(6))
+    np.testing.assert_array_equal(one.simulator_state(), other.simulator_state())
+    for _ in range(998):
+        one.step(np.zeros(6))
+    other.restore(one.simulator_state())
+    assert other.step(np.zeros(6))[3]  # the thousandth
+    other.restore(one.simulator_state())  # an episode that has ended goes on where the time is not yet up
+    assert other.step(np.zeros(6))[3]
+
+
+def test_a_state_of_another_task_is_refused():
+    env = dmc.make("cartpole_swingup")
+    with pytest.raises(ConfigError, match=r"simulator state: its shape is \(96,\), this environment's have \(30,\)"):
+        env.restore(dmc.make("walker_walk").simulator_state())
+
+
+@draws
+def test_a_restored_state_is_drawn_as_it_was():
+    one, other = dmc.make("quadruped_escape", image_size=32), dmc.make("quadruped_escape", image_size=32)
+    one.reset(seed=1), other.reset(seed=2)
+    seen = one.step(np.ones(one.action_space.shape))[0]["image"]
+    np.testing.assert_array_equal(other.restore(one.simulator_state())["image"], seen)
+
+
 @draws
 @pytest.mark.parametrize(("task", "size", "camera"), [("walker_walk", 64, 0), ("quadruped_walk", 48, 2)])
 def test_pictures(task, size, camera):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from dreamer_jax.envs import rendering
+from dreamer_jax.envs import rendering, simulator_state
 
 PROPRIO_TASKS = (
     "acrobot_swingup",
@@ -49,13 +50,20 @@ class ControlSuite(gymnasium.Env):
     dm_control's time-outs keep discount 1, so they truncate; discount 0 terminates. An action lasts
     ``action_repeat`` steps of the simulation, or until the episode ends; their rewards are summed. An
     ``image_size`` replaces the states by ``image``, uint8 [image_size, image_size, 3], drawn once an action.
+
+    Shifts (``envs.shifts``) set the hooks: ``draw_more(physics, scene)`` adds to what is drawn, ``after_drawing``
+    changes pictures, ``after_reset`` follows the task's own reset.
     """
+
+    draw_more: Callable[[Any, Any], None] | None = None
+    after_drawing: Callable[[np.ndarray], np.ndarray] | None = None
+    after_reset: Callable[[], None] | None = None
 
     def __init__(self, env: Any, *, action_repeat: int = 1, image_size: int = 0, camera: int = 0) -> None:
         self._env = env
         self._repeat = action_repeat
         self._size = image_size
-        self._camera = camera
+        self.camera = camera
         self._keys = {
             key: key.replace("/", "_") for key, spec in env.observation_spec().items() if int(np.prod(spec.shape))
         }
@@ -72,6 +80,11 @@ class ControlSuite(gymnasium.Env):
         self.action_space = spaces.Box(low.astype(np.float64), high.astype(np.float64), dtype=np.float64)
 
     @property
+    def shows_pictures(self) -> bool:
+        """Instead of states."""
+        return self._size > 0
+
+    @property
     def most_frames(self) -> float:
         """Of an episode."""
         return getattr(self._env, "_step_limit", math.inf)  # dm_control tells nobody
@@ -80,17 +93,15 @@ class ControlSuite(gymnasium.Env):
         del options
         if seed is not None:
             self._env.task.random.seed(seed)
-        return self._observation(self._env.reset()), {}
+        step = self._env.reset()
+        if self.after_reset is not None:
+            self.after_reset()
+        return self._observation(step.observation), {}
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
-        reward = 0.0
-        for _ in range(self._repeat):
-            step = self._env.step(action)
-            reward += float(step.reward)
-            if step.last():
-                break
+        step, reward = self._advance(action)
         terminated = step.last() and step.discount == 0
-        return self._observation(step), reward, terminated, step.last() and not terminated, {}
+        return self._observation(step.observation), reward, terminated, step.last() and not terminated, {}
 
     def render(self) -> np.ndarray:
         """What the camera sees, [FILM_SIZE, FILM_SIZE, 3] uint8, also where the agent sees states."""
@@ -100,13 +111,49 @@ class ControlSuite(gymnasium.Env):
     def close(self) -> None:
         self._env.close()
 
-    def _observation(self, step: Any) -> dict[str, np.ndarray]:
+    @property
+    def physics(self) -> Any:
+        """dm_control's, with the model and its state."""
+        return self._env.physics
+
+    def simulator_state(self) -> np.ndarray:
+        """Everything on which the next steps depend, float64 [Q]; see ``envs.simulator_state``."""
+        return simulator_state.read(self._env)
+
+    def restore(self, state: np.ndarray) -> dict[str, np.ndarray]:
+        """Go on from a ``simulator_state`` of this task, also one of another environment; what is seen there.
+
+        Raises:
+          ConfigError: it is of another task.
+        """
+        simulator_state.write(self._env, state)
+        return self._observation(self._env.task.get_observation(self.physics))
+
+    def simulate(self, state: np.ndarray, action: np.ndarray) -> np.ndarray:
+        """The simulator state to which an action leads from ``state``, without drawing."""
+        simulator_state.write(self._env, state)
+        self._advance(action)
+        return self.simulator_state()
+
+    def _advance(self, action: np.ndarray) -> tuple[Any, float]:
+        reward = 0.0
+        for _ in range(self._repeat):
+            step = self._env.step(action)
+            reward += float(step.reward)
+            if step.last():
+                break
+        return step, reward
+
+    def _observation(self, seen: Any) -> dict[str, np.ndarray]:
         if self._size:
             return {"image": self._picture(self._size)}
-        return {name: np.atleast_1d(np.asarray(step.observation[key], np.float32)) for key, name in self._keys.items()}
+        return {name: np.atleast_1d(np.asarray(seen[key], np.float32)) for key, name in self._keys.items()}
 
     def _picture(self, size: int) -> np.ndarray:
-        return np.ascontiguousarray(self._env.physics.render(size, size, camera_id=self._camera))
+        picture = np.ascontiguousarray(
+            self.physics.render(size, size, camera_id=self.camera, scene_callback=self.draw_more)
+        )
+        return picture if self.after_drawing is None else self.after_drawing(picture)
 
 
 def task_names() -> list[str]:

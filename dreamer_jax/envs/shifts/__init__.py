@@ -1,0 +1,1 @@
+"""Environments that are not quite those of training: other looks, physics, senses or scenes, in three severities."""
