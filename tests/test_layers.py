@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "dreamer_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 ORDER = (
     "types specs files checksums terminal config interfaces numerics ops distributions nets optim models behaviors "
-    "report agent reference replay envs processes runs devices datasets analysis evaluation profiling training cli"
+    "report agent reference replay envs processes runs devices datasets analysis profiling training evaluation cli"
 ).split()  # each imports only itself and what stands to its left
 
 

@@ -116,6 +116,11 @@ class ControlSuite(gymnasium.Env):
         """dm_control's, with the model and its state."""
         return self._env.physics
 
+    def numbers(self) -> np.ndarray:
+        """The joint states that the task shows now, side by side [k] float64, also where the agent sees pictures."""
+        seen = self._env.task.get_observation(self.physics)
+        return np.concatenate([np.ravel(seen[key]) for key in self._keys]).astype(np.float64)
+
     def simulator_state(self) -> np.ndarray:
         """Everything on which the next steps depend, float64 [Q]; see ``envs.simulator_state``."""
         return simulator_state.read(self._env)

@@ -10,7 +10,7 @@ import numpy as np
 
 from dreamer_jax.config.schema import Config
 from dreamer_jax.datasets.collect import uniform
-from dreamer_jax.envs.shifts.effects import effect
+from dreamer_jax.envs.shifts.effects import effects, in_order
 from dreamer_jax.envs.shifts.opening import not_applicable, shifted
 from dreamer_jax.envs.shifts.table import SHIFTS
 from dreamer_jax.envs.wrappers import open_env
@@ -71,15 +71,16 @@ def robustness(
     }
     for name in names:
         note(f"shift: {name}")
-        for severity in severities:
-            took = effect(config.env, name, severity, seed=seed, states=states, actions=actions, std=std)
+        known = effects(config.env, name, seed=seed, states=states, actions=actions, severities=severities, std=std)
+        ordered = SHIFTS[name].kind != "dynamics" or in_order(known)
+        for severity, took in zip(severities, known, strict=True):
             shown = cell(name, severity)
             scores = _returns(shown)
             row: Section = {
                 "kind": SHIFTS[name].kind,
                 "effect": took.size,
                 "unit": took.unit,
-                "took_effect": took.holds,
+                "took_effect": took.holds and ordered,
             }
             row["return"] = float(scores.mean())
             ratio = (scores.mean() - floor.mean()) / better if counts else float("nan")
@@ -93,7 +94,7 @@ def robustness(
 
 def _some(config: Config, recordings: Sequence[Recording], seed: int) -> tuple[np.ndarray, list[Any]]:
     """Simulator states that were met, and an action of the environment's own for each."""
-    met = np.concatenate([one.simulator for one in recordings if one.simulator is not None])
+    met = np.concatenate([one.simulator[:-1] for one in recordings if one.simulator is not None])
     rng = np.random.default_rng([seed, 2])
     env = open_env(config.env)
     try:

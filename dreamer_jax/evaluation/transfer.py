@@ -138,32 +138,33 @@ def few_shots(
     found = {}
     for count in shots:
         folder = out / f"reward-{count}" if count else source
-        settings = {
-            "offline.data": str(out / f"shots-{count}"),
-            "offline.only": "world_model",
-            "offline.updates": SHOT_UPDATES,
-            "replay.validation_fraction": 0.0,
-            "train.start_parts": f"{MODEL},cont",
-            "train.freeze": f"{MODEL},cont",
-        }
         if count and not steps(folder):
             note(f"a reward from {count} episodes: {folder}")
-            _write_first(played["train"], count, out / f"shots-{count}")
+            records = _write_first(played["train"], count, out / f"shots-{count}")
+            settings = {
+                "offline.data": str(out / f"shots-{count}"),
+                "offline.only": "world_model",
+                "offline.updates": SHOT_UPDATES,
+                "replay.validation_fraction": 0.0,
+                "replay.capacity": max(records, target.replay.capacity),
+                "train.start_parts": f"{MODEL},cont",
+                "train.freeze": f"{MODEL},cont",
+            }
             train(check(replace(target, settings)), folder, loggers=(), stream=io.StringIO())
         found[str(count)] = {"r2": reward_r2(folder, played["test"])}
     return found
 
 
-def _write_first(datasets: Sequence[Path], count: int, folder: Path) -> None:
-    """A dataset of ``count`` episodes, one from each of the others in turn."""
-    if folder.exists():
-        return
-    sources = open_sources(",".join(map(str, datasets)))
-    facts = {"task": sources[0].env.task, "env": env_facts(sources[0].env)}
-    with write_dataset(folder, sources[0].spec, facts) as writer:
-        in_turn = itertools.chain.from_iterable(zip(*(source.episodes() for source in sources), strict=True))
-        for episode in itertools.islice(in_turn, count):
-            writer.append(episode)
+def _write_first(datasets: Sequence[Path], count: int, folder: Path) -> int:
+    """A dataset of ``count`` episodes, one from each of the others in turn; how many records they are."""
+    if not folder.exists():
+        sources = open_sources(",".join(map(str, datasets)))
+        facts = {"task": sources[0].env.task, "env": env_facts(sources[0].env)}
+        with write_dataset(folder, sources[0].spec, facts) as writer:
+            in_turn = itertools.chain.from_iterable(zip(*(source.episodes() for source in sources), strict=True))
+            for episode in itertools.islice(in_turn, count):
+                writer.append(episode)
+    return sum(open_sources(str(folder))[0].lengths)
 
 
 def _finished(folder: Path) -> Run | None:
