@@ -144,6 +144,16 @@ def test_the_camera_goes_around_a_point_on_its_line_of_sight(task):
 
 
 @draws
+def test_what_is_drawn_without_a_step_is_shifted_and_given_back():
+    env = dmc.make("cheetah_run", image_size=32)
+    env.reset(seed=0)
+    before = env.render()
+    with under(env, "camera_pose", 3, seed=0):
+        assert pixel_effect(before, env.render()) > 1
+    np.testing.assert_array_equal(env.render(), before)
+
+
+@draws
 def test_an_environment_can_be_opened_under_a_shift_of_pictures():
     """With a new texture, which has to reach the graphics memory, and with what is drawn beside the model."""
     clean = dmc.make("walker_walk", image_size=32)
@@ -250,6 +260,14 @@ def test_thickness():
     assert changed.sum() == 1 and changed[torso]
     assert thick["geom_rbound"][torso] >= thick["geom_size"][torso, :2].sum() - 1e-9  # a capsule's radius and half
     np.testing.assert_array_equal(thick["body_mass"], clean["body_mass"])
+    hopper = dmc.make("hopper_hop").physics.model  # its torso has two geoms, in a tree of boxes
+    body = hopper.name2id("torso", "body")
+    nodes = slice(hopper.body_bvhadr[body], hopper.body_bvhadr[body] + hopper.body_bvhnum[body])
+    boxes = (
+        model_of(env)["bvh_aabb"][nodes, 3:] for env in (dmc.make("hopper_hop"), edited("hopper_hop", "thickness", 3))
+    )
+    grown = np.subtract(*reversed(list(boxes)))
+    assert len(grown) == 3 and (grown >= 0.6 * hopper.geom_size[hopper.name2id("torso", "geom"), 0] - 1e-9).all()
     env = edited("walker_walk", "thickness", 3)  # lying on the floor, its torso touches at its new radius
     env.reset(seed=0)
     with env.physics.reset_context():
@@ -300,6 +318,11 @@ def test_masses_change_what_mujoco_derives_from_them():
     np.testing.assert_allclose(heavy["body_inertia"], 2 * clean["body_inertia"])
     np.testing.assert_allclose(heavy["dof_invweight0"], clean["dof_invweight0"] / 2)
     np.testing.assert_array_equal(heavy["cam_poscom0"], clean["cam_poscom0"])
+    live = dmc.make("cartpole_swingup")
+    live.reset(seed=0)
+    joints = live.physics.data.qpos.copy()
+    SHIFTS["heavier"].apply(live, 3, seed=0)
+    np.testing.assert_array_equal(live.physics.data.qpos, joints)  # MuJoCo would put them where the file has them
 
 
 def test_damping_holds_where_a_task_sets_it_itself():
