@@ -72,6 +72,9 @@ def robustness(
     for name in names:
         note(f"shift: {name}")
         known = effects(config.env, name, seed=seed, states=states, actions=actions, severities=severities, std=std)
+        if SHIFTS[name].kind == "dynamics" and not any(took.size for took in known):  # such as friction without contact
+            found["not applicable"][name] = "it moves nothing from the states that were met"
+            continue
         ordered = SHIFTS[name].kind != "dynamics" or in_order(known)
         for severity, took in zip(severities, known, strict=True):
             shown = cell(name, severity)
