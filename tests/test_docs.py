@@ -200,7 +200,7 @@ def test_commands_parse_and_their_settings_are_valid(each, monkeypatch):
         assert all(name in FIELDS for name, _ in pairs(rest))
     else:
         assert not rest, f"{each.place}: {options.command} takes no settings, got {rest}"
-    if getattr(options, "sweep", None) or getattr(options, "seeds", None):
+    if "config" in options and (getattr(options, "sweep", None) or getattr(options, "seeds", None)):
         make_points(options.config, pairs(rest), seeds=options.seeds, sweeps=options.sweep, sample=options.sample)
 
 

@@ -26,6 +26,7 @@ BEST = {
     "action_reward": lambda seen: int(seen[-1][0]),
     "continuous_target": lambda seen: seen[-1],
     "memory": lambda seen: int(seen[0][0] > 0),
+    "long_memory": lambda seen: int(seen[0][0] > 0),
 }
 
 

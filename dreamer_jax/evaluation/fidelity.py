@@ -14,6 +14,7 @@ from dreamer_jax.evaluation.mlp_probe import fit_mlp
 from dreamer_jax.evaluation.open_loop import Prediction
 from dreamer_jax.evaluation.probes import Probed, fit_ridge, probe_features, score
 from dreamer_jax.evaluation.recordings import Recording, Windows
+from dreamer_jax.evaluation.ridge import VARIANCE_FLOOR
 
 Section = dict[str, Any]
 """A part of a report, ready for JSON."""
@@ -84,7 +85,7 @@ def fidelity(
 
 
 def _varies(recordings: Sequence[Recording], split: Split, target: str) -> bool:
-    return bool(np.concatenate([recordings[i].targets[target] for i in split.test]).var(0).max() >= 1e-6)
+    return bool(np.concatenate([recordings[i].targets[target] for i in split.test]).var(0).max() >= VARIANCE_FLOOR)
 
 
 def _ceiling(recordings: Sequence[Recording], target: str) -> Records | None:
@@ -123,6 +124,8 @@ def imagined(
             truth = np.stack(
                 [recordings[i].targets[target][t + h] for i, t in zip(windows.episode, windows.start, strict=True)]
             )
+            if truth.var(0).max() < VARIANCE_FLOOR:
+                continue
             rows = Records(prediction.features[:, h - 1], truth, windows.episode, windows.start + h)
             value, low, high = score(probed.probe, rows, seed=seed).mean
             found.setdefault(target, {})[str(h)] = {"r2": value, "ci95": [low, high]}

@@ -209,15 +209,12 @@ def tables(report: dict[str, Any]) -> list[tuple[str, str, tuple[str, ...], Rows
     )
     heads: tuple[str, ...] = ("target", "features", "probe", "R2", "95 %", "untrained", "observation", "selectivity")
     found.append(("What the state knows", what, heads, rows))
-    rows = [
-        (target, *(_n(one["r2"]) for one in by_horizon.values()))
-        for target, by_horizon in _sections(report, "imagined")
-    ]
+    known = _sections(report, "imagined")
+    horizons = sorted({h for _, by_horizon in known for h in by_horizon}, key=int)
+    rows = [(target, *(_n(one[h]["r2"]) if h in one else "–" for h in horizons)) for target, one in known]
     if rows:
-        horizons = next(iter(report["imagined"].values()))
-        found.append(
-            ("What imagined states know", "The same probes so many records ahead.", ("target", *horizons), rows)
-        )
+        what = "The same probes so many records ahead."
+        found.append(("What imagined states know", what, ("target", *horizons), rows))
     for context, one in _sections(report, "forecast"):
         if "numbers" in one:
             numbers = one["numbers"]

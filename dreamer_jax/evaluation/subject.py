@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 
 from dreamer_jax.agent import compute_dtype, make_behavior
-from dreamer_jax.config.schema import Config
+from dreamer_jax.config.schema import Config, ConfigError
 from dreamer_jax.interfaces import Agent, Behavior, WorldModel
 from dreamer_jax.models.world_model import make_world_model
 from dreamer_jax.runs.integrity import read_run
@@ -43,6 +43,9 @@ def of_run(run_dir: Path, checkpoint: int | None = None) -> tuple[Subject, Confi
     agent, state = load(run_dir, checkpoint)
     dtype = compute_dtype(config)
     model = make_world_model(config, spec, dtype=dtype)
+    needed, known = jax.eval_shape(model.init, jax.random.key(0)), state.params.get("model")
+    if not isinstance(known, dict) or not needed.keys() <= known.keys():
+        raise ConfigError(f"{run_dir}: its agent has no world model as its settings describe one; judge it from Python")
     behavior = make_behavior(config, spec, model, dtype=dtype, axis_name=None)
     return Subject(str(run_dir), model, state.params, spec, config.decoder.symlog, behavior, agent), config
 
