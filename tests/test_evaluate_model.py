@@ -259,6 +259,7 @@ def test_images_are_narrowed_for_probes():
     np.testing.assert_allclose(ratio, 1, atol=0.1)  # Johnson and Lindenstrauss 1984
 
 
+@pytest.mark.slow
 def test_transfer_is_gone_on_with(place, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(transfers, "SHOT_UPDATES", 20)
     monkeypatch.setattr(transfers, "HELD_OUT", 2)
