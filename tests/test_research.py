@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def lab(tmp_path, monkeypatch):
         with quickly():
             return subprocess.CompletedProcess(words, main(words[3:]))
 
-    monkeypatch.setattr(research.subprocess, "run", run)
+    monkeypatch.setattr(research, "subprocess", SimpleNamespace(run=run))  # its own: Matplotlib lists fonts by another
 
     def start(*words):
         monkeypatch.setattr(sys, "argv", ["research.py", "--runs", str(tmp_path / "runs"), *words])
