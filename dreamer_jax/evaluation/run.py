@@ -53,7 +53,7 @@ def evaluate_run(
     newest, config = of_run(run_dir)
     subject = newest if checkpoint is None else of_run(run_dir, checkpoint)[0]
     recordings = _recordings(newest, config, profile, seed, data, note)
-    return _report(run_dir, subject, config, recordings, profile, seed, checkpoint, note)
+    return report_of(run_dir, subject, config, recordings, profile, seed, checkpoint, note)
 
 
 def _recordings(
@@ -73,7 +73,7 @@ def _recordings(
     return reference_recordings(subject, config, episodes, seed)
 
 
-def _report(
+def report_of(
     run_dir: Path,
     subject: Subject,
     config: Config,
@@ -123,7 +123,7 @@ def ladder(
     for step in [0, *known]:
         one = untrained(subject, seed) if step == 0 else of_run(run_dir, step)[0]
         note(f"checkpoint {step:,}")
-        report = _report(run_dir, one, config, recordings, profile, seed, step, note)
+        report = report_of(run_dir, one, config, recordings, profile, seed, step, note)
         write(report, out / f"{step:09d}")
         rungs.append({"step": step, "report": report})
     curves = {name: [finite(_value(curve, rung["report"])) for rung in rungs] for name, curve in CURVES.items()}
