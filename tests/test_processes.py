@@ -178,7 +178,7 @@ def test_killed_and_resumed_is_as_never_stopped(tmp_path, two, logs):
     assert_same_run(run_dir, reference)
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_killed_process_is_named_and_the_other_goes_on_alone(tmp_path, two, logs, victim):
     run_dir = tmp_path / "run"
     config = tiny_run(**SHARED | {"train__frames": 100_000})
@@ -215,6 +215,7 @@ def test_a_killed_process_is_named_and_the_other_goes_on_alone(tmp_path, two, lo
     assert [path.name for path in run_dir.glob("replay*")] == ["replay"] and begin not in complete(run_dir)
 
 
+@pytest.mark.slow  # it takes 30 s to be sure
 def test_a_process_that_gives_no_sign_is_named(tmp_path, two, logs):
     run_dir = tmp_path / "run"
     start(two, flags(tiny_run(**SHARED | {"train__frames": 100_000}), run_dir), logs)

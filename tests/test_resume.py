@@ -314,7 +314,7 @@ def test_what_may_change():
     )} | {"offline.patience", "offline.updates"} == RESUMABLE  # fmt: skip
 
 
-@pytest.mark.parametrize(("before", "after"), [(1, 2), (4, 1)])
+@pytest.mark.parametrize(("before", "after"), [(1, 2), pytest.param(4, 1, marks=pytest.mark.slow)])
 def test_a_run_goes_on_with_another_number_of_devices(tmp_path, first, before, after):
     """As it would have with those it had: the same records and batches, and the same losses until rounding grows."""
     # Five bins in raw space reach to 5e8, and make much of the last digit of a probability.

@@ -258,9 +258,9 @@ def tried(count: int, chunk: int | None = None) -> collections.Counter:
     return found
 
 
-def test_three_hundred(shared):
-    found = tried(300)
-    assert found["fine"] > 75 and found["refused"] > 75 and found["with a fault, fine"] > 25, found
+def test_a_hundred(shared):
+    found = tried(100)
+    assert found["fine"] > 25 and found["refused"] > 25 and found["with a fault, fine"] > 5, found
 
 
 @pytest.mark.slow
