@@ -21,7 +21,7 @@ from dreamer_jax.specs import EnvSpec
 # The task is the comparison's own, a seed is a sample, and the names of preset, benchmark and revision are not settings
 # of the algorithm: what they stand for is compared field by field.
 _NO_MATTER = RESUMABLE | {"env.task", "seed", "preset", "benchmark", "revision"}
-_ALIASES = dmc.ALIASES | atari.ALIASES
+ALIASES = dmc.ALIASES | atari.ALIASES
 _PLACES = {
     "dmc states": ("dmc_proprio",),
     "dmc images": ("dmc_vision", "dmc_vision_2020", "dmc_vision_2019"),
@@ -92,7 +92,7 @@ def seen_task(task: str, spec: EnvSpec) -> str:
     """A task by one of its names and what a run sees of it, such as ``dmc/ball_in_cup_catch from states``."""
     suite, _, name = task.partition("/")
     seen = "images" if any(leaf.image for leaf in spec.observation.values()) else "states"
-    return f"{suite}/{_ALIASES.get(name, name)} from {seen}"
+    return f"{suite}/{ALIASES.get(name, name)} from {seen}"
 
 
 def recorded_runs(place: str, entry: dict[str, Any]) -> Recorded:

@@ -6,13 +6,21 @@ import argparse
 import json
 import sys
 from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dreamer_jax.cli.output import counted
+from dreamer_jax.cli.output import counted, say
 from dreamer_jax.cli.quick_start import start_computing
 from dreamer_jax.cli.settings import named, settings
 from dreamer_jax.config.loading import difference, dump, load, write
 from dreamer_jax.config.schema import FIELDS, ConfigError
 from dreamer_jax.terminal import render, table
+
+if TYPE_CHECKING:
+    from dreamer_jax.analysis.protocols import Protocol
+
+EPISODES = 20
+"""That an evaluation plays where nothing says how many."""
 
 
 def import_reference(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
@@ -36,6 +44,7 @@ def evaluate(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
     from dreamer_jax.analysis.pictures import check_film, save_film
     from dreamer_jax.analysis.plans import draw_search, search_first
     from dreamer_jax.analysis.plot import check_picture
+    from dreamer_jax.analysis.protocols import evaluation_protocol
     from dreamer_jax.analysis.statistics import describe, summary
     from dreamer_jax.devices.acting import make_act
     from dreamer_jax.runs.checkpoint import Checkpoints
@@ -56,7 +65,15 @@ def evaluate(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
     checkpoint = checkpoints.latest() if options.checkpoint is None else options.checkpoint
     checkpoints.close()
     seed = config.seed if options.seed is None else options.seed
-    mode = options.mode or config.policy.evaluate
+    mode, protocol = options.mode or config.policy.evaluate, None
+    if options.protocol is not None:
+        protocol = evaluation_protocol(options.protocol, config.env.task)
+        options.episodes, mode = options.episodes or protocol.episodes, options.mode or protocol.mode
+        if (options.episodes, mode) != (protocol.episodes, protocol.mode):
+            raise ConfigError(
+                f"--protocol: {options.protocol} has {protocol.episodes} episodes, --mode {protocol.mode}"
+            )
+    options.episodes = options.episodes or EPISODES
     if options.video is not None:
         check_film(options.video)
         options.video = options.video.absolute()  # environments may change the working directory
@@ -87,6 +104,7 @@ def evaluate(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
         "frames": 0 if config.offline.data else (checkpoint or 0) * config.env.action_repeat,
         "mode": mode,
         "seed": seed,
+        **({} if protocol is None else {"protocol": options.protocol}),
         **summary(scores),
         "scores": scores,
     }
@@ -98,8 +116,31 @@ def evaluate(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
         chosen = "sampled" if mode == "sample" else "greedy"
         actions = f"planned ({config.planner.method})" if plans else chosen
         age = f"{checkpoint:,} updates" if config.offline.data else f"{result['frames']:,} frames"
-        head = f"{config.env.task} after {age}, {actions} actions"
-        print(render([head, *describe(result), *pictures.values()]))
+        head = [f"{config.env.task} after {age}, {actions} actions"]
+        if protocol is not None:
+            head.append(f"{options.protocol}: {protocol.meaning}")
+            if protocol.frames not in (None, result["frames"]):
+                head.append(f"the protocol's number is that of {protocol.frames:,} frames; this is another")
+        print(render([*head, *describe(result), *pictures.values()]))
+
+
+def score(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
+    from dreamer_jax.analysis import score
+    from dreamer_jax.training.evaluate import play_run
+
+    start_computing(options)
+
+    def play(run_dir: Path, protocol: Protocol) -> list[float]:
+        with counted(f"episode of {run_dir.name}", protocol.episodes) as report:
+            return play_run(run_dir, protocol.episodes, protocol.mode, say, after_episode=report)
+
+    output = None if options.output is None else options.output.absolute()  # environments may change the directory
+    methods = score.score([source.absolute() for source in options.sources], options.protocol, play)
+    picture = [] if output is None else [str(score.draw(methods, options.protocol, output))]
+    if options.json:
+        print(json.dumps(score.as_json(methods, options.protocol) | {"picture": picture}), file=options.answers)
+    else:
+        print(render([*score.describe(methods, options.protocol), *picture]))
 
 
 def plot(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from dreamer_jax.analysis.protocols import PLAYED, PROTOCOLS
 from dreamer_jax.cli import commands, model, runs
 from dreamer_jax.cli.errors import FAILED
 from dreamer_jax.cli.output import complain
@@ -134,7 +135,8 @@ def make_parser() -> argparse.ArgumentParser:
     sub.set_defaults(takes_settings=True)
     sub.epilog = "Settings that leave the run's parameters as they are can be flags, such as --env.time_limit 500."
     sub.add_argument("run_dir", type=_path)
-    sub.add_argument("--episodes", type=_positive, default=20, help="default 20")
+    sub.add_argument("--episodes", type=_positive, help=f"default {commands.EPISODES}, or the protocol's")
+    sub.add_argument("--protocol", choices=PLAYED, metavar="NAME", help=f"a named way to measure: {', '.join(PLAYED)}")
     sub.add_argument(
         "--mode", choices=["sample", "mode"], help="sampled or greedy actions (default: the run's policy.evaluate)"
     )
@@ -143,6 +145,16 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--planner", choices=["cem", "mppi"], help="plan every action in the run's world model")
     sub.add_argument("--plans", type=_path, metavar="FILE.png", help="draw the plans tried for the first action")
     sub.add_argument("--video", type=_path, metavar="FILE.gif", help="film one more episode")
+    sub.add_argument("--json", action="store_true", help="print one JSON object")
+
+    sub = command(
+        "score", commands.score, "measure runs, or published files of runs, as a named protocol says", compiles=True
+    )
+    sub.add_argument("sources", nargs="+", type=_path, metavar="RUN_OR_FILE", help="run directories, .json or .json.gz")
+    sub.add_argument(
+        "--protocol", required=True, choices=PROTOCOLS, metavar="NAME", help=f"one of {', '.join(PROTOCOLS)}"
+    )
+    sub.add_argument("--output", type=_path, metavar="FILE.png", help="draw performance profiles")
     sub.add_argument("--json", action="store_true", help="print one JSON object")
 
     sub = command("plot", commands.plot, "draw return against frames, seeds grouped")

@@ -129,7 +129,7 @@ class RunLog:
         rewind_jsonl(run_dir / "metrics.jsonl", limit)
         kept = rewind_jsonl(run_dir / "scores.jsonl", limit)
         self._episode = max(kept, int(resume.get("episodes", 0)) if resume else 0)  # more if the file was lost
-        self._achieved = [_achievements(line) for line in read_jsonl(run_dir / "scores.jsonl")] if kept else []
+        self._achieved = [achievements(line) for line in read_jsonl(run_dir / "scores.jsonl")] if kept else []
         self._start = time.monotonic() - (_resume_seconds(run_dir, resume) if resume else 0.0)
         self._metrics, self._scores = _Lines(run_dir / "metrics.jsonl"), _Lines(run_dir / "scores.jsonl")
         self._finished: list[Episode] = []
@@ -157,7 +157,7 @@ class RunLog:
         self._scores.write(lines)
         self._episode += len(lines)
         self._finished.extend(finished)
-        self._achieved.extend(_achievements(line) for line in lines)
+        self._achieved.extend(achievements(line) for line in lines)
 
     def __call__(self, step: Mapping[str, int], metrics: Mapping[str, float]) -> None:
         counters = {name: int(step[name]) for name in COUNTERS}
@@ -200,7 +200,8 @@ class RunLog:
         self.close()
 
 
-def _achievements(line: Mapping[str, Any]) -> dict[str, float]:
+def achievements(line: Mapping[str, Any]) -> dict[str, float]:
+    """Those of Crafter in a line of scores: 1 for what the episode unlocked, 0 for what it did not."""
     return {name: value for name, value in line.items() if name.startswith("achievement_")}
 
 

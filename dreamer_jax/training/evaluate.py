@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,13 +13,17 @@ import numpy as np
 
 from dreamer_jax.analysis.pictures import film_frame
 from dreamer_jax.config.schema import Config, ConfigError, EnvConfig
+from dreamer_jax.devices.acting import make_act
 from dreamer_jax.envs.preview import Preview, preview
 from dreamer_jax.envs.vector import VectorEnvs, make_envs
 from dreamer_jax.envs.wrappers import EnvironmentFailed
 from dreamer_jax.interfaces import Agent
+from dreamer_jax.runs.integrity import read_run
+from dreamer_jax.runs.load import load
 from dreamer_jax.runs.metrics import EpisodeStats
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.training.preflight import env_spec
+from dreamer_jax.types import Mode
 
 PURPOSE, FILM = 1, 2
 """Separate the episodes of evaluation and of films from those of training (0) under the same seed."""
@@ -90,6 +96,23 @@ def evaluate(
         carry, action, _ = act(params, root, step, carry, timestep)
         timestep = envs.step(action)
         step += 1
+
+
+def play_run(
+    run_dir: Path,
+    episodes: int,
+    mode: Mode,
+    note: Callable[[str], None],
+    after_episode: Callable[[int, float], None] = lambda count, score: None,
+) -> list[float]:
+    """Returns of a run's newest agent, as ``dreamer-jax evaluate`` has them with the run's seed."""
+    config, _ = read_run(run_dir)
+    agent, state = load(run_dir)
+    with closing(evaluation_envs(config.env, episodes, config.seed, note)) as envs:
+        act = make_act(agent, mode)
+        return evaluate(
+            agent, act, state.params, envs, episodes=episodes, seed=config.seed, after_episode=after_episode
+        )
 
 
 def film_episode(
