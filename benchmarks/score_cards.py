@@ -51,7 +51,7 @@ CARDS = (
     Card("quick start, 10 %", QUICK_START, "quickstart.yaml", 4_000, KEEP),
     Card("quick start, 30 %", QUICK_START, "quickstart.yaml", 12_000, KEEP),
     Card("quick start", QUICK_START, "quickstart.yaml", 40_000, KEEP),
-    Card("transformer", "transformer", "quickstart.yaml", 40_000, TRANSFORMER),
+    Card("transformer, 30 %", "transformer", "quickstart.yaml", 12_000, TRANSFORMER),
     Card("PlaNet", "planet", "planet_cartpole.yaml", 30_000),
     Card("pixels", "pixels", "pixels.yaml", 24_000),
 )
