@@ -127,7 +127,7 @@ LONG = {  # whole episodes of 66 records, of which the last one is rewarded
     "behavior.imagination_length": 3,
     "replay.sampling": "episodes",
     "replay.online": False,
-    "replay.context": 0,
+    "replay.context": False,
     "train.batch_length": 66,
     "train.batch_size": 16,
     "train.train_ratio": 128.0,

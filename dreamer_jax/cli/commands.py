@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dreamer_jax.cli.errors import FAILED
 from dreamer_jax.cli.output import counted, say
 from dreamer_jax.cli.quick_start import start_computing
 from dreamer_jax.cli.settings import named, settings
@@ -240,6 +241,22 @@ def dream(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
         print(json.dumps({"metrics": metrics, "pictures": pictures}), file=options.answers)
     else:
         print(render([*(describe(metrics) if metrics else []), *map(str, drawn.values())]))
+
+
+def doctor(options: argparse.Namespace, _: list[tuple[str, str]]) -> int:
+    """The exit status is that of a failure if something is wrong."""
+    from dreamer_jax import doctor
+
+    findings = []
+    for one in doctor.examine():
+        findings.append(one)
+        if not options.json and one.mend:
+            say(f"{one.about}: {one.found}")
+    if options.json:
+        print(json.dumps(doctor.as_json(findings)), file=options.answers)
+    else:
+        print(render(doctor.describe(findings)))
+    return FAILED if any(one.mend for one in findings) else 0
 
 
 def bench(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:

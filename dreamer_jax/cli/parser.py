@@ -265,6 +265,9 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--episodes", type=_positive, default=10, help="fresh ones of each score (default 10)")
     sub.add_argument("--json", action="store_true", help="print one JSON object")
 
+    sub = command("doctor", commands.doctor, "say whether this machine is ready, and what mends it where it is not")
+    sub.add_argument("--json", action="store_true", help="print one JSON object")
+
     sub = command("bench", commands.bench, "measure how fast updates and decisions are on this machine", compiles=True)
     sub.add_argument("--preset", default=Config.preset, metavar="NAME", help=f"default {Config.preset}")
     sub.add_argument("--size", metavar="SIZE", help="model size (default: the preset's)")

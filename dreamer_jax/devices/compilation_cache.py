@@ -27,7 +27,7 @@ def keep_programs(folder: Path) -> str:
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
     chosen = {name: value for name, value in settings.items() if name.upper() not in os.environ}
-    problem = _problem(folder) if "jax_compilation_cache_dir" in chosen else ""
+    problem = unusable(folder) if "jax_compilation_cache_dir" in chosen else ""
     if not problem:
         for name, value in chosen.items():
             jax.config.update(name, value)
@@ -63,7 +63,7 @@ def collect_as_usual() -> None:
         _usual = None
 
 
-def _problem(folder: Path) -> str:
+def unusable(folder: Path) -> str:
     """Why nothing can be kept there."""
     try:
         if folder.parts[0] == "~":  # nobody's home, as in some containers

@@ -12,6 +12,7 @@ import numpy as np
 from dreamer_jax.config.loading import algorithm
 from dreamer_jax.config.named import BENCHMARKS, size_settings
 from dreamer_jax.config.schema import Config, ConfigError, flatten
+from dreamer_jax.devices.accelerators import left_out
 from dreamer_jax.envs.preview import Preview, preview
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.numerics import left_aside
@@ -75,6 +76,8 @@ def introduction(
         yield f"resumed at {done['env_frames']:,} frames, {done['grad_steps']:,} updates"
     if aside := left_aside():
         yield aside
+    if cure := left_out():
+        yield f"an accelerator is not used: {cure}"
 
 
 def example_batch(config: Config, spec: EnvSpec, latent_spec: Mapping[str, ArraySpec], size: int) -> TrajectoryBatch:
