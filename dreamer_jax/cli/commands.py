@@ -20,6 +20,8 @@ from dreamer_jax.terminal import render, table
 if TYPE_CHECKING:
     from dreamer_jax.analysis.protocols import Protocol
 
+ACCELERATORS = "rtx4090", "a100", "h100", "h200", "tpu_v5e"
+"""Whose data sheets are in ``profiling.plan``."""
 EPISODES = 20
 """That an evaluation plays where nothing says how many."""
 
@@ -257,6 +259,20 @@ def doctor(options: argparse.Namespace, _: list[tuple[str, str]]) -> int:
     else:
         print(render(doctor.describe(findings)))
     return FAILED if any(one.mend for one in findings) else 0
+
+
+def plan(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> int:
+    """The exit status is that of a failure if the run does not fit."""
+    config = settings(options, pairs)
+    from dreamer_jax.profiling.plan import describe, plan
+
+    start_computing(options)
+    found = plan(config, options.run_dir.absolute(), on=options.on, note=say)
+    if options.json:
+        print(json.dumps(found), file=options.answers)
+    else:
+        print(render(describe(found)))
+    return FAILED if found["problems"] else 0
 
 
 def bench(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:

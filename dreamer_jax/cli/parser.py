@@ -268,6 +268,24 @@ def make_parser() -> argparse.ArgumentParser:
     sub = command("doctor", commands.doctor, "say whether this machine is ready, and what mends it where it is not")
     sub.add_argument("--json", action="store_true", help="print one JSON object")
 
+    sub = command(
+        "plan",
+        commands.plan,
+        "say what a run would take: parameters, arithmetic, memory, disk, hours",
+        settings=True,
+        compiles=True,
+    )
+    sub.add_argument("--run-dir", type=_path, default=Path("runs"), help="where its replay would be (default: runs)")
+    sub.add_argument(
+        "--on",
+        choices=commands.ACCELERATORS,
+        metavar="DEVICE",
+        help="one that is not here: " + ", ".join(commands.ACCELERATORS),
+    )
+    sub.add_argument("--seed", metavar="N", help=f"the run's one seed (default {Config.seed})")
+    sub.add_argument("--env.task", metavar="TASK", dest="task", help=f"{FIELDS['env.task'].meaning}")
+    sub.add_argument("--json", action="store_true", help="print one JSON object")
+
     sub = command("bench", commands.bench, "measure how fast updates and decisions are on this machine", compiles=True)
     sub.add_argument("--preset", default=Config.preset, metavar="NAME", help=f"default {Config.preset}")
     sub.add_argument("--size", metavar="SIZE", help="model size (default: the preset's)")
