@@ -51,6 +51,7 @@ class Profile(NamedTuple):
     shifted_episodes: int
     value_records: int = 200  # most rewards that a critic is compared with; 0: in the policy's episodes
     image_value_records: int = 0
+    value_states: int = 25
     ranked: int = 0  # states from which policies are put in order
     image_ranked: int = 0
     drawn_again: int = 0  # pieces of episodes whose pictures are shifted
@@ -74,11 +75,12 @@ class Profile(NamedTuple):
 
 
 PROFILES = {
-    "quick": Profile(24, 12, 8, 100, 60, (5,), 50, (2,), 3, ranked=20, drawn_again=8),
+    "quick": Profile(24, 12, 8, 100, 60, (5,), 50, (2,), 3, ranked=10, drawn_again=8),
     "standard": Profile(
         *(60, 24, 16, 300, 200, (5, 25), 100, (1, 2, 3), 10),
         value_records=500,
         image_value_records=200,
+        value_states=50,
         ranked=40,
         image_ranked=20,
         drawn_again=24,
@@ -90,6 +92,7 @@ PROFILES = {
         *(120, 60, 16, 600, 300, (5, 25), 200, (1, 2, 3), 20),
         value_records=1000,
         image_value_records=500,
+        value_states=100,
         ranked=60,
         image_ranked=40,
         drawn_again=40,
@@ -294,7 +297,7 @@ def _simulated(
             found["returns"][str(length)] = one.as_section(seed)
     if subject.agent is not None and profile.value_records and not isinstance(subject.critic, str):
         note("the critic")
-        many = {"most": profile.value_records, "count": profile.states}
+        many = {"most": profile.value_records, "count": profile.value_states}
         found["value"] = values.of_states(subject, subject.critic, test, simulator, **many, **some)
     if subject.agent is not None and profile.ranked and not _planned(config):
         note("the order of policies")

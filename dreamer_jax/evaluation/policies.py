@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -99,7 +100,7 @@ def ranking(
     states = restored(recordings, windows)
     some: dict[str, Any] = {"horizon": horizon, "samples": samples, "discount": discount, "seed": seed}
     names, imagined = _imagined_under_noise(subject, windows, **some)
-    change = disturbance(subject.spec, len(states), horizon, seed)
+    change = jax.jit(partial(Disturbance.__call__, disturbance(subject.spec, len(states), horizon, seed)))
     played = play_on(
         subject,
         _repeat(windows),
@@ -108,7 +109,7 @@ def ranking(
         horizon=horizon,
         seed=seed,
         mode="mode",
-        change=lambda action, step: jax.device_get(change(action, step)),
+        change=lambda action, step: jax.device_get(change(action, np.int32(step))),
     )
     realised = np.split(played.reward.sum(1, np.float64), len(STRENGTHS))
     for name, other in earlier.items():
