@@ -14,8 +14,8 @@ from trainer import tiny_run
 from dreamer_jax.cli import main
 from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.evaluation import controls, decisions, judge, open_loop, oracle, play, recordings, run, score_card
-from dreamer_jax.evaluation import ladder as ladders
 from dreamer_jax.evaluation import features as seen_by
+from dreamer_jax.evaluation import ladder as ladders
 from dreamer_jax.evaluation import transfer as transfers
 from dreamer_jax.evaluation.forecasts import forecasts
 from dreamer_jax.evaluation.simulator import Simulator
