@@ -9,6 +9,7 @@ import pytest
 from trainer import tiny_run
 
 from dreamer_jax.agent import make_agent, make_behavior
+from dreamer_jax.datasets.collect import uniform
 from dreamer_jax.envs.simulator_state import far_from_the_limit
 from dreamer_jax.evaluation import closed_loop, ladder, overfitting, play, policies, recordings, score_card, values
 from dreamer_jax.evaluation.agreement import sure_agreement
@@ -28,7 +29,7 @@ def world():
     config = tiny_run(env__task="dmc/cartpole_balance", env__action_repeat=4, env__time_limit=100)
     simulator = Simulator(config.env)
     spec = simulator.stream.env_spec
-    shown = play.play(config.env, {"random": play.uniform}, episodes=3, steps=20, seed=0)
+    shown = play.play(config.env, {"random": uniform}, episodes=3, steps=20, seed=0)
     agent, model = make_agent(config, spec), make_world_model(config, spec)
     behavior = make_behavior(config, spec, model, dtype=np.float32, axis_name=None)
     params = jax.jit(agent.init)(jax.random.key(0)).params
