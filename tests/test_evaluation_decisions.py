@@ -177,7 +177,7 @@ def test_who_has_no_critic(world):
     assert of(behavior__method="planner") == "its actions are planned, without a critic"
     assert of(behavior__act="planner") == "its actions are planned, and the critic is of the policy"
     assert of(explore__ensemble=2) == "its critic counts what was not known as a reward"
-    found = of(behavior__returns="departure", behavior__discount_horizon=50)
+    found = of(behavior__returns="departure", behavior__discount_horizon=50, loss__replay_value=0.0)
     assert found.own and found.discount == 0.98 and of().own is False
 
 

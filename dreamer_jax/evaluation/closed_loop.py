@@ -67,7 +67,9 @@ def play_on(
         if change is not None:
             chosen = change(chosen, step)
             carry = replace(carry, prev_action=chosen)
-        rows = simulator.step(far_from_the_limit(states) if endless else states, chosen)
+        ended = np.full(len(alive), endless) | ~alive  # what has ended goes on, too, and counts no more
+        states = np.where(ended[:, None], far_from_the_limit(states), states)
+        rows = simulator.step(states, chosen)
         rewards.append(rows.reward * alive)
         alive = alive & ~rows.is_last
         states = rows.state
