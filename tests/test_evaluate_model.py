@@ -15,6 +15,7 @@ from dreamer_jax.cli import main
 from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.evaluation import controls, decisions, judge, open_loop, oracle, play, recordings, run, score_card
 from dreamer_jax.evaluation import features as seen_by
+from dreamer_jax.evaluation import ladder as ladders
 from dreamer_jax.evaluation import transfer as transfers
 from dreamer_jax.evaluation.forecasts import forecasts
 from dreamer_jax.evaluation.simulator import Simulator
@@ -33,6 +34,9 @@ SMALL = judge.Profile(
     states=6,
     severities=(),
     shifted_episodes=2,
+    value_records=20,
+    value_states=4,
+    ranked=3,
 )
 RECORDS = 60
 """Of an episode: with fewer an MLP does not find even the targets themselves, and the controls say so."""
@@ -44,6 +48,7 @@ def place(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setitem(judge.PROFILES, "quick", SMALL)
     patch.setattr(judge, "EPISODE_RECORDS", RECORDS)
+    patch.setattr(run, "EPISODE_RECORDS", RECORDS)
     folder = tmp_path_factory.mktemp("judged") / "run"
     for frames in (240, 480):
         config = tiny_run(
@@ -156,6 +161,12 @@ def test_other_actions_lead_elsewhere(judged):
 
 def test_a_report_has_every_section(report):
     assert {"fidelity", "information", "forecast", "imagined", "latents", "counterfactual", "returns"} <= report.keys()
+    assert {"value", "ranking", "overfitting"} <= report.keys()
+    value, order = report["value"], report["ranking"]
+    assert value["from"] == "states" and value["states"] == 4 and value["records"] == 20
+    assert {"bias", "explained_variance", "spearman"} <= value["ci95"].keys()
+    assert order["states"] == 3 and {"policy", "policy, noise 0.3", "random"} <= order["policies"].keys()
+    assert any(name.startswith("checkpoint") for name in order["policies"])
     assert {"observation", "angles", "velocities"} <= report["fidelity"].keys()
     state = report["fidelity"]["observation"]["state"]
     assert state.keys() == {"ridge", "mlp"} and state["ridge"]["ceiling"] > 0.999
@@ -206,10 +217,14 @@ def test_the_page_needs_nothing_else(report, tmp_path):
 
 @pytest.mark.slow
 def test_a_ladder_is_of_the_same_episodes(place, tmp_path):
-    found = run.ladder(place, tmp_path / "ladder", profile="quick", seed=0, data=None)
-    assert [rung["step"] for rung in found["rungs"]] == [0, *steps(place)]
+    found = ladders.ladder(place, tmp_path / "ladder", profile="quick", seed=0, data=None)
+    assert [rung["step"] for rung in found["rungs"]] == [0, *(step for step in steps(place) if step)]
     assert len({rung["report"]["data"]["hash"] for rung in found["rungs"]}) == 1
     assert (tmp_path / "ladder" / "ladder.png").exists() and (tmp_path / "ladder" / "000000000" / "index.html").exists()
+    facts = json.loads((tmp_path / "ladder" / "ladder.json").read_text())
+    assert facts["steps"] == [0, *(step for step in steps(place) if step)]
+    assert facts["controls"].keys() == {f"longer training improves: {name}" for name in ladders.MUST_FALL}
+    assert "<img" in (tmp_path / "ladder" / "index.html").read_text()
     gains = [rung["report"]["fidelity"]["observation"]["state"]["ridge"]["gain"] for rung in found["rungs"]]
     assert gains[0] == 0 and gains[-1] != 0
 
@@ -221,6 +236,9 @@ def test_a_dataset_has_no_simulator(place, tmp_path, monkeypatch):
     found = run.evaluate_run(place, data=data)
     assert found["data"]["sources"] == {data: 10}
     assert "forecast" in found and not {"counterfactual", "returns", "robustness"} & found.keys()
+    assert found["value"] == {"left_out": "episodes of a dataset are not those of its policy"}
+    assert found["ranking"] == {"left_out": "with a dataset there is nothing to act in"}
+    assert "nothing to act in" in score_card.as_page(found, [])
     monkeypatch.setitem(judge.PROFILES, "quick", SMALL._replace(episodes=6))
     with pytest.raises(ConfigError, match="episodes: got 6 of 1 sources; a judgement takes 10 of one or more"):
         run.evaluate_run(place, data=data)

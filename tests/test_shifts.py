@@ -9,7 +9,7 @@ from test_dmc import draws
 
 from dreamer_jax.config.schema import ConfigError, EnvConfig
 from dreamer_jax.envs import dmc
-from dreamer_jax.envs.shifts import corruption, effects
+from dreamer_jax.envs.shifts import corruption, effects, moving
 from dreamer_jax.envs.shifts.effects import Effect, in_order, pixel_effect, redraw
 from dreamer_jax.envs.shifts.opening import find, not_applicable, shifted, under
 from dreamer_jax.envs.shifts.table import SHIFTS
@@ -204,6 +204,36 @@ def test_bodies_have_other_colours_within_limits():
     assert changed.sum() == 2  # the arm's material and the fingertip's, not the target's
     assert (step[changed, :3] >= 0.15 - 1e-6).all() and (step <= 0.3 + 1e-6).all() and not step[:, 3].any()
     assert other["mat_rgba"].min() >= 0 and other["mat_rgba"].max() <= 1
+
+
+@draws
+def test_a_background_moves_behind_what_stands_still():
+    env = dmc.make("walker_walk", image_size=32)
+    env.reset(seed=0)
+    state = env.simulator_state()
+    clean = env.restore(state)["image"]
+    sky = env.physics.render(32, 32, camera_id=env.camera, segmentation=True)[..., 0] < 0
+    frames = []
+    with under(env, "moving_background", 3, seed=0):
+        for time in (0.0, 0.0, 0.4, 0.4):
+            env.restore(state)
+            env.physics.data.time = time
+            frames.append(env._picture(32))
+    first, same, later, again = frames
+    np.testing.assert_array_equal(first, same)
+    np.testing.assert_array_equal(later, again)
+    assert 0.02 < sky.mean() < 0.98 and all((frame[~sky] == clean[~sky]).all() for frame in frames)
+    assert pixel_effect(clean[sky], first[sky]) > 20 and pixel_effect(first[sky], later[sky]) > 5
+    np.testing.assert_array_equal(env.restore(state)["image"], clean)
+
+
+def test_moving_noise_has_no_border_and_goes_its_way():
+    cells = np.random.default_rng(0).integers(256, size=(moving.CELLS, moving.CELLS, 3)).astype(np.float64)
+    still, moved = (moving._seen(cells, (0.5, 0.25), 32, time) for time in (0.0, 0.5))
+    np.testing.assert_allclose(moved, np.roll(still, (-4, -8), (0, 1)))  # an eighth of 32 up, a quarter to the left
+    np.testing.assert_allclose(still[::4, ::4], cells)
+    steps = np.abs(np.diff(still, axis=1, append=still[:, :1])).max((0, 2))
+    assert steps.max() <= np.abs(np.diff(cells, axis=1, append=cells[:, :1])).max() / 4 + 1e-9
 
 
 def test_corruptions_by_hand():

@@ -16,8 +16,9 @@ from dreamer_jax.terminal import render
 
 def evaluate_model(options: argparse.Namespace, _: list[tuple[str, str]]) -> int:
     """The exit status is that of a failure if a control has failed."""
-    from dreamer_jax.evaluation.run import evaluate_run, ladder
-    from dreamer_jax.evaluation.score_card import describe, write
+    from dreamer_jax.evaluation.ladder import ladder
+    from dreamer_jax.evaluation.run import evaluate_run
+    from dreamer_jax.evaluation.score_card import describe, failures, write
 
     start_computing(options)
     run_dir = options.run_dir.absolute()  # environments may change the working directory
@@ -26,16 +27,18 @@ def evaluate_model(options: argparse.Namespace, _: list[tuple[str, str]]) -> int
     if options.ladder:
         found = ladder(run_dir, out, **chosen)
         reports = [one["report"] for one in found["rungs"]]
-        answer: list[Any] = [found["table"], found["picture"]]
+        warnings = [f"warning: {warning}" for warning in found["warnings"]]
+        answer: list[Any] = [found["table"], *failures(found["controls"]), *warnings, found["page"]]
+        checked = [*reports, found]
     else:
         report = evaluate_run(run_dir, checkpoint=options.checkpoint, **chosen)
         files = write(report, out)
-        reports, found, answer = [report], report, [*describe(report), *map(str, files)]
+        checked, found, answer = [report], report, [*describe(report), *map(str, files)]
     if options.json:
         print(json.dumps(found), file=options.answers)
     else:
         print(render(answer))
-    failed = [name for report in reports for name, one in report["controls"].items() if not one["passed"]]
+    failed = [name for report in checked for name, one in report["controls"].items() if not one["passed"]]
     return FAILED if failed else 0
 
 

@@ -18,6 +18,9 @@ TARGETS = (
 shifted model may number them otherwise. Beside them there are gains (point_mass_hard) and terrain (quadruped_escape).
 """
 
+COUNTS = ("_step_count", "_reset_next_step")
+"""Of a dm_control environment, first in every state: how far its episode is, and whether it has ended."""
+
 
 def read(env: Any) -> np.ndarray:
     """Of a dm_control environment, float64 [Q].
@@ -54,11 +57,18 @@ def write(env: Any, state: np.ndarray) -> None:
     data.sensordata[:] = sensors
 
 
+def far_from_the_limit(states: np.ndarray) -> np.ndarray:
+    """The same moments [..., Q] as at the beginning of an episode: its time limit is a whole episode away."""
+    found = np.array(states, np.float64)
+    found[..., : len(COUNTS)] = 0
+    return found
+
+
 def _parts(env: Any) -> list[np.ndarray]:
     import mujoco
 
     physics = env.physics
-    count = np.array([env._step_count, env._reset_next_step], np.float64)
+    count = np.array([getattr(env, name) for name in COUNTS], np.float64)
     integrated = physics.get_state(mujoco.mjtState.mjSTATE_INTEGRATION)
     return [count, *_changed(physics.model), integrated, physics.data.sensordata]
 

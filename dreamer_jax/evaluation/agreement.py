@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from dreamer_jax.evaluation.forecast_scores import normalise, skill
-from dreamer_jax.evaluation.intervals import Intervals
+from dreamer_jax.evaluation.intervals import Intervals, bootstrap_rows
 from dreamer_jax.types import Array
 
 
@@ -34,6 +34,16 @@ def agreement(predicted: Array, realised: Array) -> Agreement:
         correlation=correlation(predicted, realised),
         spearman=spearman(predicted, realised),
     )
+
+
+def sure_agreement(predicted: Array, realised: Array, episode: np.ndarray, seed: int = 0) -> dict[str, object]:
+    """As ``agreement``, for JSON: each number, and under ``ci95`` its interval over episodes."""
+    value, low, high = bootstrap_rows(
+        lambda *pair: np.array(agreement(*pair)), predicted, realised, episode=episode, seed=seed
+    )
+    found: dict[str, object] = dict(zip(Agreement._fields, value.tolist(), strict=True))
+    ends = zip(Agreement._fields, low.tolist(), high.tolist(), strict=True)
+    return found | {"ci95": {name: [*pair] for name, *pair in ends}}
 
 
 def correlation(x: Array, y: Array) -> float:

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from dreamer_jax.datasets.collect import ornstein_uhlenbeck, uniform
-from dreamer_jax.evaluation.agreement import agreement, counterfactual_r2
+from dreamer_jax.evaluation.agreement import counterfactual_r2, sure_agreement
+from dreamer_jax.evaluation.closed_loop import play_on, record, restored
 from dreamer_jax.evaluation.features import image_names, number_names, shown_numbers
 from dreamer_jax.evaluation.fidelity import Section
 from dreamer_jax.evaluation.open_loop import Prediction, predict
-from dreamer_jax.evaluation.recordings import Recording, Windows, cut
+from dreamer_jax.evaluation.recordings import Recording, cut
 from dreamer_jax.evaluation.simulator import Simulator
 from dreamer_jax.evaluation.subject import Subject
-from dreamer_jax.types import ArrayDict, TimeStep, TrajectoryBatch
+from dreamer_jax.types import ArrayDict
 
 SOME_NOISE = 0.35
 """Deviation of the second of two sequences of actions that are compared."""
@@ -28,12 +28,14 @@ class Returns(NamedTuple):
     horizon: int
     imagined: np.ndarray
     realised: np.ndarray
+    episode: np.ndarray
 
-    def as_section(self) -> Section:
+    def as_section(self, seed: int) -> Section:
         """How well they agree; a bias above 0 is what a policy has found in the model that is not there."""
         found: Section = {"horizon": self.horizon, "states": len(self.imagined)}
         found |= {"mean_imagined": float(self.imagined.mean()), "mean_realised": float(self.realised.mean())}
-        return found | agreement(self.imagined, self.realised)._asdict()
+        found |= sure_agreement(self.imagined, self.realised, self.episode, seed)
+        return found | {"imagined": self.imagined.tolist(), "realised": self.realised.tolist()}
 
 
 def counterfactual(
@@ -59,12 +61,12 @@ def counterfactual(
         uniform(subject.spec, rows, rng),
         ornstein_uhlenbeck(subject.spec, rows, rng, SOME_NOISE),
     ]
-    last = _record(windows.seen, -1)
+    last = record(windows.seen, -1)
     sequences = [
         {name: np.stack([one[name] for one in drawn], 1) for name in subject.spec.action}
         for drawn in ([actor(last) for _ in range(length)] for actor in actors)
     ]
-    states = _states(recordings, windows)
+    states = restored(recordings, windows)
     truth = [_follow(simulator, states, actions, horizons, subject) for actions in sequences]
     frames = tuple(horizons)
     model = [
@@ -112,17 +114,6 @@ def _at(prediction: Prediction, horizons: Sequence[int]) -> np.ndarray:
     return np.concatenate(parts, -1)
 
 
-def _states(recordings: Sequence[Recording], windows: Windows) -> np.ndarray:
-    """The simulator's [S, Q] at the last records that were seen."""
-    pairs = zip(windows.episode, windows.start, strict=True)
-    return np.stack([_simulator(recordings[index])[time] for index, time in pairs])
-
-
-def _simulator(recording: Recording) -> np.ndarray:
-    assert recording.simulator is not None, "recordings of a dataset have no states to go on from"
-    return recording.simulator
-
-
 def returns(
     subject: Subject,
     recordings: Sequence[Recording],
@@ -140,41 +131,9 @@ def returns(
     """
     windows = cut(recordings, subject.spec, context=context, horizon=horizon, count=count, seed=seed)
     imagined = predict(subject, windows, samples=samples, seed=seed, policy=True)
-    realised = np.mean(
-        [
-            _realise(subject, windows, _states(recordings, windows), simulator, horizon, seed + sample)
-            for sample in range(2)
-        ],
-        0,
-    )
-    return Returns(horizon, imagined.reward.sum(-1).mean(0), realised)
-
-
-def _realise(
-    subject: Subject, windows: Windows, states: np.ndarray, simulator: Simulator, horizon: int, seed: int
-) -> np.ndarray:
-    """Sums of rewards [S] of the agent in the simulator, which has seen the same records as the model."""
-    assert subject.agent is not None
-    agent, key = subject.agent, jax.random.key(seed)
-    act = jax.jit(agent.policy, static_argnames="mode")
-    carry = jax.jit(agent.reset, static_argnums=1)(subject.params, len(states))
-    action: ArrayDict = {}
-    for time in range(windows.seen.reward.shape[1]):
-        carry = carry.replace(prev_action={n: x[:, time] for n, x in windows.seen.prev_action.items()})
-        timestep = _record(windows.seen, time)
-        carry, action, _ = act(subject.params, jax.random.fold_in(key, time), carry, timestep)
-    total, alive = np.zeros(len(states)), np.ones(len(states), bool)
-    for step in range(horizon):
-        rows = simulator.step(states, jax.device_get(action))
-        total += rows.reward * alive
-        alive &= ~rows.is_last
-        states = rows.state
-        none = np.zeros(len(states), bool)
-        timestep = TimeStep(rows.observation, rows.reward, none, none, none)
-        carry, action, _ = act(subject.params, jax.random.fold_in(key, 1000 + step), carry, timestep)
-    return total
-
-
-def _record(batch: TrajectoryBatch, time: int) -> TimeStep:
-    flags = [np.asarray(x)[:, time] for x in (batch.reward, batch.is_first, batch.is_last, batch.is_terminal)]
-    return TimeStep({name: x[:, time] for name, x in batch.observation.items()}, *flags)
+    states = restored(recordings, windows)
+    played = [
+        play_on(subject, windows, states, simulator, horizon=horizon, seed=seed + sample).reward.sum(1, np.float64)
+        for sample in range(2)
+    ]
+    return Returns(horizon, imagined.reward.sum(-1, np.float64).mean(0), np.mean(played, 0), windows.episode)

@@ -16,8 +16,9 @@ from dreamer_jax.evaluation.calibration import calibrate
 from dreamer_jax.evaluation.episodes import Split
 from dreamer_jax.evaluation.features import number_names, shown_numbers
 from dreamer_jax.evaluation.fidelity import Section
-from dreamer_jax.evaluation.forecast_scores import Forecast, ForecastScores, score_forecast
+from dreamer_jax.evaluation.forecast_scores import Forecast, ForecastScores, normalise, score_forecast
 from dreamer_jax.evaluation.image_scores import ImageScores, score_images
+from dreamer_jax.evaluation.intervals import divide, episode_means
 from dreamer_jax.evaluation.open_loop import Prediction, predict
 from dreamer_jax.evaluation.recordings import Recording, Windows, cut
 from dreamer_jax.evaluation.reward_scores import score_rewards
@@ -54,6 +55,7 @@ def forecasts(
         section: Section = {
             "starts": len(windows.start),
             "reward": rewards(recordings, split, windows, prediction, named),
+            "by_episode": by_episode(subject, recordings, split, windows, prediction, named),
         }
         if prediction.numbers is not None:
             section["numbers"] = of_numbers(subject, recordings, split, windows, prediction, named, seed)
@@ -96,6 +98,37 @@ def of_numbers(
             found[field] = np.nanmean(getattr(sure, field)[:, varies], -1).tolist()
         found["ranks"] = sure.ranks[:, :, varies].mean((1, 2)).tolist()
     return found
+
+
+def by_episode(
+    subject: Subject,
+    recordings: Sequence[Recording],
+    split: Split,
+    windows: Windows,
+    prediction: Prediction,
+    horizons: Sequence[int],
+) -> Section:
+    """Mean errors of each episode at the horizons [H, E], so that those of two models can be compared in pairs.
+
+    ``observation`` are numbers over their variance, or pixels where there are none; ``reward`` is over its variance.
+    """
+    at = np.array(horizons) - 1
+    known = np.concatenate([recordings[i].columns["reward"] for i in split.train]).astype(np.float64)
+    square = np.square(prediction.reward.mean(0, np.float64) - windows.ahead.reward)[:, at]
+    found = {"reward": divide(square, np.asarray(known.var()))}
+    if prediction.numbers is not None:
+        train = np.concatenate([_sequence(subject, recordings[i])[0] for i in split.train])
+        truth = shown_numbers(subject, windows.ahead.observation)[:, at]
+        found["observation"] = normalise(np.square(prediction.numbers.mean(0)[:, at] - truth), train.var(0))
+    elif prediction.images:
+        pictures = [
+            np.square(frames[1] - windows.ahead.observation[name][:, at] / 255).mean((2, 3, 4))
+            for name, frames in prediction.images.items()
+        ]
+        found["observation"] = np.mean(pictures, 0)
+    return {"horizons": list(horizons)} | {
+        name: episode_means(error, windows.episode).T.tolist() for name, error in found.items()
+    }
 
 
 def score_numbers(

@@ -36,6 +36,12 @@ def episode_sums(values: Array, episode: np.ndarray) -> np.ndarray:
     return np.add.reduceat(values[order], starts, 0)
 
 
+def episode_means(values: Array, episode: np.ndarray) -> np.ndarray:
+    """Means [E, ...] over the rows of each episode."""
+    ones = np.ones((len(values), *(1,) * (np.ndim(values) - 1)))
+    return np.asarray(episode_sums(values, episode) / episode_sums(ones, episode))
+
+
 def bootstrap_episodes(ratio: Ratio, *sums: np.ndarray, resamples: int = 2000, seed: int = 0) -> Intervals:
     """``ratio`` of the totals of ``sums`` [E, ...], and its percentile interval over episodes drawn with replacement.
 
@@ -48,7 +54,31 @@ def bootstrap_episodes(ratio: Ratio, *sums: np.ndarray, resamples: int = 2000, s
         return Intervals(value, unknown, unknown)
     drawn = np.random.default_rng(seed).multinomial(episodes, [1 / episodes] * episodes, resamples).astype(np.float64)
     again = ratio(*(np.tensordot(drawn, each, 1) for each in sums))
+    return Intervals(value, *_ends(again))
+
+
+def bootstrap_rows(
+    statistic: Callable[..., np.ndarray], *columns: Array, episode: np.ndarray, resamples: int = 500, seed: int = 0
+) -> Intervals:
+    """What is no ratio of sums, such as an order: ``statistic`` of columns [N, ...], all rows of an episode together.
+
+    As ``bootstrap_episodes``, with a call for each resample.
+    """
+    columns = tuple(np.asarray(column) for column in columns)
+    rows = [np.flatnonzero(episode == name) for name in np.unique(episode)]
+    value = np.asarray(statistic(*columns), np.float64)
+    if len(rows) < 2:
+        unknown = np.full(value.shape, np.nan)
+        return Intervals(value, unknown, unknown)
+    rng, again = np.random.default_rng(seed), []
+    for _ in range(resamples):
+        drawn = np.concatenate([rows[index] for index in rng.integers(len(rows), size=len(rows))])
+        again.append(statistic(*(column[drawn] for column in columns)))
+    return Intervals(value, *_ends(np.stack(again)))
+
+
+def _ends(again: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN", RuntimeWarning)
         low, high = np.nanquantile(again, (0.025, 0.975), axis=0)
-    return Intervals(value, low, high)
+    return low, high

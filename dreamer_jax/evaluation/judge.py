@@ -13,15 +13,18 @@ import numpy as np
 from dreamer_jax.config.schema import Config, ConfigError
 from dreamer_jax.datasets.collect import Actor, ornstein_uhlenbeck, uniform
 from dreamer_jax.datasets.sources import open_sources
-from dreamer_jax.evaluation import controls, decisions
+from dreamer_jax.evaluation import controls, decisions, policies, values
+from dreamer_jax.evaluation.appearance import appearance
 from dreamer_jax.evaluation.collapse import Errors, class_bounds, class_use, latent_use
 from dreamer_jax.evaluation.collapse import judge as judge_latents
 from dreamer_jax.evaluation.episodes import Split, split_episodes
-from dreamer_jax.evaluation.features import Observed, observe
+from dreamer_jax.evaluation.features import Observed, image_names, observe
 from dreamer_jax.evaluation.fidelity import Section, fidelity, imagined, information
 from dreamer_jax.evaluation.forecasts import forecasts
 from dreamer_jax.evaluation.oracle import oracle, with_simulator
+from dreamer_jax.evaluation.overfitting import Replayed, overfitting
 from dreamer_jax.evaluation.play import MakeActor, play, policy_of
+from dreamer_jax.evaluation.probes import Probed
 from dreamer_jax.evaluation.recordings import Recording, fingerprint, of_source
 from dreamer_jax.evaluation.robustness import robustness
 from dreamer_jax.evaluation.simulator import Simulator
@@ -43,19 +46,67 @@ class Profile(NamedTuple):
     starts: int
     image_starts: int
     contexts: tuple[int, ...]
-    states: int  # for counterfactual actions and returns
+    states: int  # for counterfactual actions, returns and values
     severities: tuple[int, ...]
     shifted_episodes: int
+    value_records: int = 200  # most rewards that a critic is compared with; 0: in the policy's episodes
+    image_value_records: int = 0
+    value_states: int = 25
+    ranked: int = 0  # states from which policies are put in order
+    image_ranked: int = 0
+    drawn_again: int = 0  # pieces of episodes whose pictures are shifted
+    image_severities: tuple[int, ...] = ()  # of closed loops
+    image_shifted_episodes: int = 0
+    look_severities: tuple[int, ...] = (2,)
+    costly: bool = False  # whether shifts that draw every picture twice are among them
+
+    def suiting(self, subject: Subject) -> Profile:
+        """The same, with what is there for images where it sees some: they take most of the time."""
+        if not image_names(subject):
+            return self
+        return self._replace(
+            episodes=self.image_episodes,
+            starts=self.image_starts,
+            value_records=self.image_value_records,
+            ranked=self.image_ranked,
+            severities=self.image_severities,
+            shifted_episodes=self.image_shifted_episodes,
+        )
 
 
 PROFILES = {
-    "quick": Profile(24, 12, 8, 100, 60, (5,), 50, (2,), 3),
-    "standard": Profile(60, 24, 16, 300, 200, (5, 25), 100, (1, 2, 3), 10),
-    "full": Profile(120, 60, 16, 600, 300, (5, 25), 200, (1, 2, 3), 20),
+    "quick": Profile(24, 12, 8, 100, 60, (5,), 50, (2,), 3, ranked=10, drawn_again=8),
+    "standard": Profile(
+        *(60, 24, 16, 300, 200, (5, 25), 100, (1, 2, 3), 10),
+        value_records=500,
+        image_value_records=200,
+        value_states=50,
+        ranked=40,
+        image_ranked=20,
+        drawn_again=24,
+        image_severities=(2,),
+        look_severities=(1, 2, 3),
+        image_shifted_episodes=5,
+    ),
+    "full": Profile(
+        *(120, 60, 16, 600, 300, (5, 25), 200, (1, 2, 3), 20),
+        value_records=1000,
+        image_value_records=500,
+        value_states=100,
+        ranked=60,
+        image_ranked=40,
+        drawn_again=40,
+        image_severities=(1, 2, 3),
+        look_severities=(1, 2, 3),
+        image_shifted_episodes=10,
+        costly=True,
+    ),
 }
 IMAGINED, COUNTERFACTUAL, RETURNS = (1, 5, 15, 50), (5, 15), (15, 50)
 """Horizons in records."""
 HORIZON = 50
+POLICY = "policy"
+"""The source of its episodes without noise."""
 
 
 class Judged(NamedTuple):
@@ -77,7 +128,7 @@ def reference_recordings(newest: Subject, config: Config, episodes: int, seed: i
     actors: dict[str, MakeActor] = {
         "random": uniform,
         "correlated noise": correlated,
-        "policy": policy_of(newest, seed),
+        POLICY: policy_of(newest, seed),
         "policy with noise": policy_of(newest, seed, ACTED),
     }
     each = max(3, episodes // len(actors))
@@ -91,14 +142,22 @@ def judge(
     profile: Profile,
     *,
     seed: int,
+    newest: bool = True,
+    earlier: Mapping[str, Subject] | None = None,
+    known: Replayed | None = None,
     note: Callable[[str], None] = lambda text: None,
 ) -> Judged:
-    """All sections but those of robustness, and the controls of each; what a control voids is blank.
+    """All sections, and the controls of each; what a control voids is blank.
+
+    Args:
+      newest: whether the policy's episodes in ``recordings`` are the subject's own.
+      earlier: other checkpoints by name, whose policies are put in order with its own.
+      known: episodes that it was trained on.
 
     Raises:
       ConfigError: the recordings are too few or too short.
     """
-    images = any(leaf.image for leaf in subject.spec.observation.values())
+    profile = profile.suiting(subject)
     split = split_episodes([one.source for one in recordings], seed)
     if min(len(split.validation), len(split.test)) < 2:  # what is controlled with other episodes needs some
         sources = len({one.source for one in recordings})
@@ -110,7 +169,7 @@ def judge(
         raise ConfigError(
             f"episodes: got {enough} records in the third longest; predictions take {context + 2} or more"
         )
-    starts = profile.image_starts if images else profile.starts
+    starts = profile.starts
     note("features and reconstructions")
     observed = observe(subject, recordings, seed)
     blank = None if subject.agent is None else untrained(subject, seed)
@@ -132,39 +191,35 @@ def judge(
     report["forecast"], made = ahead(subject, contexts=profile.contexts)
     windows, prediction = made[profile.contexts[-1]]
     report["imagined"] = imagined(probes, prediction, windows, test, IMAGINED, seed)
-    report["reconstruction"] = reconstruction(observed, split)
+    report["reconstruction"] = reconstruction(observed, split) | {"by_episode": reconstructed(observed, split)}
     report["latents"] = latents(subject, config, observed, split)
     checks = controls.statistical_controls(seed)
     for target in probes:
         checks += controls.probe_controls(recordings, split, target, seed)
         break
     without = None if blank is None else ahead(blank, contexts=profile.contexts[:1])[0]
+    if known is not None:
+        report["overfitting"] = overfitting(subject, known, test, starts=starts, context=profile.contexts[0], seed=seed)
     other = None
-    if test[0].simulator is not None:
-        note("decisions")
+    simulated = test[0].simulator is not None
+    if simulated:
         simulator = Simulator(config.env)
         try:
-            counterfactual = partial(
-                decisions.counterfactual,
-                recordings=test,
-                simulator=simulator,
-                horizons=[h for h in COUNTERFACTUAL if h <= horizon],
-                count=profile.states,
-                context=profile.contexts[0],
-                samples=profile.samples,
-                seed=seed,
+            some, other, more = _simulated(
+                subject, blank, config, recordings, split, probes, simulator, profile, horizon, earlier, seed, note
             )
-            report["counterfactual"] = counterfactual(subject)
-            if blank is not None:
-                other = counterfactual(blank)
-            if subject.agent is not None and config.behavior.method != "planner" and config.behavior.act == "policy":
-                report["returns"] = _returns(subject, test, simulator, profile, horizon, seed)
-            if not images:
-                note("the simulator as a model")
-                checks += _oracle_controls(simulator, recordings, split, counterfactual, horizon, seed)
         finally:
             simulator.close()
-    if test[0].simulator is not None and subject.agent is not None and profile.severities:
+        report |= some
+        checks += more
+    if subject.agent is not None:
+        if "value" not in report:
+            note("the critic")
+            report["value"] = _value_in_episodes(subject, config, recordings, profile, newest, seed)
+        if "ranking" not in report and profile.ranked:
+            note("the order of policies")
+            report["ranking"] = _ranking_of_episodes(subject, config, recordings, earlier, profile, horizon, seed)
+    if simulated and subject.agent is not None and profile.severities:
         report["robustness"] = robustness(
             subject,
             config,
@@ -173,14 +228,16 @@ def judge(
             severities=profile.severities,
             episodes=profile.shifted_episodes,
             steps=EPISODE_RECORDS + 1,
+            costly=profile.costly,
             seed=seed,
             note=note,
         )
-        rows = [row for shift in report["robustness"]["shifts"].values() for row in shift.values()]
-        without_effect = sum(not row["took_effect"] for row in rows)
-        checks.append(
-            controls.at_most("shifts without effect", without_effect, 0, ("robustness",), "every shift is there")
-        )
+    for section in ("robustness", "appearance"):
+        if section in report:
+            rows = [row for shift in report[section]["shifts"].values() for row in shift.values()]
+            count = sum(not row["took_effect"] for row in rows)
+            name = f"shifts without effect, {section}"
+            checks.append(controls.at_most(name, count, 0, (section,), "every shift is there"))
     if without is not None:
         checks += controls.untrained_controls(without, other)
     report["controls"] = {one.name: one.as_section() for one in checks}
@@ -198,23 +255,139 @@ def judge(
     return Judged(finite(report), recordings, observed, split)
 
 
-def _returns(
-    subject: Subject, test: Sequence[Recording], simulator: Simulator, profile: Profile, horizon: int, seed: int
-) -> Section:
+def _simulated(
+    subject: Subject,
+    blank: Subject | None,
+    config: Config,
+    recordings: Sequence[Recording],
+    split: Split,
+    probes: Mapping[str, Probed],
+    simulator: Simulator,
+    profile: Profile,
+    horizon: int,
+    earlier: Mapping[str, Subject] | None,
+    seed: int,
+    note: Callable[[str], None],
+) -> tuple[Section, Section | None, list[controls.Control]]:
+    """Sections that take a simulator whose state can be set; effects of actions on an untrained model; controls."""
     found: Section = {}
-    for length in [h for h in RETURNS if h <= horizon]:
-        one = decisions.returns(
+    checks: list[controls.Control] = []
+    test = [recordings[i] for i in split.test]
+    images = bool(image_names(subject))
+    some: dict[str, Any] = {"context": profile.contexts[-1], "seed": seed}
+    note("decisions")
+    counterfactual = partial(
+        decisions.counterfactual,
+        recordings=test,
+        simulator=simulator,
+        horizons=[h for h in COUNTERFACTUAL if h <= horizon],
+        count=profile.states,
+        context=profile.contexts[0],
+        samples=profile.samples,
+        seed=seed,
+    )
+    found["counterfactual"] = counterfactual(subject)
+    other = None if blank is None else counterfactual(blank)
+    if subject.agent is not None and not _planned(config):
+        found["returns"] = {}
+        for length in [h for h in RETURNS if h <= horizon]:
+            one = decisions.returns(
+                subject, test, simulator, horizon=length, count=profile.states, samples=profile.samples, **some
+            )
+            found["returns"][str(length)] = one.as_section(seed)
+    if subject.agent is not None and profile.value_records and not isinstance(subject.critic, str):
+        note("the critic")
+        many = {"most": profile.value_records, "count": profile.value_states}
+        found["value"] = values.of_states(subject, subject.critic, test, simulator, **many, **some)
+    if subject.agent is not None and profile.ranked and not _planned(config):
+        note("the order of policies")
+        found["ranking"] = policies.ranking(
             subject,
+            _seeing(subject, earlier),
             test,
             simulator,
-            horizon=length,
-            count=profile.states,
-            context=profile.contexts[-1],
+            horizon=horizon,
+            count=profile.ranked,
             samples=profile.samples,
-            seed=seed,
+            discount=_discount(config),
+            **some,
         )
-        found[str(length)] = one.as_section() | {"imagined": one.imagined.tolist(), "realised": one.realised.tolist()}
-    return found
+    if not images:
+        note("the simulator as a model")
+        checks = _oracle_controls(simulator, recordings, split, counterfactual, horizon, seed)
+    elif profile.drawn_again:
+        found["appearance"] = appearance(
+            subject,
+            config,
+            test,
+            probes,
+            simulator,
+            severities=profile.look_severities,
+            count=profile.drawn_again,
+            costly=profile.costly,
+            seed=seed,
+            note=note,
+        )
+        unlike = found["appearance"]["drawn_again"]
+        says = "a stored state looks as it was recorded"
+        checks = [controls.at_most("pictures drawn again without a shift", unlike, 0, ("appearance",), says)]
+    return found, other, checks
+
+
+def _planned(config: Config) -> bool:
+    """Whether actions are, which takes too long in imagination."""
+    return config.behavior.method == "planner" or config.behavior.act == "planner"
+
+
+def _discount(config: Config) -> float:
+    return 1 - 1 / config.behavior.discount_horizon
+
+
+def _seeing(subject: Subject, earlier: Mapping[str, Subject] | None) -> Mapping[str, Subject]:
+    """Other checkpoints that can act on what is decoded."""
+    return earlier if earlier and policies.sees_all(subject) else {}
+
+
+def _value_in_episodes(
+    subject: Subject, config: Config, recordings: Sequence[Recording], profile: Profile, newest: bool, seed: int
+) -> Section:
+    if isinstance(subject.critic, str):
+        return {"left_out": subject.critic}
+    own = [one for one in recordings if one.source == POLICY]
+    if not own:
+        return {"left_out": "episodes of a dataset are not those of its policy"}
+    if not newest:
+        actors = {POLICY: policy_of(subject, seed)}
+        own = play(config.env, actors, episodes=len(own), steps=EPISODE_RECORDS + 1, seed=seed)
+    return values.of_recordings(subject, subject.critic, own, profile.contexts[-1], seed)
+
+
+def _ranking_of_episodes(
+    subject: Subject,
+    config: Config,
+    recordings: Sequence[Recording],
+    earlier: Mapping[str, Subject] | None,
+    profile: Profile,
+    horizon: int,
+    seed: int,
+) -> Section:
+    if _planned(config):
+        return {"left_out": "its actions are planned, which takes too long in imagination"}
+    if all(one.source != POLICY for one in recordings):
+        return {"left_out": "with a dataset there is nothing to act in"}
+    return policies.ranking_of_episodes(
+        subject,
+        _seeing(subject, earlier),
+        config.env,
+        recordings,
+        horizon=horizon,
+        count=profile.ranked,
+        steps=EPISODE_RECORDS + 1,
+        samples=profile.samples,
+        discount=_discount(config),
+        context=profile.contexts[-1],
+        seed=seed,
+    )
 
 
 def _oracle_controls(
@@ -236,7 +409,24 @@ def _oracle_controls(
         controls.at_most("simulator: forecast error", max(section["numbers"]["nmse"]), 1e-10, ("forecast",), says),
         controls.at_most("simulator: reward error", max(section["reward"]["mse"]), 1e-10, ("forecast",), says),
         controls.at_least("simulator: counterfactual", min(effects["r2"]), 1 - 1e-6, ("counterfactual",), says),
+        *_oracle_ranking(perfect, [known[i] for i in split.test], simulator, min(horizon, 15), seed),
     ]
+
+
+def _oracle_ranking(
+    perfect: Subject, test: Sequence[Recording], simulator: Simulator, horizon: int, seed: int
+) -> list[controls.Control]:
+    """In the simulator as a model returns are what they are, and so is the order of policies."""
+    some: dict[str, Any] = {"horizon": horizon, "count": 6, "context": 1, "samples": 1, "seed": seed}
+    order = policies.ranking(perfect, {}, test, simulator, discount=1.0, **some)
+    pairs = [(one["imagined"], one["realised"]) for one in order["policies"].values()]
+    error = max(abs(own - real) for own, real in pairs)
+    real = np.sort([real for _, real in pairs])
+    says = "a perfect model imagines what comes"
+    found = [controls.at_most("simulator: imagined return", error, 1e-3, ("returns", "ranking"), says)]
+    if np.diff(real).min() > 2e-3:  # of equal policies there is no order
+        found.append(controls.at_least("simulator: ranking", order["spearman"], 1, ("ranking",), says))
+    return found
 
 
 def reconstruction(observed: Observed, split: Split) -> Section:
@@ -246,6 +436,13 @@ def reconstruction(observed: Observed, split: Split) -> Section:
         state: {name: float(error[split.test][real].mean()) for name, error in errors.items()}
         for state, errors in observed.errors.items()
     }
+
+
+def reconstructed(observed: Observed, split: Split) -> list[float]:
+    """The mean error of each unseen episode, all observations alike."""
+    errors = [error[split.test] for error in observed.errors["posterior"].values()]
+    real = observed.real[split.test]
+    return [float(np.mean([error[row][real[row]] for error in errors])) for row in range(len(real))] if errors else []
 
 
 def latents(subject: Subject, config: Config, observed: Observed, split: Split) -> Section:

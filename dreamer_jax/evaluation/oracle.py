@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -11,9 +12,9 @@ import numpy as np
 from dreamer_jax.evaluation.recordings import SIMULATOR, Recording
 from dreamer_jax.evaluation.simulator import Simulator
 from dreamer_jax.evaluation.subject import Subject
-from dreamer_jax.interfaces import Dynamics, Latent, WorldModel
+from dreamer_jax.interfaces import Agent, Behavior, Dynamics, Latent, WorldModel
 from dreamer_jax.specs import ArraySpec, EnvSpec
-from dreamer_jax.types import Array, ArrayDict, Features, Noise, TrajectoryBatch
+from dreamer_jax.types import Array, ArrayDict, Features, Mode, Noise, PolicyCarry, TimeStep, TrajectoryBatch
 
 WORDS = 3
 """float32 numbers whose sum is a float64 number, exactly (24 bits each)."""
@@ -51,6 +52,7 @@ def with_simulator(recordings: list[Recording]) -> list[Recording]:
 def oracle(simulator: Simulator) -> Subject:
     """Dynamics are those of the simulator, by a call to the host. Nothing of it is learnt, and it observes exactly.
 
+    It acts by some function of the numbers that are shown, so that what it imagines can be compared with what comes.
     It takes recordings of numbers that ``with_simulator`` made.
     """
     spec = simulator.stream.env_spec
@@ -100,6 +102,26 @@ def oracle(simulator: Simulator) -> Subject:
             name: x.reshape(*x.shape[:-1], *spec.observation[name].shape) for name, x in zip(names, parts, strict=True)
         }
 
+    wide_action = sum(leaf.size for leaf in spec.action.values())
+    weights = np.random.default_rng(0).normal(size=(total, wide_action)).astype(np.float32)
+
+    def choose(numbers: Array) -> ArrayDict:
+        """The same way everywhere, whoever asks."""
+        parts = jnp.split(jnp.tanh(numbers @ weights), np.cumsum([leaf.size for leaf in spec.action.values()])[:-1], -1)
+        return {name: x.reshape(-1, *leaf.shape) for (name, leaf), x in zip(spec.action.items(), parts, strict=True)}
+
+    def act(params: Any, key: Array, rows: Array, state: OracleState, memory: Any, mode: Mode) -> tuple[Any, ArrayDict]:
+        return memory, choose(state.shown)
+
+    def reset(params: Any, num_envs: int) -> PolicyCarry:
+        return PolicyCarry((), {n: jnp.zeros((num_envs, *leaf.shape)) for n, leaf in spec.action.items()})
+
+    def policy(
+        params: Any, key: Array, carry: PolicyCarry, timestep: TimeStep, mode: Mode = "sample", env_offset: Array = 0
+    ) -> tuple[PolicyCarry, ArrayDict, ArrayDict]:
+        action = choose(flat(timestep.observation))
+        return replace(carry, prev_action=action), action, {}
+
     def nothing(*args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError("the simulator learns nothing and has no latent")
 
@@ -141,4 +163,8 @@ def oracle(simulator: Simulator) -> Subject:
         dynamics=dynamics,
         latent_spec={},
     )
-    return Subject("simulator", model, {"model": {}}, wide, symlog=False, reads_simulator=True)
+    behavior = Behavior(init=nothing, initial=lambda size: (), act=act, loss=nothing)
+    agent = Agent(nothing, reset, policy, nothing, nothing, nothing, nothing, {})
+    return Subject(
+        "simulator", model, {"model": {}}, wide, symlog=False, behavior=behavior, agent=agent, reads_simulator=True
+    )

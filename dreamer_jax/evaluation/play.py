@@ -18,7 +18,7 @@ from dreamer_jax.evaluation.recordings import Recording, shown
 from dreamer_jax.evaluation.simulator import control_suite, targets
 from dreamer_jax.evaluation.subject import Subject
 from dreamer_jax.specs import EnvSpec
-from dreamer_jax.types import TimeStep
+from dreamer_jax.types import Mode, TimeStep
 
 PURPOSE = 4
 """Separates these episodes from all others under the same seed."""
@@ -28,10 +28,10 @@ class MakeActor(Protocol):
     def __call__(self, spec: EnvSpec, num_envs: int, rng: np.random.Generator, /) -> Actor: ...
 
 
-def policy_of(subject: Subject, seed: int, noise: float = 0.0) -> MakeActor:
-    """Its sampled actions, with noise beside them; compiled once for all that it makes."""
+def policy_of(subject: Subject, seed: int, noise: float = 0.0, mode: Mode = "sample") -> MakeActor:
+    """Its actions, with noise beside them; compiled once for all that it makes."""
     assert subject.agent is not None
-    acts = make_act(subject.agent, "sample"), jax.jit(subject.agent.reset, static_argnums=1)
+    acts = make_act(subject.agent, mode), jax.jit(subject.agent.reset, static_argnums=1)
     return lambda spec, num_envs, rng: of_agent(*acts, subject.params, spec, num_envs, rng, seed, noise)
 
 

@@ -42,6 +42,17 @@ class Windows(NamedTuple):
     start: np.ndarray  # [S] index of the last record seen
 
 
+def piece(recording: Recording, start: int, stop: int) -> Recording:
+    """Its records from ``start`` to before ``stop``."""
+    rows = slice(start, stop)
+    return Recording(
+        recording.source,
+        {name: x[rows] for name, x in recording.columns.items()},
+        {name: x[rows] for name, x in recording.targets.items()},
+        None if recording.simulator is None else recording.simulator[rows],
+    )
+
+
 def of_source(source: Source, episodes: int, steps: int) -> list[Recording]:
     """Recordings of the first episodes of a dataset, whose targets are what the environment shows."""
     found = []

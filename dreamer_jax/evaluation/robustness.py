@@ -39,6 +39,7 @@ def robustness(
     severities: Sequence[int],
     episodes: int,
     steps: int,
+    costly: bool,
     seed: int,
     note: Callable[[str], None],
 ) -> Section:
@@ -56,8 +57,8 @@ def robustness(
         return play(config.env, {"policy": actor}, episodes=episodes, steps=steps, seed=seed, opened=opened)
 
     refused = not_applicable(config.env)
-    names = [name for name in SHIFTS if name not in refused]
-    states, actions = _some(config, recordings, seed)
+    names = [name for name, shift in SHIFTS.items() if name not in refused and (costly or not shift.costly)]
+    states, actions = some_states(config, recordings, seed)
     some = names[0]
     clean, random = cell(some, 0), cell(some, 0, random=True)
     base, floor = _returns(clean), _returns(random)
@@ -95,7 +96,7 @@ def robustness(
     return found
 
 
-def _some(config: Config, recordings: Sequence[Recording], seed: int) -> tuple[np.ndarray, list[Any]]:
+def some_states(config: Config, recordings: Sequence[Recording], seed: int) -> tuple[np.ndarray, list[Any]]:
     """Simulator states that were met, and an action of the environment's own for each."""
     met = np.concatenate([one.simulator[:-1] for one in recordings if one.simulator is not None])
     rng = np.random.default_rng([seed, 2])

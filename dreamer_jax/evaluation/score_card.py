@@ -70,13 +70,22 @@ def draw(report: dict[str, Any], folder: Path) -> list[Path]:
             ax.set_ylim(-0.2, 1.05)
             _finish(ax, target, "", "R2 of a linear probe")
         found.append(save_picture(figure, folder / "fidelity.png"))
-    if "returns" in report and "void" not in report["returns"]:
-        figure, axes = open_panels(len(report["returns"]))
-        for ax, (horizon, one) in zip(axes, report["returns"].items(), strict=True):
-            ax.scatter(one["realised"], one["imagined"], s=12)
-            ends = [min(*one["realised"], *one["imagined"]), max(*one["realised"], *one["imagined"])]
+    pairs: list[tuple[str, str, str, list[float], list[float]]] = [
+        (f"{horizon} records", "return", "imagined", one["realised"], one["imagined"])
+        for horizon, one in _sections(report, "returns")
+    ]
+    if one := _there(report, "value"):
+        pairs.append(("critic", "sum of discounted rewards", "promised", one["realised"], one["promised"]))
+    if one := _there(report, "ranking"):
+        real, imagined = ([policy[side] for policy in one["policies"].values()] for side in ("realised", "imagined"))
+        pairs.append((f"{len(real)} policies", "mean return", "imagined", real, imagined))
+    if pairs:
+        figure, axes = open_panels(len(pairs))
+        for ax, (title, what, guess, realised, promised) in zip(axes, pairs, strict=True):
+            ax.scatter(realised, promised, s=12)
+            ends = [min(*realised, *promised), max(*realised, *promised)]
             ax.plot(ends, ends, color="grey", linewidth=1)
-            _finish(ax, f"{horizon} records", "realised return", "imagined return", legend=False)
+            _finish(ax, title, f"realised {what}", f"{guess} {what}", legend=False)
         found.append(save_picture(figure, folder / "returns.png"))
     return found
 
@@ -115,6 +124,17 @@ def headline(report: dict[str, Any]) -> Rows:
     for horizon, one in _sections(report, "returns"):
         bias, order = _n(one["bias"]), _n(one["spearman"])
         rows.append((f"imagined less realised return, {horizon} records", f"{bias} (rank correlation {order})"))
+    if one := _there(report, "value"):
+        low, high = one["ci95"]["bias"]
+        bias = f"{_n(one['bias'])} ({_n(low)} to {_n(high)})"
+        rows.append(("critic less what came", f"{bias} of {_n(one['mean_realised'])}"))
+        low, high = one["ci95"]["explained_variance"]
+        rows.append(("variance that the critic explains", f"{_n(one['explained_variance'])} ({_n(low)} to {_n(high)})"))
+    if one := _there(report, "ranking"):
+        low, high = one["ci95"]
+        rows.append(("order of policies, rank correlation", f"{_n(one['spearman'])} ({_n(low)} to {_n(high)})"))
+    if "ratio" in report.get("overfitting", {}):
+        rows.append(("error in unseen episodes over that in the replay", _n(report["overfitting"]["ratio"])))
     if "active" in report.get("latents", {}):
         one = report["latents"]
         rows.append(("latents active", f"{one['active']} of {one['latents']}, {one.get('verdict', 'no decoder')}"))
@@ -122,13 +142,25 @@ def headline(report: dict[str, Any]) -> Rows:
     for _, _, one in shifts(report):
         if one["performance_ratio"] is not None:
             kinds.setdefault(one["kind"], []).append(one["performance_ratio"])
+    drops = [row["latent_drop"] for _, row in looks(report) if row["latent_drop"] is not None]
+    if drops:
+        rows.append(("R2 lost where the same states look otherwise", _n(float(np.mean(drops)))))
     rows += [(f"share of the return kept, {kind}", _n(float(np.mean(all_)))) for kind, all_ in kinds.items()]
     return rows
 
 
 def _sections(report: dict[str, Any], name: str) -> list[tuple[str, dict[str, Any]]]:
-    section = report.get(name, {})
-    return [] if "void" in section else list(section.items())
+    return list(_there(report, name).items())
+
+
+def _there(report: dict[str, Any], name: str) -> dict[str, Any]:
+    """The section, or nothing where it is void or left out."""
+    section: dict[str, Any] = report.get(name, {})
+    return {} if section.keys() & {"void", "left_out"} else section
+
+
+def _left_out(report: dict[str, Any]) -> Rows:
+    return [(name, section["left_out"]) for name, section in report.items() if "left_out" in section]
 
 
 def shifts(report: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
@@ -138,18 +170,25 @@ def shifts(report: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
     return [(name, severity, row) for name, by_severity in named for severity, row in by_severity.items()]
 
 
+def looks(report: dict[str, Any]) -> list[tuple[tuple[str, str], dict[str, Any]]]:
+    """Name and severity of each shift of pictures that were drawn again, and its row."""
+    named = report.get("appearance", {}).get("shifts", {}).items()
+    return [((name, severity), row) for name, by_severity in named for severity, row in by_severity.items()]
+
+
 def _n(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g}"
 
 
 def describe(report: dict[str, Any]) -> Answer:
     """For a terminal."""
-    failed = [name for name, one in report["controls"].items() if not one["passed"]]
-    count = len(report["controls"])
-    line = (
-        f"{count} controls passed" if not failed else f"{len(failed)} of {count} controls failed: {', '.join(failed)}"
-    )
-    return [table(("", "value"), headline(report), right=("value",)), line]
+    return [table(("", "value"), headline(report), right=("value",)), *failures(report["controls"])]
+
+
+def failures(controls: dict[str, Any]) -> list[str]:
+    """In one line."""
+    failed, count = [name for name, one in controls.items() if not one["passed"]], len(controls)
+    return [f"{len(failed)} of {count} controls failed: {', '.join(failed)}" if failed else f"{count} controls passed"]
 
 
 def as_page(report: dict[str, Any], pictures: Sequence[Path]) -> str:
@@ -160,19 +199,38 @@ def as_page(report: dict[str, Any], pictures: Sequence[Path]) -> str:
     for path in pictures:
         data = base64.b64encode(path.read_bytes()).decode()
         parts.append(f'<img alt="{path.stem}" src="data:image/png;base64,{data}">')
-    parts += [
-        "<h2>Controls</h2>",
-        _what("Numbers that are known beforehand; a section that rests on one that is wrong is void."),
-    ]
-    rows: Rows = []
-    for name, one in report["controls"].items():
-        verdict = '<span class="good">passed</span>' if one["passed"] else '<span class="bad">failed</span>'
-        rows.append((html.escape(name), _n(one["value"]), html.escape(one["limit"]), verdict, html.escape(one["says"])))
-    parts.append(_table(("control", "value", "limit", "", "what it guards"), rows, raw=True))
+    parts += _controls(report["controls"], "Numbers that are known beforehand; a section that rests on one is void.")
     for title, what, heads, rows in tables(report):
         parts += [f"<h2>{html.escape(title)}</h2>", _what(what), _table(heads, rows)]
     parts += ["<h2>How it was made</h2>", _table(("", ""), [(k, str(v)) for k, v in meta.items()])]
-    title = html.escape(f"{meta['task']}: {meta['name']}")
+    return _page(f"{meta['task']}: {meta['name']}", parts)
+
+
+def as_ladder(found: dict[str, Any], rows: Sequence[Sequence[str]], name: str, picture: Path) -> str:
+    """One page of a model's way through training; ``rows`` begin with the heads."""
+    data = base64.b64encode(picture.read_bytes()).decode()
+    what = "Untrained networks and every checkpoint, on the same episodes. Errors are over the variance in training."
+    parts = [f"<h1>{html.escape(name)}: does longer training improve the model?</h1>", _what(what)]
+    parts.append(f'<img alt="ladder" src="data:image/png;base64,{data}">')
+    parts += [f'<p class="bad">{html.escape(warning)}</p>' for warning in found["warnings"]]
+    parts.append(_table(rows[0], rows[1:]))
+    parts += _controls(
+        found["controls"], "Errors fall with training (rank correlation), and the last is below the first."
+    )
+    return _page(f"{name}: ladder", parts)
+
+
+def _controls(controls: dict[str, Any], what: str) -> list[str]:
+    rows: Rows = []
+    for name, one in controls.items():
+        verdict = '<span class="good">passed</span>' if one["passed"] else '<span class="bad">failed</span>'
+        rows.append((html.escape(name), _n(one["value"]), html.escape(one["limit"]), verdict, html.escape(one["says"])))
+    heads = ("control", "value", "limit", "", "what it guards")
+    return ["<h2>Controls</h2>", _what(what), _table(heads, rows, raw=True)]
+
+
+def _page(title: str, parts: Sequence[str]) -> str:
+    title = html.escape(title)
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
     head += f"<title>{title}</title>"
     return (
@@ -247,14 +305,48 @@ def tables(report: dict[str, Any]) -> list[tuple[str, str, tuple[str, ...], Rows
     ]
     what = "Sum over numbers of marginal information in nats (not joint), less what other episodes give by chance."
     found.append(("Information", what, ("target", "nats", "estimates accepted"), rows))
-    rows = [
-        (
-            name,
-            *(_n(one.get(key)) for key in ("effect", "return", "performance_ratio", "latent_drop", "forecast_ratio")),
+    if one := _there(report, "value"):
+        rows = [
+            (name.replace("_", " "), _n(one[name]), f"{_n(one['ci95'][name][0])} to {_n(one['ci95'][name][1])}")
+            for name in ("bias", "rmse", "explained_variance", "correlation", "spearman")
+        ]
+        rows += [(name.replace("_", " "), _n(one[name]), "") for name in ("mean_promised", "mean_realised", "discount")]
+        where = "restored states" if one["from"] == "states" else "the policy's own episodes"
+        what = (
+            f"Discounted rewards that really came, from {one['states']} records of {where}, beside what the critic "
+            "says of them: its value, less the discounted value of where the sum ends."
         )
-        for name, one in _sections(report, "robustness")
-    ]
+        found.append(("The critic", what, ("", "value", "95 %"), rows))
+    if one := _there(report, "ranking"):
+        rows = [(name, _n(policy["imagined"]), _n(policy["realised"])) for name, policy in one["policies"].items()]
+        what = (
+            f"Mean returns of policies from the same {one['states']} states, imagined and real; the one that the model "
+            f"likes best is worth {_n(one['regret'])} less than the best."
+        )
+        found.append(("The order of policies", what, ("policy", "imagined", "realised"), rows))
+    if one := _there(report, "overfitting"):
+        rows = [
+            (name, str(part["episodes"]), _n(part["error"]), f"{_n(part['ci95'][0])} to {_n(part['ci95'][1])}")
+            for name, part in one.items()
+            if isinstance(part, dict)
+        ]
+        unseen = "held out by the run" if one["held_out"] else "played for this report, by other policies too"
+        what = f"Errors up to 15 ahead over those of the last record. Unseen episodes were {unseen}."
+        found.append(("Replayed and unseen", what, ("", "episodes", "error", "95 %"), rows))
+    keys = ("effect", "return", "performance_ratio", "latent_drop", "forecast_ratio")
+    rows = [(f"{name} {severity}", *(_n(row[key]) for key in keys)) for name, severity, row in shifts(report)]
     if rows:
         heads = ("shift", "effect", "return", "share of the clean return", "loss of R2", "error ahead / clean")
         found.append(("Robustness", "Every shift with the measure of its effect.", heads, rows))
+    keys = ("effect", "latent_drift", "latent_drop", "imagined_drop", "forecast_ratio")
+    rows = [(f"{name} {severity}", *(_n(row[key]) for key in keys)) for (name, severity), row in looks(report)]
+    if rows:
+        heads = ("shift", "effect", "drift", "loss of R2", "loss 15 ahead", "error ahead / clean")
+        what = (
+            "Stored states drawn again under each shift: how far the model's state goes, over the median distance of "
+            "two clean ones; what probes of clean states lose; predicted pictures, from those without the shift."
+        )
+        found.append(("The same states, looking otherwise", what, heads, rows))
+    if left := _left_out(report):
+        found.append(("Left out", "", ("section", "because"), left))
     return found

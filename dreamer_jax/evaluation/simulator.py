@@ -44,25 +44,32 @@ class Simulator:
 
     def step(self, states: np.ndarray, actions: ArrayDict, *, show: bool = True) -> Rows:
         """States [S, Q] one step ahead, by actions {name: [S, ...]} as agents give them."""
-        after, rewards, ends = [], [], []
+        after, rewards, ends, shown = [], [], [], []
+        draws = self._stepping is not self.env
         for row, state in enumerate(states):
             self._stepping.restore(state)
             action = self._plain.actions.build({name: x[row] for name, x in actions.items()})
-            _, reward, terminated, truncated, _ = self._stepping.step(action)
+            observation, reward, terminated, truncated, _ = self._stepping.step(action)
             after.append(self._stepping.simulator_state())
             rewards.append(reward)
             ends.append(terminated or truncated)
+            if show and not draws:
+                shown.append(self.stream.observations.flatten(observation))
         reached = np.stack(after)
-        return Rows(reached, self.show(reached) if show else {}, np.array(rewards, np.float32), np.array(ends))
+        seen = self.show(reached) if show and draws else _side_by_side(shown)
+        return Rows(reached, seen, np.array(rewards, np.float32), np.array(ends))
 
     def show(self, states: np.ndarray) -> ArrayDict:
         """Observations {name: [S, ...]} of states [S, Q]."""
-        found = [self.stream.observations.flatten(self.env.restore(state)) for state in states]
-        return {name: np.stack([one[name] for one in found]) for name in found[0]}
+        return _side_by_side([self.stream.observations.flatten(self.env.restore(state)) for state in states])
 
     def close(self) -> None:
         for stream in {self.stream, self._plain}:
             stream.close()
+
+
+def _side_by_side(rows: list[ArrayDict]) -> ArrayDict:
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]} if rows else {}
 
 
 def _open(config: EnvConfig) -> tuple[Stream, ControlSuite]:

@@ -38,6 +38,7 @@ class Shift(NamedTuple):
     fields: tuple[str, ...] | None = None  # the parts of the model that it changes; None: it can't be undone
     alters_states: bool = False  # whether other states follow the same actions
     least: float = 0.0  # what its effect exceeds, see effects.py
+    costly: bool = False  # whether every picture is drawn twice
 
     @property
     def alters_pictures(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from dreamer_jax.envs.shifts import camera, corruption, dynamics, layout, lights, sensing, surfaces
+from dreamer_jax.envs.shifts import camera, corruption, dynamics, layout, lights, moving, sensing, surfaces
 from dreamer_jax.envs.shifts.shift import Shift
 
 _looks = partial(Shift, kind="appearance", fields=(), least=1.0)
@@ -61,6 +61,14 @@ SHIFTS: dict[str, Shift] = {
             edit=surfaces.pattern_sky,
             fields=surfaces.TEXTURES,
             refusal=surfaces.sky_seen,
+        ),
+        _looks(
+            "moving_background",
+            meaning="share of smooth noise that moves, in the sky",
+            severities=(0.25, 0.5, 1),
+            edit=moving.move_sky,
+            refusal=surfaces.sky_seen,
+            costly=True,
         ),
         _looks(
             "camera_pose",
