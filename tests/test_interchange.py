@@ -9,7 +9,7 @@ from test_datasets import SPEC, episode, written
 
 from dreamer_jax.cli import main
 from dreamer_jax.config.schema import ConfigError
-from dreamer_jax.datasets.dataset import open_dataset
+from dreamer_jax.datasets.dataset import open_dataset, write_dataset
 from dreamer_jax.datasets.minari import read_minari, write_minari
 from dreamer_jax.datasets.sources import open_sources
 from dreamer_jax.datasets.stable_worldmodel import write_stable_worldmodel
@@ -169,13 +169,14 @@ def test_files_of_stable_worldmodel_from_elsewhere(tmp_path, h5py):
     first, second = source.episodes()
     np.testing.assert_array_equal(second["observation/pixels"], pixels[2:])
     np.testing.assert_allclose(first["observation/proprio"][:, 0], given["proprio"][:2], rtol=1e-6)
-    assert first["action/action"][1].tolist() == [0, 0]
+    assert not first["action/action"][1].any() and not second["action/action"][2].any()
+    np.testing.assert_allclose(second["action/action"][:2], action[2:4], rtol=1e-6)
     assert first["reward"].tolist() == [0, 1] and second["reward"].tolist() == [0, 2, 3]
     assert not first["is_terminal"].any() and second["is_terminal"].tolist() == [False, False, True]
-    chosen = {"observation": np.zeros((2, 3)), "reward": np.zeros(2), "action": np.array([[0], [3]])}
+    chosen = {"observation": np.zeros((2, 3)), "reward": np.zeros(2), "action": np.array([[3], [1]])}
     (source,) = open_sources(theirs(h5py, tmp_path / "choices.h5", [2], **chosen))
     assert source.spec.action == {"action": ArraySpec((), "int32", 4)}
-    assert next(source.episodes())["action/action"].tolist() == [0, 3]
+    assert next(source.episodes())["action/action"].tolist() == [3, 0]
 
 
 @pytest.mark.parametrize(
@@ -215,13 +216,16 @@ def test_what_is_no_file_of_stable_worldmodel(tmp_path, h5py, monkeypatch):
 def test_their_own_reader_finds_the_same(tmp_path, h5py):
     """Both ways through stable-worldmodel itself: its reader, its conversion to another format and back."""
     library = pytest.importorskip("stable_worldmodel.data")
-    dataset = written(tmp_path / "d", EPISODES)
-    write_stable_worldmodel(dataset, tmp_path / "d.h5")
+    spec = EnvSpec(SPEC.observation, {"move": SPEC.action["move"]})
+    with write_dataset(tmp_path / "d", spec, {}) as writer:
+        for each in EPISODES:
+            writer.append({name: values for name, values in each.items() if name != "action/press"})
+    write_stable_worldmodel(open_dataset(tmp_path / "d"), tmp_path / "d.h5")
     found = library.load_dataset(str(tmp_path / "d.h5"), num_steps=3)
     assert len(found) == 3 + 28 and found.lengths.tolist() == [5, 30, 2]
     clip = found[3 + 7]  # of the second episode, from its record 7
     np.testing.assert_array_equal(clip["pixels"].permute(0, 2, 3, 1), EPISODES[1]["observation/eye"][7:10])
-    np.testing.assert_array_equal(clip["action"][:, :2], EPISODES[1]["action/move"][7:10])
+    np.testing.assert_array_equal(clip["action"], EPISODES[1]["action/move"][7:10])
     np.testing.assert_array_equal(clip["reward"], EPISODES[1]["reward"][7:10])
     library.convert(str(tmp_path / "d.h5"), str(tmp_path / "d.lance"), progress=False)
     library.convert(str(tmp_path / "d.lance"), str(tmp_path / "e.h5"), dest_format="hdf5", progress=False)
@@ -229,5 +233,6 @@ def test_their_own_reader_finds_the_same(tmp_path, h5py):
     assert source.lengths == (5, 30, 2) and sorted(source.spec.observation) == ["observation", "pixels"]
     for mine, given in zip(source.episodes(), EPISODES, strict=True):
         np.testing.assert_array_equal(mine["observation/observation"], given["observation/x"])
+        np.testing.assert_array_equal(mine["action/action"][:-1], given["action/move"][:-1])
         np.testing.assert_array_equal(mine["reward"][1:], given["reward"][1:])
         np.testing.assert_array_equal(mine["is_terminal"], given["is_terminal"])

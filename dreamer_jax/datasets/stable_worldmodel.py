@@ -1,8 +1,9 @@
 """HDF5 datasets of stable-worldmodel (arXiv 2605.21800), both ways. Needs h5py, of the extra ``offline``.
 
 A file of theirs has a column for each quantity, ``[records of all episodes, ...]``, and ``ep_len`` and ``ep_offset``.
-Row t has what was seen, the reward that came with it, and the action taken after it, as a row here has. What there is
-none of, the reward of an episode's first record and the action of its last, is NaN there and 0 here.
+Row t has what was seen, the reward that came with it, and the action taken after it, as a row here has. Of the reward of
+an episode's first record and the action of its last there is none: they are written as NaN, and 0 when they are read,
+whatever stands there (what their own collection leaves is of no use).
 """
 
 from __future__ import annotations
@@ -128,7 +129,7 @@ def _to_ours(columns: Mapping[str, np.ndarray], spec: EnvSpec, names: Mapping[st
         for name, leaf in spec.observation.items()
     }
     parts = np.split(
-        np.nan_to_num(columns["action"].reshape(length, -1)),
+        np.where(place[:, None] < length - 1, np.nan_to_num(columns["action"].reshape(length, -1)), 0),
         np.cumsum([leaf.size for leaf in spec.action.values()])[:-1],
         axis=1,
     )
