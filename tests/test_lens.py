@@ -2,6 +2,7 @@
 
 import sys
 from functools import cache
+from types import ModuleType
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +41,9 @@ def episode(spec, seed=0):
     rng = np.random.default_rng(seed)
     parts = {"observation": spec.observation, "action": spec.action}
     return {
-        f"{part}/{name}": random_leaf(rng, leaf, LENGTH) for part, leaves in parts.items() for name, leaf in leaves.items()
+        f"{part}/{name}": random_leaf(rng, leaf, LENGTH)
+        for part, leaves in parts.items()
+        for name, leaf in leaves.items()
     }
 
 
@@ -103,19 +106,27 @@ def test_images_are_given_and_decoded_as_bytes():
     assert 10 < np.mean(quick_jit(lambda h: apart.decode(h, apart.prior(h)))(h)) < 245
 
 
+def test_a_model_without_a_decoder_has_none():
+    config = tiny_config(**SETTINGS, representation__kind="contrastive")
+    model = make_world_model(config, MIXED)
+    params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(model.init, KEY))
+    assert take_apart(Subject("tiny", model, {"model": params}, MIXED, True)).decode is None
+
+
 def test_dynamics_that_can_not_be_taken_apart():
     whole = subject()
     model = whole.model._replace(dynamics=whole.model.dynamics._replace(posterior_stats=None))
-    with pytest.raises(ConfigError, match="tiny: its dynamics can't be taken apart: they need posterior_stats"):
+    with pytest.raises(ConfigError, match="tiny: its dynamics can't be taken apart: they have no posterior_stats"):
         take_apart(whole._replace(model=model))
 
 
-@pytest.mark.parametrize(("module", "reason"), [("torch", r"torch: .*dreamer-jax\[bridges\]"), ("world_model_lens", "")])
-def test_without_the_libraries(monkeypatch, module, reason):
-    if module == "world_model_lens":
-        pytest.importorskip("torch")
-    monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ConfigError, match=reason or "world_model_lens: not installed"):
+def test_without_the_libraries(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ConfigError, match=r'torch: not installed; run: pip install "dreamer-jax\[bridges\]"'):
+        lens_adapter(subject())
+    monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))
+    monkeypatch.setitem(sys.modules, "world_model_lens", None)
+    with pytest.raises(ConfigError, match="world_model_lens: not installed; see"):
         lens_adapter(subject())
 
 
@@ -124,7 +135,9 @@ def test_world_model_lens_runs_it(kind):
     torch, library = pytest.importorskip("torch"), pytest.importorskip("world_model_lens")
     whole = subject(kind)
     adapter, apart = lens_adapter(whole), take_apart(whole)
-    pieces = {name: quick_jit(piece) for name, piece in apart._asdict().items() if callable(piece) and name != "initial"}
+    pieces = {
+        name: quick_jit(getattr(apart, name)) for name in "tokens posterior prior transition decode reward".split()
+    }
     hooked = library.HookedWorldModel(adapter, adapter.config)
     observations, actions = (torch.from_numpy(x) for x in recorded(whole, episode(MIXED)))
     trajectory, cache = hooked.run_with_cache(observations, actions)
@@ -132,8 +145,9 @@ def test_world_model_lens_runs_it(kind):
     h = apart.initial(1)
     for t in range(LENGTH):
         z = pieces["posterior"](h, pieces["tokens"](observations[t : t + 1].numpy()))
-        for name, expected in (("h", h), ("z_posterior", z), ("z_prior", pieces["prior"](h)), ("reward", pieces["reward"](h, z))):
-            np.testing.assert_allclose(cache[name, t], expected[0], atol=1e-5, err_msg=name)
+        expected = {"h": h, "z_posterior": z, "z_prior": pieces["prior"](h), "reward": pieces["reward"](h, z)}
+        for name, rows in expected.items():
+            np.testing.assert_allclose(cache[name, t], rows[0], atol=1e-5, err_msg=name)
         np.testing.assert_allclose(cache["reconstruction", t], pieces["decode"](h, z)[0], rtol=1e-3, atol=1e-5)
         if kind == "categorical":  # Kullback-Leibler in nats, of what it finds as probabilities
             p, q = z[0], pieces["prior"](h)[0]

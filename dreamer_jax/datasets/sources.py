@@ -12,8 +12,8 @@ import numpy as np
 
 from dreamer_jax.config.paths import path_of
 from dreamer_jax.config.schema import ConfigError, EnvConfig
-from dreamer_jax.datasets.dataset import FACTS, Episode, Source, columns, env_of_facts, open_dataset
 from dreamer_jax.datasets import minari, stable_worldmodel
+from dreamer_jax.datasets.dataset import FACTS, Episode, Source, columns, env_of_facts, open_dataset
 from dreamer_jax.files import read_npz
 from dreamer_jax.replay.export import stored_episodes
 from dreamer_jax.replay.host import Replay

@@ -1,9 +1,9 @@
 """HDF5 datasets of stable-worldmodel (arXiv 2605.21800), both ways. Needs h5py, of the extra ``offline``.
 
 A file of theirs has a column for each quantity, ``[records of all episodes, ...]``, and ``ep_len`` and ``ep_offset``.
-Row t has what was seen, the reward that came with it, and the action taken after it, as a row here has. Of the reward of
-an episode's first record and the action of its last there is none: they are written as NaN, and 0 when they are read,
-whatever stands there (what their own collection leaves is of no use).
+Row t has what was seen, the reward that came with it, and the action taken after it, as a row here has. There is no reward
+of an episode's first record and no action of its last: NaN is written for them, and 0 is read, whatever stands there
+(their own collection leaves an action of no use).
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _to_ours(columns: Mapping[str, np.ndarray], spec: EnvSpec, names: Mapping[st
     for (name, leaf), values in zip(spec.action.items(), parts, strict=True):
         episode[f"action/{name}"] = values.reshape(length, *leaf.shape).astype(leaf.dtype)
     reward = np.nan_to_num(columns["reward"].reshape(length)).astype(np.float32)
-    terminated = columns["terminated"].reshape(length).astype(bool) if "terminated" in columns else np.zeros(length, bool)
+    terminated = np.ravel(columns.get("terminated", np.zeros(length))).astype(bool)
     return episode | {
         "reward": np.where(place == 0, np.float32(0), reward),
         "is_first": place == 0,
@@ -182,7 +182,8 @@ def _observation(name: str, column: str, values: Any) -> ArraySpec:
     if values.dtype == np.uint8 and len(shape) == 3:
         return ArraySpec(shape, "uint8")
     if column.startswith(PICTURE) or values.dtype.kind not in "fiub":
-        raise ConfigError(f"offline.data: {name}: {column} is {values.dtype} {shape}; images are bytes [h, w, channels]")
+        kind = f"{values.dtype} {shape}"
+        raise ConfigError(f"offline.data: {name}: {column} is {kind}; images are bytes [height, width, channels]")
     return ArraySpec(shape or (1,), "float32")
 
 

@@ -9,7 +9,6 @@ WorldModelLens.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -66,7 +65,7 @@ def take_apart(subject: Subject, *, hard: bool = True) -> Apart:
     stats_of, empty = dynamics.posterior_stats, dynamics.initial(1)
     if stats_of is None or not hasattr(empty, "stoch") or not hasattr(empty, "replace"):
         raise ConfigError(
-            f"{subject.name}: its dynamics can't be taken apart: they need posterior_stats, and states with a field stoch"
+            f"{subject.name}: its dynamics can't be taken apart: they have no posterior_stats, or states without stoch"
         )
     flat, unravel = ravel_pytree(jax.tree.map(lambda x: x[0], empty.replace(stoch=None)))
     classes = len(latent.shape) == 2 and latent.shape[1] > 1
@@ -146,7 +145,7 @@ def lens_adapter(subject: Subject, *, hard: bool = True) -> Any:
     torch, base, make_config, capabilities = _libraries()
     apart = take_apart(subject, hard=hard)
 
-    class Call(torch.autograd.Function):  # type: ignore[name-defined,misc]
+    class Call(torch.autograd.Function):  # type: ignore[name-defined]
         """A function of JAX among PyTorch's."""
 
         @staticmethod
@@ -246,18 +245,14 @@ class _Differentiable(NamedTuple):
 
 
 def _differentiable(function: Rows) -> _Differentiable:
-    return _Differentiable(
-        jax.jit(function), jax.jit(lambda inputs, gradient: jax.vjp(function, *inputs)[1](gradient))
-    )
+    return _Differentiable(jax.jit(function), jax.jit(lambda inputs, gradient: jax.vjp(function, *inputs)[1](gradient)))
 
 
 def _split(subject: Subject, x: Array) -> ArrayDict:
     """Observations [N, ...] by name."""
     leaves = subject.spec.observation
-    if len(leaves) == 1:
-        parts = [x]
-    else:
-        parts = jnp.split(x, np.cumsum([leaf.size for leaf in leaves.values()])[:-1], 1)
+    ends = np.cumsum([leaf.size for leaf in leaves.values()])[:-1]
+    parts = jnp.split(x, ends, 1) if len(ends) else [x]
     found = {}
     for (name, leaf), part in zip(leaves.items(), parts, strict=True):
         values = part.reshape(len(x), *leaf.shape)

@@ -1,7 +1,7 @@
 """Shifts under the names of stable-worldmodel's factors of variation (arXiv 2605.21800; 0.1.1, DeepMind Control).
 
-The same quantities change, not by the same procedure: a factor of theirs is drawn anew for an episode or set to a value,
-often of one part, where a shift here multiplies what a task has. So numbers of the two are put beside each other, not
+The same quantities change, not by the same procedure: a factor of theirs is drawn for an episode or set to a value, often
+of one part, where a shift here multiplies what a task has. So numbers of the two stand beside each other, and are not
 averaged.
 """
 
@@ -73,7 +73,7 @@ VARIATIONS = (
     *map(Variation, ("gravity.x", "gravity.y", "rendering.render_target", "spinner.friction")),
     *map(Variation, ("target.color", "target.shape")),
 )
-"""Those without a shift here are at the end. ``spinner.friction`` is the loss of a joint, not what ``friction`` scales."""
+"""Those without a shift are at the end. ``spinner.friction`` is the loss of a joint, not what ``friction`` scales."""
 
 
 def variation(name: str) -> Variation:
