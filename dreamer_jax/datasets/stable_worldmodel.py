@@ -1,9 +1,9 @@
 """HDF5 datasets of stable-worldmodel (arXiv 2605.21800), both ways. Needs h5py, of the extra ``offline``.
 
 A file of theirs has a column for each quantity, ``[records of all episodes, ...]``, and ``ep_len`` and ``ep_offset``.
-Row t has what was seen, the reward that came with it, and the action taken after it, as a row here has. There is no reward
-of an episode's first record and no action of its last: NaN is written for them, and 0 is read, whatever stands there
-(their own collection leaves an action of no use).
+Row t has what was seen, the reward that came with it, and the action taken after it, as a row here has. There is no
+reward of an episode's first record and no action of its last: NaN is written for them, and 0 is read, whatever stands
+there (their own collection leaves an action of no use).
 """
 
 from __future__ import annotations
