@@ -1,8 +1,8 @@
 """Shifts under the names of stable-worldmodel's factors of variation (arXiv 2605.21800; 0.1.1, DeepMind Control).
 
 The same quantities change, not by the same procedure: a factor of theirs is drawn for an episode or set to a value,
-often of one part, where a shift here multiplies what a task has. So numbers of the two stand beside each other, and are not
-averaged.
+often of one part, where a shift here multiplies what a task has. So numbers of the two stand beside each other, and are
+not averaged.
 """
 
 from __future__ import annotations
