@@ -211,13 +211,19 @@ def export(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
 
     folder = options.output or options.run_dir / "episodes"
     dataset = open_dataset(options.run_dir) if (options.run_dir / FACTS).exists() else None
-    if options.minari is not None:
-        from dreamer_jax.datasets.minari import write_minari
+    if options.minari is not None or options.stable_worldmodel is not None:
+        from dreamer_jax.datasets import minari, stable_worldmodel
 
+        flag = "--minari" if options.minari is not None else "--stable-worldmodel"
         if dataset is None:
-            raise ConfigError(f"--minari: {options.run_dir} is no dataset (no {FACTS}); collect makes one")
-        write_minari(dataset, options.minari)
-        print(f"{dataset.facts['episodes']} episodes in minari:{options.minari}")
+            raise ConfigError(f"{flag}: {options.run_dir} is no dataset (no {FACTS}); collect makes one")
+        if options.minari is not None:
+            minari.write_minari(dataset, options.minari)
+            name = minari.PREFIX + options.minari
+        else:
+            stable_worldmodel.write_stable_worldmodel(dataset, options.stable_worldmodel)
+            name = f"{stable_worldmodel.PREFIX}{options.stable_worldmodel}"
+        print(f"{dataset.facts['episodes']} episodes in {name}")
         return
     env = dataset.env if dataset else read_run(options.run_dir)[0].env
     replays = [dataset.replay] if dataset else read_replays(options.run_dir)

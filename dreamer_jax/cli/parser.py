@@ -204,7 +204,11 @@ def make_parser() -> argparse.ArgumentParser:
     sub = command("export", commands.export, "write the stored episodes of a run or dataset as npz files")
     sub.add_argument("run_dir", type=_path, metavar="RUN_OR_DATASET")
     sub.add_argument("--output", type=_path, help="folder (default: episodes in it)")
-    sub.add_argument("--minari", metavar="NAME", help="make a dataset of Minari of a dataset instead, such as x/y-v0")
+    other = sub.add_mutually_exclusive_group()
+    other.add_argument("--minari", metavar="NAME", help="make a dataset of Minari of a dataset instead, such as x/y-v0")
+    other.add_argument(
+        "--stable-worldmodel", type=_path, metavar="FILE", help="make a .h5 file of stable-worldmodel of it instead"
+    )
 
     sub = command(
         "dream", commands.dream, "draw what a run's world model predicts from a few recorded steps", compiles=True

@@ -398,7 +398,9 @@ class TrainConfig:
 @dataclass(frozen=True)
 class OfflineConfig:
     data: str = option(
-        "", "what is learnt from, with commas: datasets, runs, exported episodes, minari:NAME; nothing: collect"
+        "",
+        "what is learnt from, with commas: datasets, runs, exported episodes, minari:NAME, stable-worldmodel:FILE.h5; "
+        "nothing: collect",
     )
     only: Literal["all", "world_model", "behavior"] = option(
         "all", "what learns from it: everything, the world model alone, or actor and critic in a finished one"

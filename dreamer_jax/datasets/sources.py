@@ -1,4 +1,4 @@
-"""Where recorded episodes come from: datasets, the replay of runs, exported files, Minari."""
+"""Where recorded episodes come from: datasets, the replay of runs, exported files, other projects' datasets."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 
 from dreamer_jax.config.paths import path_of
 from dreamer_jax.config.schema import ConfigError, EnvConfig
+from dreamer_jax.datasets import minari, stable_worldmodel
 from dreamer_jax.datasets.dataset import FACTS, Episode, Source, columns, env_of_facts, open_dataset
-from dreamer_jax.datasets.minari import PREFIX, read_minari
 from dreamer_jax.files import read_npz
 from dreamer_jax.replay.export import stored_episodes
 from dreamer_jax.replay.host import Replay
@@ -23,16 +23,26 @@ from dreamer_jax.specs import EnvSpec
 
 
 def open_sources(text: str) -> list[Source]:
-    """Those of ``offline.data``, with commas: datasets, runs, folders of exported episodes, ``minari:NAME``.
+    """Those of ``offline.data``, with commas: datasets, runs, folders of exported episodes, other projects' datasets.
+
+    The last are ``minari:NAME`` and ``stable-worldmodel:FILE.h5``.
 
     Raises:
       ConfigError: one of them is neither, is damaged, holds no episode, or is of another environment than the first.
     """
-    sources = [read_minari(part) if part.startswith(PREFIX) else _open(path_of(part)) for part in text.split(",")]
+    sources = [_named(part) for part in text.split(",")]
     for source in sources[1:]:
         if source.spec != sources[0].spec:
             raise ConfigError(f"offline.data: {source.name} has other observations or actions than {sources[0].name}")
     return sources
+
+
+def _named(text: str) -> Source:
+    if text.startswith(minari.PREFIX):
+        return minari.read_minari(text)
+    if text.startswith(stable_worldmodel.PREFIX):
+        return stable_worldmodel.read_stable_worldmodel(text)
+    return _open(path_of(text))
 
 
 def _open(folder: Path) -> Source:

@@ -74,6 +74,17 @@ class PriorStats(Protocol):
         ...
 
 
+class PosteriorStats(Protocol):
+    def __call__(self, params: Params, state: LatentState, tokens: Array, /) -> Stats:
+        """The distribution of a state's latent once its observation is known, [N, ...]; the latent it has is unused.
+
+        Args:
+          state: [N, ...].
+          tokens: [N, W], the encoded observation.
+        """
+        ...
+
+
 class Starts(Protocol):
     def __call__(self, posterior: LatentState, /) -> LatentState:
         """States [B, T, ...], from each of which imagination or another window can go on, of what ``Observe`` gave."""
@@ -136,6 +147,7 @@ class Dynamics(NamedTuple):
     expand: Expand
     latent: Latent
     feature_widths: tuple[int, ...]
+    posterior_stats: PosteriorStats | None = None  # for what takes a step apart, see ``evaluation.lens``
 
 
 class MakeDynamics(Protocol):

@@ -102,6 +102,10 @@ def make_rssm(
         stats: Stats = apply(params, "prior_stats", posterior.deter)
         return stats
 
+    def posterior_stats(params: Params, state: RSSMState, tokens: Array) -> Stats:
+        stats: Stats = apply(params, "posterior_stats", state.deter, apply(params, "token_term", tokens))
+        return stats
+
     def prior(params: Params, noise: Noise | None, state: RSSMState, action: Array) -> tuple[RSSMState, Stats]:
         term = apply(params, "action_term", action)
         return step(params, state, term, noise, lambda deter: apply(params, "prior_stats", deter))
@@ -179,4 +183,5 @@ def make_rssm(
         expand=expand,
         latent=kind,
         feature_widths=(c.deter, latent_width(kind)),
+        posterior_stats=posterior_stats,
     )

@@ -191,6 +191,7 @@ def make_transformer(
         expand=expand,
         latent=kind,
         feature_widths=(c.deter, latent_width(kind)),
+        posterior_stats=lambda params, state, tokens: apply(params, "posterior_stats", tokens),
     )
 
 
