@@ -14,7 +14,7 @@ import json
 import subprocess
 import sys
 import time
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,9 +22,9 @@ import numpy as np
 from family import table
 
 from dreamer_jax.analysis.plot import finish_panel, open_panels, save_picture
-from dreamer_jax.evaluation.judge import PROFILES, reference_recordings
+from dreamer_jax.evaluation.judge import PROFILES
 from dreamer_jax.evaluation.recordings import Recording
-from dreamer_jax.evaluation.run import report_of
+from dreamer_jax.evaluation.run import known_episodes, own_recordings, report_of
 from dreamer_jax.evaluation.score_card import headline, write
 from dreamer_jax.evaluation.subject import of_run, untrained
 from dreamer_jax.files import replace_file
@@ -77,9 +77,7 @@ def checkpoint(folder: Path, frames: int) -> int:
 @cache
 def recordings(folder: Path, profile: str, seed: int) -> list[Recording]:
     subject, config = of_run(folder)
-    images = any(leaf.image for leaf in subject.spec.observation.values())
-    one = PROFILES[profile]
-    return reference_recordings(subject, config, one.image_episodes if images else one.episodes, seed)
+    return own_recordings(subject, config, profile, seed, None, note)
 
 
 def judge_card(runs: Path, card: Card, profile: str, seed: int) -> dict[str, Any]:
@@ -99,14 +97,16 @@ def judge_card(runs: Path, card: Card, profile: str, seed: int) -> dict[str, Any
         theirs = runs / QUICK_START
     began = time.perf_counter()
     shown = recordings(theirs, profile, seed)
-    report = report_of(folder, subject, config, shown, profile, seed, step, lambda text: note(f"{card.name}: {text}"))
+    known = known_episodes(folder, subject, profile)
+    say = partial(note, card.name)
+    report = report_of(folder, subject, config, shown, known, profile, seed, step, say)
     report["meta"]["judged_seconds"] = round(time.perf_counter() - began)
     write(report, out)
     return report
 
 
-def note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+def note(*words: str) -> None:
+    print(": ".join(words), file=sys.stderr, flush=True)
 
 
 def side_by_side(reports: dict[str, dict[str, Any]]) -> str:
