@@ -122,8 +122,7 @@ def test_another_checkpoint_acts_on_what_is_decoded(world):
     """Of a model that decodes exactly it does as in the simulator: here the same one, whose actions are its own."""
     windows = recordings.cut(world.recordings, world.subject.spec, context=3, horizon=4, count=3, seed=0)
     assert policies.sees_all(world.subject)
-    other = policies.looking(world.subject, world.subject, windows, seed=0)
-    carry = other.initial(3)
+    carry = policies.looking(world.subject, world.subject, windows, seed=0).params["other"]["carry"]
     np.testing.assert_array_equal(carry.prev_action["action"], windows.seen.prev_action["action"][:, -1])
     exact = world.subject.model._replace(
         decode=lambda params, feat: {
@@ -132,7 +131,9 @@ def test_another_checkpoint_acts_on_what_is_decoded(world):
     )
     looking = policies.looking(world.subject._replace(model=exact), world.subject, windows, seed=0)
     latent = jax.tree.map(lambda x: x[:3], carry.latent)
-    _, action = looking.act(world.subject.params, jax.random.key(0), np.arange(3), latent, carry, "mode")
+    _, action = looking.behavior.act(
+        looking.params, jax.random.key(0), np.arange(3), latent, looking.behavior.initial(3), "mode"
+    )
     direct = closed_loop.watch(world.subject, windows.seen, 0, "mode")[1]
     np.testing.assert_allclose(action["action"], direct["action"], atol=0.2)  # latents are drawn anew
     assert action["action"].shape == direct["action"].shape

@@ -114,7 +114,7 @@ def ranking(
     realised = np.split(played.reward.sum(1, np.float64), len(STRENGTHS))
     for name, other in earlier.items():
         names.append(name)
-        imagined.append(_imagine(_watched(subject, other, windows, seed), windows, **some))
+        imagined.append(_imagine(looking(subject, other, windows, seed), windows, **some))
         played = play_on(other, windows, states, simulator, horizon=horizon, seed=seed, mode="mode")
         realised.append(played.reward.sum(1, np.float64))
     return as_section(names, np.stack(imagined, 1), np.stack(realised, 1), windows.episode, seed) | {"horizon": horizon}
@@ -134,10 +134,6 @@ def _imagined_under_noise(
     rows = _imagine(noisy, _repeat(windows), horizon=horizon, samples=samples, discount=discount, seed=seed)
     names = [f"policy, noise {noise:g}" if noise else "policy" for noise in NOISES]
     return [*names, RANDOM], np.split(rows, len(STRENGTHS))
-
-
-def _watched(subject: Subject, other: Subject, windows: Windows, seed: int) -> Subject:
-    return subject._replace(behavior=looking(subject, other, windows, seed))
 
 
 def ranking_of_episodes(
@@ -166,7 +162,7 @@ def ranking_of_episodes(
         for name, strength in zip(names, STRENGTHS, strict=True)
     }
     for name, other in earlier.items():
-        imagined.append(_imagine(_watched(subject, other, windows, seed), windows, **some))
+        imagined.append(_imagine(looking(subject, other, windows, seed), windows, **some))
         actors[name] = policy_of(other, seed, mode="mode")
     played = play(config, actors, episodes=EPISODES, steps=steps, seed=seed)
     realised = [
@@ -230,24 +226,31 @@ def sees_all(subject: Subject) -> bool:
     return decoded.keys() >= spec.keys() and not any(leaf.discrete for leaf in spec.values())
 
 
-def looking(subject: Subject, other: Subject, windows: Windows, seed: int) -> Behavior:
-    """What another checkpoint does in imagination: it knows the records before, and sees what is decoded."""
+def looking(subject: Subject, other: Subject, windows: Windows, seed: int) -> Subject:
+    """The subject, in whose imagination another checkpoint acts: that knows the records before, and sees what is
+    decoded. What differs between checkpoints is among the parameters, so that all are one compiled program.
+    """
     agent, inner = other.agent, subject.behavior
     assert agent is not None and inner is not None
     before = jax.tree.map(lambda x: x[:, :-1], windows.seen)
     carry = watch(other, before, seed, "mode")[0]
     carry = replace(carry, prev_action={name: x[:, -1] for name, x in windows.seen.prev_action.items()})
+    nothing = jax.tree.map(jnp.zeros_like, carry)
 
     def act(params: Any, key: Array, rows: Array, state: LatentState, memory: Any, mode: Mode) -> Any:
+        known, step = memory
+        known = jax.tree.map(lambda first, now: jnp.where(step == 0, first, now), params["other"]["carry"], known)
         features = jax.tree.map(lambda x: x[:, None], subject.model.dynamics.features(state))
         decoded = subject.model.decode(params["model"], features)
         shown = {name: _as_shown(subject, name, decoded[name][:, 0]) for name in subject.spec.observation}
         none = jnp.zeros(len(rows), bool)
         timestep = TimeStep(shown, jnp.zeros(len(rows)), none, none, none)
-        memory, action, _ = agent.policy(other.params, key, memory, timestep, "mode")
-        return memory, action
+        known, action, _ = agent.policy(params["other"]["params"], key, known, timestep, "mode")
+        return (known, step + 1), action
 
-    return inner._replace(initial=lambda size: carry, act=act)
+    params = subject.params | {"other": {"params": other.params, "carry": carry}}
+    behavior = inner._replace(initial=lambda size: (nothing, jnp.zeros((), jnp.int32)), act=act)
+    return subject._replace(params=params, behavior=behavior)
 
 
 def _as_shown(subject: Subject, name: str, decoded: Array) -> Array:
