@@ -2,10 +2,10 @@
 
     python benchmarks/comparison --runs runs/comparison --report docs/results/comparison
 
-does every run that has left no file in docs/results/comparison/runs yet, a seed at a time, and writes the table (.md),
-the numbers (.json) and the figure (.png) from all files that are there by then. It may be stopped and started at any
-time: a run that was stopped begins anew. ``--report-only`` runs nothing. Methods of end-to-end RL are those of sbx-rl:
-pip install 'dreamer-jax[baselines]'.
+does every run that has left no file in docs/results/comparison/runs yet, a seed at a time, and after each writes the
+page (.md), the numbers (.json) and the figure (.png) from all files that are there by then. It may be stopped and
+started at any time: a run that was stopped begins anew. ``--report-only`` runs nothing. Methods of end-to-end RL are
+those of sbx-rl: pip install 'dreamer-jax[baselines]'.
 """
 
 from __future__ import annotations
@@ -55,8 +55,15 @@ def main(words: list[str] | None = None) -> int:
             if set(options.methods) & set(MODEL_FREE):
                 model_free.library()
             signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-            say = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
-            failed = work(PROTOCOL, place, every, together=options.together, start=starter(place), say=say)
+            failed = work(
+                PROTOCOL,
+                place,
+                every,
+                together=options.together,
+                start=starter(place),
+                say=lambda text: print(text, file=sys.stderr, flush=True),
+                after=lambda: report(PROTOCOL, place, options.report),
+            )
         report(PROTOCOL, place, options.report)
         return int(failed > 0)
     except ConfigError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -176,12 +177,12 @@ def verdicts(protocol: Protocol, by_method: dict[str, dict[int, dict[str, Any]]]
     found: dict[str, Any] = {}
     for frames in protocol.budgets:
         scores = {method: at(protocol, by_method[method], frames) for method in able}
-        ahead = {
-            method: [
-                other for other in able if other != method and interval(scores[method], scores[other], 0.95)[0] > 0
-            ]
-            for method in able
-        }
+        ahead: dict[str, list[str]] = {method: [] for method in able}
+        for one, other in itertools.combinations(able, 2):
+            low, high = interval(scores[one], scores[other], 0.95)
+            if low > 0 or high < 0:
+                better, worse = (one, other) if low > 0 else (other, one)
+                ahead[better].append(worse)
         found[str(frames)] = ahead
     return found
 
@@ -277,11 +278,12 @@ actions. A ratio is of returns, so that who returns little has little to lose.
 ## What they predict
 
 On the same recordings for all, a third each random, of correlated noise and of the demonstrator: *R2* of the
-observation from frozen features by ridge regression; *post hoc* the error of linear dynamics of those features rolled forward and
-decoded by that regression, fitted alike for every method; *native* the world model's own open-loop error after
-5 records. Errors are normalised by the variance (1: as good as the mean) at {horizons} records ahead. Features are the
-model's state, or the last hidden layer of the actor. To reconstruct what is seen is what world models are trained for,
-and no aim of the others: that they win there is by construction. *observation* are the numbers themselves as features.
+observation from frozen features by ridge regression; *post hoc* the error of linear dynamics of those features rolled
+forward and decoded by that regression, fitted alike for every method; *native* the world model's own open-loop error
+after 5 records. Errors are normalised by the variance (1: as good as the mean) at {horizons} records ahead. Features
+are the model's state, or the last hidden layer of the actor. To reconstruct what is seen is what world models are
+trained for, and no aim of the others: that they win there is by construction. *observation* are the numbers themselves
+as features.
 
 {prediction}
 

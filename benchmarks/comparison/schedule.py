@@ -88,9 +88,13 @@ def work(
     together: int,
     start: Start,
     say: Callable[[str], None],
+    after: Callable[[], None] = lambda: None,
     pause: float = 0.5,
 ) -> int:
-    """Do what is missing, at most ``together`` at a time; the number of jobs that failed or could not be begun."""
+    """Do what is missing, at most ``together`` at a time; the number of jobs that failed or could not be begun.
+
+    ``after`` is called whenever one has ended well.
+    """
     waiting, running, failed = open_jobs(protocol, place, every), {}, 0
     done, begin, said = len(every) - len(waiting), time.monotonic(), time.monotonic()
     place.runs.mkdir(parents=True, exist_ok=True)
@@ -126,6 +130,7 @@ def work(
                 remaining = left(protocol, place, [*waiting, *running], every, together)
                 say(f"[{done}/{len(every)}] {job}: {outcome(protocol, found, time.monotonic() - since)}{remaining}")
                 said = time.monotonic()
+                after()
             if time.monotonic() - said > SAID_SECONDS:
                 said = time.monotonic()
                 hours = (said - begin) / 3600
