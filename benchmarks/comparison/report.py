@@ -237,11 +237,12 @@ layers of 256 units everywhere and batches of 64), and behaviour cloning. Writte
 
 **What is the same for all.** Our own environments with an action every {repeat} frames, states as they come; the seed
 of a run is that of its environments and of everything it draws. Frames are those of the environment, action repeat
-included. After {evaluated} frames the greedy policy plays {episodes} episodes that begin alike for every method (seeds
-from 10,000 on, never those of training). Widths and rates were made for cartpole_balance, which is no task here, or are
-a library's defaults: nothing was tuned on these tasks. All of it is small, so that one CPU core suffices: DreamerV3
-makes an update of 8 x 16 records for 4 actions, a thirty-second of its published train ratio, and SAC, TQC and CrossQ
-one of 64 records for each action. This says how methods compare at this size, not what each can reach.
+included. After {evaluated} of them the greedy policy plays {episodes} episodes that
+begin alike for every method (seeds from 10,000 on, never those of training). Widths and rates were made for
+cartpole_balance, which is no task here, or are a library's defaults: nothing was tuned on these tasks. All of it is
+small, so that one CPU core suffices: DreamerV3 makes an update of 8 x 16 records for 4 actions, a thirty-second of its
+published train ratio, and SAC, TQC and CrossQ one of 64 records for each action, ten at a time. This says how methods
+compare at this size, not what each can reach.
 
 **What a number is.** The interquartile mean over seeds, and in brackets the 95 % bootstrap interval over seeds. *Area*
 is the mean return between the first and the last evaluation, *frames to {goal}* the median over seeds, between two
@@ -302,8 +303,10 @@ the CPU don't. Parameters are all that are learnt, slow copies apart.
 
 ## Published curves
 
-The dashed lines are published means of stronger and larger agents under their own protocols (an action every 2 frames,
-other widths, tuned for the suite), to show what this size leaves out: {published}.
+The dashed lines are published means of stronger and larger agents under their own protocols (other widths and action
+repeats, tuned for the suite), to show what this size leaves out:
+
+{published}
 """
 
 
@@ -460,8 +463,8 @@ def costs(tasks: dict[str, Any]) -> str:
 
 def published_words() -> str:
     sources = json.loads(PUBLISHED.read_text())["sources"]
-    return ", ".join(
-        f"{name} (`{one['file']}` of {one['repository']} at {one['commit'][:7]}, {one['licence']})"
+    return "\n".join(
+        f"- {name} (`{one['file']}` of {one['repository']} at {one['commit'][:7]}, {one['licence']})"
         for name, one in sources.items()
     )
 
