@@ -152,7 +152,7 @@ def score_numbers(
     baselines = {
         "mean": forecast_mean(train, count, horizon),
         "persistence": forecast_persistence(last, horizon),
-        "autoregression": forecast_autoregression(linear, last, _flat(windows.ahead.prev_action, 2)),
+        "autoregression": forecast_autoregression(linear, last, side_by_side(windows.ahead.prev_action, 2)),
     }
     forecast = Forecast(prediction.numbers, truth, baselines, windows.episode)
     return score_forecast(forecast, train.var(0), seed=seed), train
@@ -163,11 +163,12 @@ def _sequence(subject: Subject, recording: Recording) -> tuple[np.ndarray, np.nd
     columns = recording.columns
     observation = {name: columns[f"observation/{name}"][None] for name in number_names(subject)}
     action = {name: columns[f"action/{name}"] for name in subject.spec.action}
-    return shown_numbers(subject, observation)[0], _flat(action, 1)
+    return shown_numbers(subject, observation)[0], side_by_side(action, 1)
 
 
-def _flat(actions: ArrayDict, axes: int) -> np.ndarray:
-    parts = [np.asarray(x, np.float64) for x in actions.values()]
+def side_by_side(arrays: ArrayDict, axes: int) -> np.ndarray:
+    """All numbers of arrays {name: [*axes, ...]}, float64 [*axes, D]."""
+    parts = [np.asarray(x, np.float64) for x in arrays.values()]
     return np.concatenate([x.reshape(*x.shape[:axes], -1) for x in parts], -1)
 
 

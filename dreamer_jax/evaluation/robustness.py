@@ -45,9 +45,8 @@ def robustness(
 ) -> Section:
     """Every shift that the task can have: returns of the policy under it, and what its model makes of those episodes.
 
-    ``performance_ratio = (R_shift - R_random) / (R_clean - R_random)`` of returns over the first ``steps`` records; NaN
-    where the policy is not better than random actions by two standard errors. ``latent_drop`` is what linear probes of
-    the clean state lose of their R2, ``forecast_ratio`` the error ahead over that without a shift.
+    Returns are those of the first ``steps`` records. ``latent_drop`` is what linear probes of the clean state lose of
+    their R2, ``forecast_ratio`` the error ahead over that without a shift.
     """
     std, policy = _deviations(subject, recordings), policy_of(subject, seed)
 
@@ -62,8 +61,6 @@ def robustness(
     some = names[0]
     clean, random = cell(some, 0), cell(some, 0, random=True)
     base, floor = _returns(clean), _returns(random)
-    better = base.mean() - floor.mean()
-    counts = better > 2 * np.sqrt(base.var(ddof=1) / len(base) + floor.var(ddof=1) / len(floor))
     own = _model(subject, clean, probes, seed)
     found: Section = {
         "clean": {"return": float(base.mean()), "random": float(floor.mean()), **own},
@@ -87,13 +84,23 @@ def robustness(
                 "took_effect": took.holds and ordered,
             }
             row["return"] = float(scores.mean())
-            ratio = (scores.mean() - floor.mean()) / better if counts else float("nan")
             theirs = _model(subject, shown, probes, seed)
-            row |= {"performance_ratio": float(ratio)}
+            row |= {"performance_ratio": performance_ratio(scores, base, floor)}
             row["latent_drop"] = own["r2"] - theirs["r2"]
             row["forecast_ratio"] = theirs["error"] / own["error"] if own["error"] > 0 else float("nan")
             found["shifts"].setdefault(name, {})[str(severity)] = row
     return found
+
+
+def performance_ratio(shifted: np.ndarray, clean: np.ndarray, random: np.ndarray) -> float:
+    """``(R_shift - R_random) / (R_clean - R_random)`` of the returns of episodes [E] each.
+
+    NaN where the policy is not better than random actions by two standard errors.
+    """
+    better = clean.mean() - random.mean()
+    if not better > 2 * np.sqrt(clean.var(ddof=1) / len(clean) + random.var(ddof=1) / len(random)):
+        return float("nan")
+    return float((shifted.mean() - random.mean()) / better)
 
 
 def some_states(config: Config, recordings: Sequence[Recording], seed: int) -> tuple[np.ndarray, list[Any]]:
