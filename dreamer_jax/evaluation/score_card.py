@@ -199,7 +199,9 @@ def as_page(report: dict[str, Any], pictures: Sequence[Path]) -> str:
     for path in pictures:
         data = base64.b64encode(path.read_bytes()).decode()
         parts.append(f'<img alt="{path.stem}" src="data:image/png;base64,{data}">')
-    parts += _controls(report["controls"], "Numbers that are known beforehand; a section that rests on one is void.")
+    parts += _controls(
+        report["controls"], "Numbers that are known beforehand; a section that rests on a wrong one is void."
+    )
     for title, what, heads, rows in tables(report):
         parts += [f"<h2>{html.escape(title)}</h2>", _what(what), _table(heads, rows)]
     parts += ["<h2>How it was made</h2>", _table(("", ""), [(k, str(v)) for k, v in meta.items()])]
