@@ -10,7 +10,6 @@ from agents import assert_trees_equal
 from trainer import make_toy, tiny_run
 
 from dreamer_jax.config.schema import ConfigError
-from dreamer_jax.devices.compilation_cache import default_folder  # noqa: F401 (a module that must import without JAX)
 from dreamer_jax.envs.pure import probes
 from dreamer_jax.envs.pure.streams import make_streams
 from dreamer_jax.ops.train_ratio import in_prefill, least_windows, updates_after
@@ -98,18 +97,18 @@ def test_a_run_writes_what_every_run_writes(tmp_path):
         (0, 44, 10),
     ]
     # The same numbers as the same training without files.
-    last, found = train_on_device(config, ENV, agent=toy(config))
+    _, found = train_on_device(config, ENV, agent=toy(config))
     played = np.asarray(found["reward"])[:11, 0].sum()
     assert scores[0]["score"] == pytest.approx(played, abs=1e-6)
     assert int(found["updates"]) == int(state.step)
-    del last
 
 
 def test_a_run_that_goes_on_is_the_run_that_went_through(tmp_path, monkeypatch):
     """Bit for bit, from a checkpoint in the middle or after a signal, whatever the calls are."""
-    config = settings(replay__validation_fraction=0.1, replay__capacity=200)
+    held_out = dict(replay__validation_fraction=0.4, replay__capacity=400)
+    config = settings(**held_out)
     whole = learn(config, tmp_path / "whole")
-    learn(settings(replay__validation_fraction=0.1, replay__capacity=200, train__frames=46), tmp_path / "parts")
+    learn(settings(**held_out, train__frames=46), tmp_path / "parts")  # its ring is smaller, and grows
     steps = on_device.OnDeviceRun._next_steps
     calls = []
 

@@ -249,7 +249,7 @@ class OnDeviceRun:
             steps = self._next_steps()
             inputs = self._training, self._counters, self._keys, np.int32(steps)
             self._training, self._counters, found = self._run(*inputs)
-            self._look_at(jax.device_get(found), steps, before)
+            self._look_at(found, steps, before)
             took = max(time.monotonic() - begun, 1e-6)
             began = self.started_at >= 0 and before["grad_steps"] == 0
             # Updates take longer than anything else: nobody knows how long before the first.
@@ -276,12 +276,12 @@ class OnDeviceRun:
 
     def _look_at(self, found: Any, steps: int, before: dict[str, int]) -> None:
         """Write down the episodes that have ended, and take the metrics."""
+        failure, found = found.failure, jax.device_get(found.replace(failure=None))
         self._read_counters()
         num_envs, repeat = self.config.env.num_envs, self.config.env.action_repeat
-        failure = found.failure
         if failure.step >= 0:
             names = [name for name, finite in failure.finite.items() if not finite]
-            raise NotFinite(dump(self._failures, int(failure.step), names, failure.batch))
+            raise NotFinite(dump(self._failures, int(failure.step), names, jax.device_get(failure.batch)))
         if found.lacking:
             raise ConfigError(
                 "replay.validation_fraction: no window lies outside of held-out episodes; set it lower, or "
