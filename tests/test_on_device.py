@@ -1,12 +1,14 @@
 """Runs on the device: the one program does what its parts do, and a run of it is a run like any other."""
 
+import io
 import os
 import signal
+from unittest import mock
 
 import jax
 import numpy as np
 import pytest
-from agents import assert_trees_equal
+from agents import QUICK, assert_trees_equal, quickly
 from trainer import make_toy, tiny_run
 
 from dreamer_jax.config.schema import ConfigError
@@ -63,6 +65,7 @@ def step_by_step(config, steps):
     return (state, carry, ring, timestep), losses
 
 
+@quickly()
 def test_the_program_does_what_its_parts_do():
     """Wherever calls end: random actions at first, a ring that wraps, several updates in a step."""
     config = settings(train__prefill=14, train__train_ratio=12.0)
@@ -79,9 +82,12 @@ def test_the_program_does_what_its_parts_do():
     assert counters.grad_steps == len(losses) > 60 and total == pytest.approx(sum(losses), rel=1e-5)
 
 
-def learn(config, run_dir):
+def learn(config, run_dir, agent=None):
     """A run with the toy."""
-    return jax.device_get(train.train(config, run_dir, agent=toy(config), loggers=(), stream=open(os.devnull, "w")))
+    with quickly(), mock.patch.object(on_device, "compiler_options", lambda: QUICK):
+        return jax.device_get(
+            train.train(config, run_dir, agent=agent or toy(config), loggers=(), stream=io.StringIO())
+        )
 
 
 def test_a_run_writes_what_every_run_writes(tmp_path):
@@ -97,7 +103,8 @@ def test_a_run_writes_what_every_run_writes(tmp_path):
         (0, 44, 10),
     ]
     # The same numbers as the same training without files.
-    _, found = train_on_device(config, ENV, agent=toy(config))
+    with quickly():
+        _, found = train_on_device(config, ENV, agent=toy(config))
     played = np.asarray(found["reward"])[:11, 0].sum()
     assert scores[0]["score"] == pytest.approx(played, abs=1e-6)
     assert int(found["updates"]) == int(state.step)
@@ -141,7 +148,7 @@ def test_losses_that_are_not_finite_end_the_run(tmp_path):
         return after, metrics | {"loss/total": jax.numpy.where(state.step == 7, jax.numpy.nan, 0.0)}, latents
 
     with pytest.raises(NotFinite, match="update 7: loss/total is NaN or infinite; the batch is in .*update_7.npz"):
-        train.train(config, tmp_path / "run", agent=agent._replace(update=update), loggers=())
+        learn(config, tmp_path / "run", agent._replace(update=update))
     with np.load(tmp_path / "run" / "failures" / "update_7.npz") as batch:
         assert batch["observation/observation"].shape == (2, 4, 1) and batch["observation/observation"].any()
 
