@@ -55,10 +55,28 @@ def make(name: str, *, render: bool = False) -> gymnasium.Env:
 
 
 def make_own(task: str) -> gymnasium.Env:
+    """What ``package.module:callable`` gives, a pure environment as one of Gymnasium.
+
+    Raises:
+      ConfigError: as ``call_own``; or it gives neither.
+    """
+    env = call_own(task)
+    if isinstance(env, gymnasium.Env):
+        return env
+    from dreamer_jax.envs.pure import host, suites  # late: they load JAX
+    from dreamer_jax.interfaces.environment import Environment
+
+    if not isinstance(env, Environment):
+        kind, attribute = type(env).__name__, task.partition(":")[2]
+        raise ConfigError(f"env.task: {task!r}: {attribute}() gave a {kind}, not a gymnasium.Env")
+    return host.PureEnv(suites.checked(task, env))
+
+
+def call_own(task: str) -> Any:
     """Call what ``package.module:callable`` names; modules in the working directory can be imported.
 
     Raises:
-      ConfigError: the module or the callable can't be found, or gives no ``gymnasium.Env``.
+      ConfigError: the module or the callable can't be found, or it fails.
     """
     module_name, _, attribute = task.partition(":")
     module = _import(task, module_name)
@@ -71,12 +89,9 @@ def make_own(task: str) -> gymnasium.Env:
     if not callable(factory):
         raise ConfigError(f"env.task: {task!r}: {attribute} is not callable")
     try:
-        env = factory()
+        return factory()
     except (Exception, SystemExit) as error:
         raise ConfigError(f"env.task: {task!r}: {attribute}() failed: {_reason(error)}") from error
-    if not isinstance(env, gymnasium.Env):
-        raise ConfigError(f"env.task: {task!r}: {attribute}() gave a {type(env).__name__}, not a gymnasium.Env")
-    return env
 
 
 def _make(identifier: str, options: dict[str, Any]) -> gymnasium.Env:

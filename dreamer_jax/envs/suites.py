@@ -18,6 +18,10 @@ FORMS = {
     "atari100k": "atari100k/<game>",
     "crafter": "crafter/reward",
     "gym": "gym/<id>",
+    "gymnax": "gymnax/<id>",
+    "brax": "brax/<name>",
+    "playground": "playground/<name>",
+    "craftax": "craftax/<id>",
     "probe": "probe/<name>",
 }
 ALLOWED = f"{', '.join(FORMS.values())} or package.module:callable"
@@ -67,11 +71,11 @@ def _make_simple(config: EnvConfig, render: bool) -> gymnasium.Env:
             from dreamer_jax.envs import crafter
 
             if name not in crafter.TASKS:
-                raise _unknown(task, name, list(crafter.TASKS))
+                raise unknown(task, name, list(crafter.TASKS))
             try:
                 return crafter.Crafter(config.image_size)
             except ImportError as error:
-                raise _missing(task, "crafter") from error
+                raise missing(task, "crafter") from error
         case "gym":
             from dreamer_jax.envs import gymnasium as gymnasium_ids
 
@@ -80,8 +84,13 @@ def _make_simple(config: EnvConfig, render: bool) -> gymnasium.Env:
             from dreamer_jax.envs import probes
 
             if name not in probes.PROBES:
-                raise _unknown(task, name, list(probes.PROBES))
+                raise unknown(task, name, list(probes.PROBES))
             return probes.make(name)
+        case "gymnax" | "brax" | "playground" | "craftax":
+            from dreamer_jax.envs.pure import host
+            from dreamer_jax.envs.pure import suites as pure
+
+            return host.PureEnv(pure.make(task))
     if ":" in task:
         from dreamer_jax.envs import gymnasium as gymnasium_ids
 
@@ -104,7 +113,7 @@ def _make_dmc(config: EnvConfig) -> gymnasium.Env:
     except ImportError as error:
         raise ConfigError(f"env.task: {config.task!r}: {error}; pip install dm_control 'mujoco<4'") from error
     if name not in names and name not in dmc.ALIASES:
-        raise _unknown(config.task, name, names)
+        raise unknown(config.task, name, names)
     size = config.image_size if config.observation == "image" else 0
     return dmc.make(name, action_repeat=config.action_repeat, image_size=size)
 
@@ -116,10 +125,10 @@ def _make_atari(config: EnvConfig) -> gymnasium.Env:
     try:
         games = atari.games()
     except ImportError as error:
-        raise _missing(config.task, "atari") from error
+        raise missing(config.task, "atari") from error
     name = atari.ALIASES.get(name, name)
     if name not in games:
-        raise _unknown(config.task, name, sorted(games))
+        raise unknown(config.task, name, sorted(games))
     return atari.Atari(games[name], config)
 
 
@@ -140,11 +149,13 @@ def _well_known() -> list[str]:
     return [f"dmc/{name}" for name in dmc.VISION_TASKS] + [f"probe/{name}" for name in probes.PROBES]
 
 
-def _missing(task: str, extra: str) -> ConfigError:
+def missing(task: str, extra: str) -> ConfigError:
+    """For the task of a package that is not installed."""
     return ConfigError(f"env.task: {task!r} needs a package: pip install 'dreamer-jax[{extra}]'")
 
 
-def _unknown(task: str, name: str, names: list[str]) -> ConfigError:
+def unknown(task: str, name: str, names: list[str]) -> ConfigError:
+    """For a task whose suite has only ``names``."""
     suite = task.partition("/")[0]
     close = difflib.get_close_matches(name, names, 3, 0.5)
     if close:

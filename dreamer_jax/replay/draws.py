@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-_TRIES, _CANDIDATES = 100, 1024  # windows are drawn again until they are as wanted
+TRIES, CANDIDATES = 100, 1024  # windows are drawn again until they are as wanted
 
 
 class Windows:
@@ -50,11 +50,11 @@ class Windows:
         if not self.count(rows):
             raise ValueError(f"no window of {self._length} records to sample yet, only {len(rows)} records")
         index = np.zeros((0, 2), np.int64)
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             if online and not held_out:
                 draws = self._drawn(rng, count, rows)
             else:
-                draws = self._uniform(rng, _CANDIDATES if held_out else count, rows)
+                draws = self._uniform(rng, CANDIDATES if held_out else count, rows)
             index = np.concatenate([index, draws[wholly(draws, held_out)]])[:count]
             if len(index) == count:
                 break

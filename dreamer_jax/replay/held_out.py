@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 
 WINDOWS = 2
 """A block of held-out episodes has at least the length of so many windows."""
 
 
+def share(fraction: float) -> tuple[int, int]:
+    """Numerator and denominator: the same decisions come of 32 bits on a device."""
+    return Fraction(fraction).limit_denominator(10_000).as_integer_ratio()
+
+
+def begun_before(fraction: float, num_envs: int, window: int) -> np.ndarray:
+    """Records [E] by which streams have begun earlier, as it were, so that not all hold out at the same time."""
+    return (WINDOWS * window / fraction * np.arange(num_envs) / num_envs).astype(np.int64)
+
+
 class HeldOut:
     """Decides, stream by stream, at the start of each episode. A function of the streams' flags alone."""
 
     def __init__(self, fraction: float, num_envs: int, window: int) -> None:
-        self._fraction, self._least = fraction, WINDOWS * window
+        self._share, self._least = share(fraction), WINDOWS * window
         self._now = np.zeros(num_envs, bool)
         self._block = np.zeros(num_envs, np.int64)  # records since the last change
         self._held = np.zeros(num_envs, np.int64)
-        # As if some streams had begun earlier, so that not all hold out at the same time.
-        self._all = (self._least / fraction * np.arange(num_envs) / num_envs).astype(np.int64)
+        self._all = begun_before(fraction, num_envs, window)
 
     def step(self, is_first: np.ndarray) -> np.ndarray:
         """Whether the next record of every stream is held out, [E]."""
-        room = self._held + self._least <= self._fraction * (self._all + self._least)
+        numerator, denominator = self._share
+        room = denominator * (self._held + self._least) <= numerator * (self._all + self._least)
         change = is_first & (self._block >= self._least) & (self._now | room)
         self._now = self._now ^ change
         self._block = np.where(change, 1, self._block + 1)

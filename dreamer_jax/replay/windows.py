@@ -9,19 +9,19 @@ import numpy as np
 from dreamer_jax.replay.storage import Store
 from dreamer_jax.types import TrajectoryBatch
 
-_UNSEEN = {"episode", "episode_step", "held_out"}  # in no batch
+UNSEEN = {"episode", "episode_step", "held_out"}  # in no batch
 
 
 def gather(store: Store, cells: np.ndarray) -> dict[str, Any]:
     """Copies of the records of windows at ``cells [B, T+1]``, as ``align`` takes them; of the latents the first."""
     # The disk reads all latents meanwhile, because those that replace them are to come.
-    store.expect(cells.reshape(-1), [name for name in store.flat if name not in _UNSEEN])
+    store.expect(cells.reshape(-1), [name for name in store.flat if name not in UNSEEN])
     window: dict[str, Any] = {"observation": {}, "action": {}, "latents": {}}
     for name, flat in store.flat.items():
         part, _, key = name.partition("/")
         if key:
             window[part][key] = np.take(flat, cells[:, :1] if part == "latents" else cells, axis=0)
-        elif name not in _UNSEEN:
+        elif name not in UNSEEN:
             window[name] = np.take(flat, cells, axis=0)
     return window
 

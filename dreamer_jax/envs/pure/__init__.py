@@ -1,0 +1,1 @@
+"""Environments that are pure functions of JAX, of several suites or your own."""
