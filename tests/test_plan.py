@@ -12,11 +12,11 @@ from trainer import tiny_run
 from dreamer_jax.cli import commands, main
 from dreamer_jax.config.loading import dump, load
 from dreamer_jax.config.loading import replace as changed
-from dreamer_jax.profiling import plan as planning
 from dreamer_jax.profiling.flops import Work, count_work, update_work
-from dreamer_jax.profiling.plan import ACCELERATORS, describe, plan
 from dreamer_jax.profiling.speed import SPECS, update_speed
 from dreamer_jax.terminal import render
+from dreamer_jax.training import plan as planning
+from dreamer_jax.training.plan import ACCELERATORS, describe, plan
 
 
 def matrix(*shape):

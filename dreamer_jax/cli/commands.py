@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dreamer_jax.analysis.protocols import Protocol
 
 ACCELERATORS = "rtx4090", "a100", "h100", "h200", "tpu_v5e"
-"""Whose data sheets are in ``profiling.plan``."""
+"""Whose data sheets are in ``training.plan``."""
 EPISODES = 20
 """That an evaluation plays where nothing says how many."""
 
@@ -270,7 +270,7 @@ def doctor(options: argparse.Namespace, _: list[tuple[str, str]]) -> int:
 def plan(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> int:
     """The exit status is that of a failure if the run does not fit."""
     config = settings(options, pairs)
-    from dreamer_jax.profiling.plan import describe, plan
+    from dreamer_jax.training.plan import describe, plan
 
     start_computing(options)
     found = plan(config, options.run_dir.absolute(), on=options.on, note=say)
