@@ -14,12 +14,12 @@ from dreamer_jax.config.loading import load as load_config
 from dreamer_jax.config.loading import replace
 from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.datasets import coverage
-from dreamer_jax.datasets.collect import collect, ornstein_uhlenbeck
+from dreamer_jax.datasets.collect import collect, of_agent, ornstein_uhlenbeck
 from dreamer_jax.datasets.dataset import open_dataset, write_dataset
 from dreamer_jax.specs import ArraySpec, EnvSpec
 from dreamer_jax.training.preflight import env_spec
 from dreamer_jax.training.train import begin
-from dreamer_jax.types import TimeStep
+from dreamer_jax.types import PolicyCarry, TimeStep
 
 SPEC = EnvSpec(
     {"x": ArraySpec((2,), "float32"), "eye": ArraySpec((16, 16, 3), "uint8")},
@@ -142,6 +142,23 @@ def test_a_runs_agent_plays(tmp_path):
     with pytest.raises(ConfigError, match=r"--policy: .* other observations or actions than this environment's"):
         collect(settings("probe/echo"), tmp_path / "e", policy=str(tmp_path / "run"), noise=0, episodes=1)
     assert not (tmp_path / "e").exists()
+
+
+def test_a_disturbed_agent_knows_what_was_done():
+    told = []
+
+    def act(params, root, step, carry, timestep):
+        told.append(carry.prev_action)
+        action = {"move": np.zeros((3, 2), np.float32), "press": np.zeros(3, np.int32)}
+        return carry.replace(prev_action=action), action, {}
+
+    rng = np.random.default_rng(0)
+    actor = of_agent(act, lambda *_: PolicyCarry({}, {}), None, SPEC, 3, rng, seed=0, noise=0.5)
+    done = [actor(TimeStep({}, np.zeros(3), *np.zeros((3, 3), bool))) for _ in range(3)]
+    assert np.abs(done[0]["move"]).max() > 0
+    for taken, heard in zip(done, told[1:], strict=False):
+        np.testing.assert_array_equal(taken["move"], heard["move"])
+        np.testing.assert_array_equal(taken["press"], heard["press"])
 
 
 def test_coverage_by_hand(tmp_path, monkeypatch):

@@ -104,7 +104,9 @@ def of_agent(
         if not noise:
             return action
         new = fresh(timestep)
-        return {name: disturbed(leaf, action[name], new[name]) for name, leaf in spec.action.items()}
+        taken = {name: disturbed(leaf, action[name], new[name]) for name, leaf in spec.action.items()}
+        carry = carry.replace(prev_action=taken)  # the agent's next state follows from what was done
+        return taken
 
     return chosen
 
