@@ -6,6 +6,7 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
+from agents import quickly
 from test_replay import LATENTS, SPEC, record, same
 
 from dreamer_jax.config.schema import ConfigError, ReplayConfig
@@ -56,12 +57,13 @@ def compare(batch, other):
 @pytest.mark.parametrize(
     "options",
     [
-        dict(online=True),
-        dict(online=False, mark_first=True),
+        pytest.param(dict(online=True), marks=pytest.mark.slow),
+        pytest.param(dict(online=False, mark_first=True), marks=pytest.mark.slow),
         dict(online=True, validation_fraction=0.25),
     ],
     ids="online uniform held_out".split(),
 )
+@quickly()
 def test_batches_are_the_hosts(pair, options):
     """Windows at any offset and across episodes, the queue, latents that were put back, as the ring wraps."""
     replay, device = pair(rows=64 if "validation_fraction" in options else 24, **options)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from agents import quickly
 
 from dreamer_jax import load_config
 from dreamer_jax.config.schema import ConfigError, EnvConfig
@@ -41,6 +42,7 @@ def counting(time_limit=5):
     return Environment(SPEC, reset, step, time_limit)
 
 
+@quickly()
 def play(streams, actions):
     """Records [steps + 1, E] of the actions [steps, E]."""
 
@@ -103,6 +105,7 @@ class Replayed:
 
 
 @pytest.mark.parametrize("name", probes.PROBES)
+@quickly()
 def test_pure_probes_are_the_probes(name):
     env, probe = pure_probes.make(name), probes.PROBES[name]
     probe.action.seed(1)
@@ -196,6 +199,7 @@ def test_names_and_packages(monkeypatch):
         make_env(EnvConfig("craftax/Craftax-Symbolic-v1"))
 
 
+@quickly()
 def test_gymnax_keeps_its_ends_apart():
     pytest.importorskip("gymnax")
     task = "gymnax/CartPole-v1"

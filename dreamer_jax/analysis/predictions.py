@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -16,7 +16,6 @@ from dreamer_jax.config.schema import Config, ConfigError
 from dreamer_jax.files import read_npz
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.models.decoder import decoder_target
-from dreamer_jax.replay.host import Replay
 from dreamer_jax.replay.storage import Layout
 from dreamer_jax.report import HORIZONS, split_window
 from dreamer_jax.runs.checkpoint import read_replays
@@ -32,6 +31,14 @@ SIGNALS = 15
 """At most so many numbers are drawn, and the reward."""
 COLLAPSED = (0.1, 0.01)
 """Latents have collapsed with a smaller share active, if no error changes by a larger share without them."""
+
+
+class Drawn(Protocol):
+    """A replay of which windows can be drawn, as ``host.Replay.sample`` says."""
+
+    def sample(
+        self, batch_size: int, counter: int, *, online: bool = True, held_out: bool = False
+    ) -> tuple[TrajectoryBatch, np.ndarray]: ...
 
 
 class Reports:
@@ -51,7 +58,7 @@ class Reports:
         self._report = report
 
     def __call__(
-        self, state: TrainState, replay: Replay, frames: int
+        self, state: TrainState, replay: Drawn, frames: int
     ) -> tuple[dict[str, float], dict[str, Path], str] | None:
         """Metrics, pictures by name, and a warning (or nothing) at so many frames; None without a window yet."""
         batch = windows(replay, self._config.train.batch_size, frames, held_out=self._held_out)
@@ -69,7 +76,7 @@ class Reports:
         return {f"{label}/{name}": value for name, value in metrics.items()}, drawn, warning
 
 
-def windows(replay: Replay, count: int, counter: int, *, held_out: bool) -> TrajectoryBatch | None:
+def windows(replay: Drawn, count: int, counter: int, *, held_out: bool) -> TrajectoryBatch | None:
     """Windows of held-out episodes, or any; None if there is none yet."""
     try:
         return replay.sample(count, counter, online=False, held_out=held_out)[0]

@@ -24,6 +24,16 @@ USED_BY: dict[str, tuple[str, ...]] = {
 """Settings of ``env`` that mean nothing to other suites; those refuse any value but the default."""
 
 
+IN_JAX = ("gymnax", "brax", "playground", "craftax")
+"""Suites whose environments can run on the device."""
+
+
+def wants_device(config: Config) -> bool:
+    """Whether a run is to be on the device, if nothing there stands in its way."""
+    where, suite = config.train.where, config.env.task.partition("/")[0]
+    return not config.offline.data and (where == "device" or (where == "auto" and suite in IN_JAX))
+
+
 def unused(task: str) -> set[str]:
     """Settings that mean nothing to the suite of ``task``, by dotted name."""
     suite = task.partition("/")[0]

@@ -384,6 +384,11 @@ class TrainConfig:
     report_frames: int = option(
         50_000, "frames between looks at the world model's predictions; 0: off", low=0, high=MANY
     )
+    where: Literal["auto", "host", "device"] = option(
+        "auto",
+        "host: environments step by step, replay on the disk; device: all in one program, for environments written in "
+        "JAX; auto: what gymnax, brax, playground and craftax allow is on the device",
+    )
     start: str = option("", "a run whose parameters it begins with; nothing: new ones")
     start_parts: str = option("all", "which of them, with commas, such as encoder,rssm")
     freeze: str = option("", "parts of the agent that stay as they are, with commas, such as encoder,rssm,decoder")

@@ -226,18 +226,9 @@ class Learner:
             k = int(np.argmin(finite))
             names = [name for name, value in losses.items() if not np.isfinite(value[k])]
             batch = jax.tree.map(lambda x: x[k], flight.batch)
-            raise NotFinite(self._dump(flight.step + k, names, batch))
+            raise NotFinite(dump(self._failures, flight.step + k, names, batch))
         flight.latents, flight.results = latents, None
         self.metrics.add(metrics)
-
-    def _dump(self, step: int, names: list[str], batch: TrajectoryBatch) -> str:
-        arrays = {name: np.asarray(value, _portable(value.dtype)) for name, value in batch_arrays(batch).items()}
-        self._failures.mkdir(parents=True, exist_ok=True)
-        path = self._failures / f"update_{step}.npz"
-        np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
-        culprits = [name for name, value in arrays.items() if value.dtype.kind == "f" and not np.isfinite(value).all()]
-        cause = f"its {', '.join(culprits)} already had such values" if culprits else "its values were finite"
-        return f"update {step}: {', '.join(names)} is NaN or infinite; the batch is in {path}, {cause}"
 
     def saved(self) -> Arrays:
         """Everything but the train state that a checkpoint needs. Call ``check`` first."""
@@ -259,6 +250,17 @@ class Learner:
         if "next/index" in arrays:
             batch = arrays_batch(below(arrays, "next/batch"))
             self._next = _Batches(batch, arrays["next/index"], self._parallel.put(batch))
+
+
+def dump(folder: Path, step: int, names: list[str], batch: TrajectoryBatch) -> str:
+    """Write the batch of update ``step``, whose losses ``names`` are not finite, and say so in one line."""
+    arrays = {name: np.asarray(value, _portable(value.dtype)) for name, value in batch_arrays(batch).items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"update_{step}.npz"
+    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+    culprits = [name for name, value in arrays.items() if value.dtype.kind == "f" and not np.isfinite(value).all()]
+    cause = f"its {', '.join(culprits)} already had such values" if culprits else "its values were finite"
+    return f"update {step}: {', '.join(names)} is NaN or infinite; the batch is in {path}, {cause}"
 
 
 def batch_arrays(batch: TrajectoryBatch) -> Arrays:

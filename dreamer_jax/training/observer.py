@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from dreamer_jax.analysis.predictions import Reports
+from dreamer_jax.analysis.predictions import Drawn, Reports
 from dreamer_jax.config.schema import Config, ConfigError
 from dreamer_jax.devices.acting import Act
 from dreamer_jax.envs.preview import Preview
@@ -18,15 +18,36 @@ from dreamer_jax.envs.vector import VectorEnvs
 from dreamer_jax.envs.wrappers import EnvironmentFailed
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.processes.group import ProcessGroup
-from dreamer_jax.replay.host import Replay
-from dreamer_jax.runs.metrics import RunLog
+from dreamer_jax.replay.episodes import Episodes
+from dreamer_jax.runs.metrics import MetricBuffer, RunLog
 from dreamer_jax.runs.progress import Progress
 from dreamer_jax.training.evaluate import evaluate, evaluation_envs
-from dreamer_jax.training.learner import Learner
-from dreamer_jax.types import Array
+from dreamer_jax.types import Array, TrainState
 
 Counters = dict[str, int]
 T = TypeVar("T")
+
+
+class Learnt(Protocol):
+    """What is asked of what learns."""
+
+    @property
+    def metrics(self) -> MetricBuffer: ...
+    @property
+    def grad_steps(self) -> int: ...
+    @property
+    def params(self) -> Any: ...
+    @property
+    def state(self) -> TrainState: ...
+
+
+class Windows(Drawn, Protocol):
+    """What is asked of replay."""
+
+    @property
+    def windows(self) -> int: ...
+    @property
+    def episodes(self) -> Episodes | None: ...
 
 
 class Observer:
@@ -38,8 +59,8 @@ class Observer:
         agent: Agent,
         act: Act,
         found: Preview,
-        learner: Learner,
-        replay: Replay,
+        learner: Learnt,
+        replay: Windows,
         log: RunLog,
         progress: Progress,
         counters: Counters,

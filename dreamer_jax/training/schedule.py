@@ -44,20 +44,19 @@ def forecast(config: Config, capacity: int, time_limit: int) -> Forecast:
     Raises:
       ConfigError: updates are asked for, and none can ever be made, however long the run.
     """
-    train, num_envs, length = config.train, config.env.num_envs, config.train.batch_length
+    train, num_envs = config.train, config.env.num_envs
     steps = -(-train.frames // (config.env.action_repeat * num_envs)) * num_envs
     if not train.train_ratio:
         return Forecast(steps, 0, ("train.train_ratio is 0: no updates",))
     episodes = config.replay.sampling == "episodes"
     _refuse_what_never_learns(config, capacity // num_envs, steps // num_envs, time_limit)
-    windows = least_windows(train)
-    filled = (-(-windows // num_envs) + length - episodes) * num_envs
-    begin = max(-(-train.prefill // num_envs) * num_envs, filled)
+    begin = begin_after(config)
     per_dispatch = updates_per_dispatch(config)
     due = updates_after(train, steps - begin) if steps >= begin else 0
     notes = list(_relations(config, capacity // num_envs, time_limit)) if episodes else []
     if due < per_dispatch:
         have = f"train.frames {train.frames:,} are {steps:,} agent steps"
+        windows, filled = least_windows(train), _filled(config)
         if train.prefill > max(steps, filled - 1):
             notes.append(f"no updates: the first {train.prefill:,} agent steps act at random (train.prefill), {have}")
         elif not due:
@@ -65,6 +64,18 @@ def forecast(config: Config, capacity: int, time_limit: int) -> Forecast:
         else:
             notes.append(f"no updates: {due} are due, and {per_dispatch} are made at a time")
     return Forecast(steps, due // per_dispatch * per_dispatch, tuple(notes))
+
+
+def begin_after(config: Config) -> int:
+    """Agent steps before the first update, at least; exactly so many where windows may cross episodes."""
+    num_envs = config.env.num_envs
+    return max(-(-config.train.prefill // num_envs) * num_envs, _filled(config))
+
+
+def _filled(config: Config) -> int:
+    """Agent steps after which replay has enough windows, at the earliest."""
+    num_envs, episodes = config.env.num_envs, config.replay.sampling == "episodes"
+    return (-(-least_windows(config.train) // num_envs) + config.train.batch_length - episodes) * num_envs
 
 
 def in_words(config: Config, expected: Forecast, done: Mapping[str, int], update_seconds: float) -> str:

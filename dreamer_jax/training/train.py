@@ -25,10 +25,12 @@ from dreamer_jax.envs.preview import Preview
 from dreamer_jax.envs.signals import handled_by
 from dreamer_jax.envs.wrappers import EnvironmentFailed
 from dreamer_jax.interfaces import Agent
+from dreamer_jax.interfaces.environment import Environment
 from dreamer_jax.numerics import find_devices, fixed_numerics
 from dreamer_jax.processes.group import DistributedGroup, ProcessGroup, present
 from dreamer_jax.processes.heartbeat import Heartbeat
 from dreamer_jax.profiling.trace import Profile
+from dreamer_jax.replay.plan import Plan
 from dreamer_jax.runs.checkpoint import Checkpoints
 from dreamer_jax.runs.directory import check_group, check_run, open_run, see_run, write_run
 from dreamer_jax.runs.facts import steps
@@ -40,6 +42,7 @@ from dreamer_jax.training.interrupt import Interrupt, Stopped
 from dreamer_jax.training.learner import NoUpdates
 from dreamer_jax.training.loop import INIT, Run, make_keys
 from dreamer_jax.training.offline import OfflineRun, of_data
+from dreamer_jax.training.on_device import OnDeviceRun, chosen, device_preview, device_ring_plan
 from dreamer_jax.training.preflight import env_preview, ring_plan
 from dreamer_jax.training.start import Start, read_start
 from dreamer_jax.types import TrainState
@@ -131,7 +134,7 @@ def run_training(
 
 
 def _programs(config: Config, agent: Agent | None, spec: EnvSpec) -> Programs:
-    devices = check_devices(config.train.devices, config.train.batch_size)
+    devices = 1 if chosen(config)[0] else check_devices(config.train.devices, config.train.batch_size)
     programs = make_programs(agent or make_agent(config, spec, axis_name=axis_of(devices)), devices)
     return programs._replace(given=agent is not None)
 
@@ -166,29 +169,43 @@ def _open(
     progress: Progress,
     group: ProcessGroup,
     state: TrainState | None = None,
-) -> Iterator[Run | OfflineRun]:
+) -> Iterator[Run | OfflineRun | OnDeviceRun]:
     """A run with its first checkpoint, or where ``run_dir`` left off; ``state`` is what a new one starts from."""
     if config.offline.data and group.members > 1:
         raise ConfigError("offline.data: one process learns from it; start one, or runs one after another")
     config, sources = of_data(config, run_dir)
     origin = path_of(config.train.start).absolute()  # environments may change the working directory
 
-    def check() -> tuple[Preview, Programs, Start | None]:
+    def check() -> tuple[Environment | None, Preview, Programs, Start | None]:
         check_loggers(loggers)
         check_devices(config.train.devices)
-        found = Preview(sources[0].spec, (), 0.0, 0) if sources else env_preview(config)
+        pure, why_not = chosen(config)
+        if pure is not None and group.members > 1:
+            raise ConfigError("train.where: a run on the device is of one process, by itself; set it to host")
+        if why_not:
+            progress.note(why_not)
+        if pure is not None:
+            found = device_preview(config, pure)
+        else:
+            found = Preview(sources[0].spec, (), 0.0, 0) if sources else env_preview(config)
         programs = make(found.spec)
         check_room(config, found.spec, programs.agent)
         begins = bool(config.train.start) and state is None and not steps(run_dir)
-        return found, programs, read_start(config, programs.agent, origin) if begins else None
+        return pure, found, programs, read_start(config, programs.agent, origin) if begins else None
 
     check_group(config, run_dir, group)
     # Whatever can be refused is refused before anything is written, and by all if by one.
-    found, programs, start = group.all_succeed(check)
+    pure, found, programs, start = group.all_succeed(check)
     spec, records = found.spec, sum(sum(source.lengths) for source in sources)
     changes = group.all_succeed(lambda: check_run(run_dir, config))
     group.all_succeed(lambda: check_origin(run_dir, programs.given))
-    size = group.all_succeed(lambda: ring_plan(config, run_dir, found, programs.agent, group.process_count, records))
+
+    def planned() -> Plan:
+        if pure is not None:
+            return device_ring_plan(config, found, programs.agent)
+        return ring_plan(config, run_dir, found, programs.agent, group.process_count, records)
+
+    size = group.all_succeed(planned)
     lock = group.all_succeed(lambda: open_run(run_dir, config, spec) if group.is_primary else None)
     group.all_succeed(lambda: see_run(run_dir))
     with ExitStack() as opened:
@@ -210,8 +227,10 @@ def _open(
             key = make_keys(np.uint32(config.seed % 2**32))[INIT]
             state = start.begin(group.primary_first(lambda: jax.jit(programs.agent.init)(key)))
         made = programs, size.records, loggers
-        run: Run | OfflineRun
-        if sources and checkpoints is not None:
+        run: Run | OfflineRun | OnDeviceRun
+        if pure is not None and checkpoints is not None:
+            run = OnDeviceRun(config, run_dir, pure, found, *made, checkpoints, progress, state, opened)
+        elif sources and checkpoints is not None:
             run = OfflineRun(config, run_dir, sources, *made, checkpoints, progress, state, opened)
         else:
             run = Run(config, run_dir, found, *made, checkpoints, progress, state, group, opened)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import jax
 
+from dreamer_jax.config.checks import IN_JAX
 from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.envs.gymnasium import call_own
 from dreamer_jax.envs.probes import PROBES
@@ -17,9 +19,6 @@ from dreamer_jax.envs.suites import missing, unknown
 from dreamer_jax.interfaces.environment import Environment
 from dreamer_jax.specs import ArraySpec
 
-SUITES = ("gymnax", "brax", "playground", "craftax")
-"""Each is a module here, a package, and an extra of ours."""
-
 
 def find(task: str) -> Environment | None:
     """The environment of ``task``; None where it is none of pure functions.
@@ -28,7 +27,7 @@ def find(task: str) -> Environment | None:
       ConfigError: it can't be opened.
     """
     suite, slash, name = task.partition("/")
-    if slash and suite in SUITES:
+    if slash and suite in IN_JAX:
         return make(task)
     if slash and suite == "probe" and name in PROBES:
         from dreamer_jax.envs.pure import probes
@@ -40,8 +39,9 @@ def find(task: str) -> Environment | None:
     return None
 
 
+@cache
 def make(task: str) -> Environment:
-    """The environment of a task of one of ``SUITES``.
+    """The environment of a task of one of ``IN_JAX``, each a module here, a package, and an extra of ours.
 
     Raises:
       ConfigError: nothing has this name, or its package is not installed.

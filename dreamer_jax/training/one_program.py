@@ -1,0 +1,225 @@
+"""Acting, replay, updates and the environment in one compiled loop, of which nothing leaves the device.
+
+The order of a step is that of ``training.loop``: act on the record that has come, append it, make the updates that are
+due, and take the action. Random keys are folded from the run's and from counters, so that where a call ends and the
+next one begins changes no number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from dreamer_jax.agent import make_agent
+from dreamer_jax.config.schema import Config
+from dreamer_jax.envs.pure.streams import StreamState, make_streams
+from dreamer_jax.interfaces import Agent
+from dreamer_jax.interfaces.environment import Environment
+from dreamer_jax.numerics import fixed_numerics
+from dreamer_jax.ops.train_ratio import in_prefill, least_windows, updates_after
+from dreamer_jax.replay.device import DeviceReplay, Ring, make_device_replay
+from dreamer_jax.types import Array, Mode, PolicyCarry, TimeStep, TrainState, TrajectoryBatch
+
+INIT, UPDATE, ACT, _, ENVS, DRAW = range(6)
+"""What the keys folded from the run's seed are for; the first ones as in ``training.loop``."""
+
+
+@struct.dataclass
+class Counters:
+    """Apart from the rest, because they are the same in all of several trainings in one ``vmap``."""
+
+    agent_steps: Array  # [] int32
+    grad_steps: Array  # [] int32
+    started_at: Array  # [] int32, agent steps at which updates began, or -1
+
+
+@struct.dataclass
+class Training:
+    """All that changes; a checkpoint of it is the whole run."""
+
+    state: TrainState
+    policy: PolicyCarry
+    streams: StreamState
+    timestep: TimeStep  # nobody has acted on it yet
+    ring: Ring
+
+
+@struct.dataclass
+class Failure:
+    """The first update whose losses were not finite."""
+
+    step: Array  # [] int32, its number, or -1
+    finite: dict[str, Array]  # {loss: [] bool}
+    batch: TrajectoryBatch  # [B, T]
+
+
+@struct.dataclass
+class Found:
+    """What a call of ``K`` steps gives to look at. Rows behind the steps that it made have no meaning."""
+
+    reward: Array  # [K, E] of the records that were appended; likewise below
+    is_first: Array  # [K, E]
+    is_last: Array  # [K, E]
+    finite: Array  # [K, E] bool, whether the records that came were
+    metrics: dict[str, Array]  # {name: []} sums over the updates
+    failure: Failure
+    lacking: Array  # [] bool, whether a batch had too few windows outside of held-out episodes
+
+
+class InitTraining(Protocol):
+    def __call__(self, keys: Array, state: TrainState | None = None, /) -> tuple[Training, Counters]:
+        """Before the first step, with new parameters or with ``state``."""
+        ...
+
+
+class RunSteps(Protocol):
+    def __call__(
+        self, training: Training, counters: Counters, keys: Array, steps: Array, /
+    ) -> tuple[Training, Counters, Found]:
+        """``steps`` [] int32 steps of all environments, at most ``K``, and the updates that they make due."""
+        ...
+
+
+class Program(NamedTuple):
+    """Pure functions of keys [6] that ``make_keys`` gives."""
+
+    init: InitTraining
+    run: RunSteps
+    replay: DeviceReplay
+
+
+def make_keys(seed: Array) -> Array:
+    """A key for each purpose."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(6))
+
+
+def make_program(config: Config, agent: Agent, env: Environment, *, rows: int, most: int) -> Program:
+    """For ``config.env.num_envs`` of ``env``, with a ring of ``rows`` records of each; ``most`` is ``K``."""
+    train, num_envs = config.train, config.env.num_envs
+    streams = make_streams(env, config.env, num_envs)
+    replay = make_device_replay(
+        env.spec,
+        agent.latent_spec,
+        num_envs=num_envs,
+        rows=rows,
+        batch_length=train.batch_length,
+        online=config.replay.online,
+        validation_fraction=config.replay.validation_fraction,
+        mark_first=config.replay.mark_first,
+    )
+
+    def init(keys: Array, state: TrainState | None = None) -> tuple[Training, Counters]:
+        state = agent.init(keys[INIT]) if state is None else state
+        begun, timestep = streams.begin(keys[ENVS])
+        zero = jnp.zeros((), jnp.int32)
+        training = Training(state, agent.reset(state.params, num_envs), begun, timestep, replay.init())
+        return training, Counters(zero, zero, zero - 1)
+
+    def choose(training: Training, key: Array, agent_steps: Array) -> Any:
+        def by(mode: Mode) -> Callable[[], Any]:
+            return lambda: agent.policy(training.state.params, key, training.policy, training.timestep, mode, 0)
+
+        if not train.prefill:
+            return by("train")()
+        return jax.lax.cond(in_prefill(train, agent_steps), by("random"), by("train"))
+
+    def learn(state: TrainState, ring: Ring, keys: Array, count: Array) -> Any:
+        ring, batch, index, enough = replay.sample(ring, jax.random.fold_in(keys[DRAW], count), train.batch_size)
+        state, metrics, latents = agent.update(state, jax.random.fold_in(keys[UPDATE], count), batch)
+        return state, replay.write_back(ring, index, latents), metrics, batch, ~enough
+
+    def due(counters: Counters, ring: Ring) -> Counters:
+        """With the start of the updates, if that is now."""
+        ready = ~in_prefill(train, counters.agent_steps) & (replay.windows(ring) >= least_windows(train))
+        start = (counters.started_at < 0) & ready & (train.train_ratio > 0)
+        return replace(counters, started_at=jnp.where(start, counters.agent_steps, counters.started_at))
+
+    def updates(counters: Counters) -> Array:
+        return jnp.where(counters.started_at < 0, 0, updates_after(train, counters.agent_steps - counters.started_at))
+
+    def run(training: Training, counters: Counters, keys: Array, steps: Array) -> tuple[Training, Counters, Found]:
+        shapes = jax.eval_shape(learn, training.state, training.ring, keys, steps)
+        sums, batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[2:4])
+        losses = [name for name in sums if name.startswith("loss/")]
+        no, flags = jnp.zeros((), bool), jnp.zeros((most, num_envs), bool)
+        none = Failure(jnp.full((), -1, jnp.int32), dict.fromkeys(losses, no), batch)
+        nothing = Found(jnp.zeros((most, num_envs)), flags, flags, flags, sums, none, no)
+
+        def update(carry: Any) -> Any:
+            state, ring, counters, (sums, failure, lacking) = carry
+            state, ring, metrics, batch, lacks = learn(state, ring, keys, counters.grad_steps)
+            finite = {name: jnp.isfinite(metrics[name]) for name in losses}
+            first = (failure.step < 0) & ~jnp.stack(list(finite.values())).all()
+            failure = jax.lax.cond(first, lambda: Failure(counters.grad_steps, finite, batch), lambda: failure)
+            sums = {name: sums[name] + value for name, value in metrics.items()}
+            return state, ring, replace(counters, grad_steps=counters.grad_steps + 1), (sums, failure, lacking | lacks)
+
+        def one(row: Array, carry: tuple[Training, Counters, Found]) -> tuple[Training, Counters, Found]:
+            training, counters, found = carry
+            key, timestep = jax.random.fold_in(keys[ACT], counters.agent_steps // num_envs), training.timestep
+            policy, action, latents = choose(training, key, counters.agent_steps)
+            ring = replay.append(training.ring, timestep, action, latents)
+            counters = due(replace(counters, agent_steps=counters.agent_steps + num_envs), ring)
+            looked = found.metrics, found.failure, found.lacking
+            state, ring, counters, looked = jax.lax.while_loop(
+                lambda carry: carry[2].grad_steps < updates(carry[2]), update, (training.state, ring, counters, looked)
+            )
+            begun, now = streams.step(training.streams, action)
+            found = Found(
+                found.reward.at[row].set(timestep.reward),
+                found.is_first.at[row].set(timestep.is_first),
+                found.is_last.at[row].set(timestep.is_last),
+                found.finite.at[row].set(finite_rows(now)),
+                *looked,
+            )
+            return Training(state, policy, begun, now, ring), counters, found
+
+        # A loop of as many steps as are asked for: one program is for all of them, whatever comes next.
+        return jax.lax.fori_loop(0, steps, one, (training, counters, nothing))
+
+    return Program(init, run, replay)
+
+
+def finite_rows(timestep: TimeStep) -> Array:
+    """Whether rewards and observations of numbers are finite, [E]."""
+    numbers = [timestep.reward, *(x for x in timestep.observation.values() if jnp.issubdtype(x.dtype, jnp.floating))]
+    return jnp.stack([jnp.isfinite(x.reshape(len(x), -1)).all(1) for x in numbers]).all(0)
+
+
+def rows_of(config: Config) -> int:
+    """Steps of all environments in a whole run."""
+    return -(-config.train.frames // (config.env.action_repeat * config.env.num_envs))
+
+
+@fixed_numerics()
+def train_on_device(
+    config: Config, env: Environment, *, agent: Agent | None = None
+) -> tuple[TrainState, dict[str, Array]]:
+    """A whole training of ``config.train.frames`` frames in one call, without files.
+
+    Args:
+      agent: instead of the one that ``config`` describes.
+
+    Returns:
+      The last train state, and what happened: ``reward``, ``is_first`` and ``is_last`` [steps, E] of all records, the
+      number of ``updates``, and the mean of each of their metrics, by its name.
+    """
+    agent, steps = agent or make_agent(config, env.spec), rows_of(config)
+    rows = max(config.train.batch_length + 1, min(config.replay.capacity // config.env.num_envs, steps))
+    program = make_program(config, agent, env, rows=rows, most=steps)
+
+    @jax.jit
+    def whole(seed: Array) -> tuple[TrainState, dict[str, Array]]:
+        keys = make_keys(seed)
+        training, counters = program.init(keys)
+        training, counters, found = program.run(training, counters, keys, jnp.int32(steps))
+        means = {name: value / jnp.maximum(1, counters.grad_steps) for name, value in found.metrics.items()}
+        seen = {name: getattr(found, name) for name in ("reward", "is_first", "is_last")}
+        return training.state, {**seen, "updates": counters.grad_steps, **means}
+
+    return whole(jnp.uint32(config.seed % 2**32))
