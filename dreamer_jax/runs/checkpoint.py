@@ -258,9 +258,7 @@ def read_replays(run_dir: Path, batch_length: int = 1) -> list[Replay]:
     finally:
         checkpoints.close()
     if "ring_rows" in facts:
-        raise ConfigError(
-            f"{run_dir}: trained on the device, its replay is in its checkpoints alone, not yet for reading"
-        )
+        raise ConfigError(f"{run_dir}: trained on the device; its replay is in checkpoints, not yet for this command")
     processes = facts.get("processes", 1)
     return open_rings(run_dir, arrays, range(processes), processes, config.env.num_envs, latest, batch_length)
 
