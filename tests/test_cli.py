@@ -67,7 +67,7 @@ REFUSED = [
     ("--configs dmc", "--configs: unknown flag; did you mean --config?"),
     ("--run.steps 1e6", "--run.steps: unknown flag; did you mean --train.frames?"),
     ("--run.train_ratio 1", "--run.train_ratio: unknown flag; did you mean --train.train_ratio?"),
-    ("--nowhere 1", "--nowhere: unknown field; sections are behavior, cont"),
+    ("--qqqqqqq 1", "--qqqqqqq: unknown field; sections are behavior, cont"),
     ("--run-dir ~nobody-of-that-name/run", "~nobody-of-that-name is nobody's home directory here"),
     ("--config ~nobody-of-that-name/x.yaml", "~nobody-of-that-name is nobody's home directory here"),
     ("--two\nletters 1", "--two\\nletters: unknown field; sections are behavior"),
