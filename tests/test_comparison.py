@@ -11,7 +11,6 @@ import pytest
 from comparison import adapter, behavior_cloning, prediction, report, run, schedule, world_model
 from comparison.__main__ import main
 from comparison.protocol import (
-    EVALUATION_SEED,
     LEARNERS,
     METHODS,
     MODEL_FREE,
@@ -93,16 +92,25 @@ def test_motors_undoes_side_by_side_and_choices_are_refused():
         adapter.spaces_of(EnvSpec(spec.observation, {"a": ArraySpec((), "int32", 3)}))
 
 
-def test_every_seed_is_the_same_for_all_methods_and_never_that_of_training():
-    env = TINY.env("probe/continuous_target")
-    one, other = (run.episodes(TINY, 0, env, oracle) for _ in range(2))
-    assert one == other and len(one) == TINY.episodes and min(one) > 9.99
-    starts = {}
-    for seed in (0, EVALUATION_SEED):
-        stream = Stream(open_env(env), env, seed=seed, purpose=0, index=0)
-        starts[seed] = float(next(iter(stream.reset()[0].values())).ravel()[0])
-        stream.close()
-    assert starts[0] != starts[EVALUATION_SEED]
+def test_episodes_begin_alike_for_every_policy_and_never_as_in_training():
+    env, starts = TINY.env("probe/continuous_target"), []
+
+    def watching(spec, num_envs, rng):
+        def act(timestep):
+            if np.all(timestep.is_first):
+                starts.append(timestep.observation["observation"].ravel().tolist())
+            return oracle(spec, num_envs, rng)(timestep)
+
+        return act
+
+    assert min(run.episodes(TINY, 0, env, oracle)) > 9.99
+    run.episodes(TINY, 0, env, watching)
+    run.episodes(TINY, 0, env, lambda *given: watching(*given), lambda: run.shifted(env, "action_delay", 2, seed=0))
+    run.episodes(TINY, 1, env, watching)
+    assert starts[0] == starts[1] != starts[2] and len(starts[0]) == TINY.episodes
+    stream = Stream(open_env(env), env, seed=0, purpose=0, index=0)
+    assert float(stream.reset()[0]["observation"][0]) not in starts[0]
+    stream.close()
 
 
 def test_a_shift_reaches_the_policy(place):

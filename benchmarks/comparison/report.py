@@ -230,8 +230,8 @@ PAGE = """# World model, end-to-end RL or imitation?
 The comparison that the field argues about, on tasks of DeepMind Control from states: world models (ours: DreamerV3,
 PlaNet), end-to-end reinforcement learning (SAC, TQC, CrossQ, PPO of sbx-rl with the library's defaults, but for two
 layers of 256 units everywhere and batches of 64), and behaviour cloning. Written by
-`python benchmarks/comparison --runs runs/comparison --report docs/results/comparison`, not by hand, from the files in
-`docs/results/comparison/runs/`.
+`python benchmarks/comparison --runs runs/comparison --report docs/results/comparison`, not by hand, from the file that
+each run leaves in the folder `comparison/runs` beside this page.
 
 {state}
 
