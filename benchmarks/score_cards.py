@@ -167,8 +167,8 @@ What do models of one task know, how far do they see, and what do they take? Wri
 number means is on [Judge a world model](../how_to/judge_a_world_model.md).
 
 The task is `dmc/cartpole_balance`. All that see its numbers are judged on the same {episodes} episodes (random actions,
-correlated noise, the quick start's last policy with and without noise), the agent that sees pixels on its own. Each
-is one run: what other seeds would show is not known from here.
+correlated noise, the quick start's last policy with and without noise), those that see pixels on their own. Each is
+one run: what other seeds would show is not known from here.
 
 {cards}
 
@@ -177,8 +177,10 @@ is one run: what other seeds would show is not known from here.
 {headline}
 
 A range in brackets is a 95 % bootstrap interval over episodes. Untrained networks know much of the simulator's state,
-because they see it and mix it; what they can't do is predict. An empty cell was not asked of that model: PlaNet has no
-policy whose imagined return could be asked for.
+because they see it and mix it; what they can't do is predict. A skill below 0 says that repeating the last record, or
+the mean, was closer: a balanced pole hardly moves, and a model that knows what actions do may still be worse there. An
+empty cell was not asked of that model, or has no meaning for it, as what is left of a return that is no better than
+that of random actions.
 
 ## Controls
 
