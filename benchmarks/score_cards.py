@@ -143,6 +143,7 @@ def draw(reports: dict[str, dict[str, Any]], path: Path) -> None:
             one = section.get("numbers") or next(iter(section["images"].values()))
             ahead.plot(one["horizons"], np.clip(one["skill"], -1, 1), marker="o", label=name)
     finish_panel(ahead, "skill of predictions", "records ahead", legend_size=8)
+    ahead.set_ylabel("1 - error / that of the better of mean and last record, -1 at least", fontsize=8)
     acted = {n: one["counterfactual"]["r2"][0] for n, one in reports.items() if "r2" in one.get("counterfactual", {})}
     known = {name: known_state(one) for name, one in reports.items() if "void" not in one["fidelity"]}
     for ax, title, values in (
