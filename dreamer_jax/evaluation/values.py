@@ -54,7 +54,7 @@ def of_recordings(
 ) -> Section:
     """From every record of the policy's own episodes that has enough behind it."""
     observed = _values(subject, critic, recordings, seed)
-    sums = [to_the_end(one, value, critic) for one, value in zip(recordings, observed, strict=True)]
+    sums = [to_the_end(one, value[: one.length], critic) for one, value in zip(recordings, observed, strict=True)]
     kept = [np.arange(one.length) >= context - 1 for one in recordings]
     for one, keep in zip(recordings, kept, strict=True):
         ends = bool(one.columns["is_terminal"][-1])
