@@ -22,7 +22,7 @@ import numpy as np
 from family import table
 
 from dreamer_jax.analysis.plot import finish_panel, open_panels, save_picture
-from dreamer_jax.evaluation.judge import PROFILES
+from dreamer_jax.evaluation.profiles import PROFILES
 from dreamer_jax.evaluation.recordings import Recording
 from dreamer_jax.evaluation.run import known_episodes, own_recordings, report_of
 from dreamer_jax.evaluation.score_card import headline, write

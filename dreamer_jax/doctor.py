@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 from dreamer_jax.devices.accelerators import left_out
 from dreamer_jax.devices.compilation_cache import default_folder, unusable
 from dreamer_jax.devices.huge_pages import TUNABLE, TUNABLES
+from dreamer_jax.devices.memory import system_bytes
 from dreamer_jax.terminal import Answer, table
 
 PACKAGE = "dreamer-jax"
@@ -136,7 +136,7 @@ def games() -> Iterator[Finding]:
 
 def room() -> Iterator[Finding]:
     """Memory, disk, pages of 2 MB and compiled programs."""
-    memory = available_memory()
+    memory = system_bytes()
     if memory is not None:
         cure = "end other programs, or take a smaller --size" if memory < 1e9 * LEAST_MEMORY_GB else ""
         yield Finding("memory", f"{memory / 1e9:.1f} GB free", cure)
@@ -150,19 +150,6 @@ def room() -> Iterator[Finding]:
     problem = unusable(folder)
     cure = "give a folder of yours with --cache DIR" if problem else ""
     yield Finding("compiled programs", problem or f"{size:.0f} MB in {folder}", cure)
-
-
-def available_memory() -> int | None:
-    """Bytes that programs may still take, by the machine and by the group of processes; None where nothing says so."""
-    known = []
-    try:
-        found = re.search(r"^MemAvailable:\s+(\d+) kB$", Path("/proc/meminfo").read_text(), re.M)
-        known += [1024 * int(found[1])] if found else []
-        most, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text().strip() for name in ("max", "current"))
-        known += [int(most) - int(used)] if most != "max" else []
-    except (OSError, ValueError):
-        pass
-    return min(known, default=None)
 
 
 def describe(findings: Sequence[Finding]) -> Answer:

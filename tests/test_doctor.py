@@ -9,7 +9,7 @@ import pytest
 
 from dreamer_jax import doctor
 from dreamer_jax.cli import main
-from dreamer_jax.devices import accelerators
+from dreamer_jax.devices import accelerators, memory
 from dreamer_jax.doctor import Finding, describe, packages
 from dreamer_jax.terminal import render
 from dreamer_jax.training import preflight
@@ -58,7 +58,7 @@ def test_this_machine(no_frames, capsys):
 
 def test_faults_set_the_status_and_say_what_mends_them(no_frames, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(doctor, "LEAST_DISK_GB", 1e9)
-    monkeypatch.setattr(doctor, "available_memory", lambda: 10)
+    monkeypatch.setattr(doctor, "system_bytes", lambda: 10)
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/proc/nowhere")
     assert main(["doctor"]) == 2
     text = capsys.readouterr().out
@@ -104,3 +104,18 @@ def test_described():
     text = render(describe([Finding("a", "fine"), Finding("b", "bad", "do this")]))
     assert re.search(r"wrong\s+b\s+bad", text) and text.endswith("b: bad\n  do this")
     assert render(describe([Finding("a", "fine")])).endswith("nothing is in the way of a run")
+
+
+def test_memory_is_that_of_the_machine_and_of_the_container(monkeypatch, tmp_path):
+    (tmp_path / "meminfo").write_text("MemTotal: 99 kB\nMemAvailable:   7 kB\n")
+    monkeypatch.setattr(memory, "_MEMORY", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "_GROUP", tmp_path)
+    assert memory.system_bytes() == 7 * 1024
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("500\n")
+    assert memory.system_bytes() == 7 * 1024
+    (tmp_path / "memory.max").write_text("1500\n")
+    assert memory.system_bytes() == 1000
+    monkeypatch.setattr(memory, "_MEMORY", tmp_path / "none")
+    monkeypatch.setattr(memory, "_GROUP", tmp_path / "none")
+    assert memory.system_bytes() is None

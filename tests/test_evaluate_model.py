@@ -13,7 +13,18 @@ from trainer import tiny_run
 
 from dreamer_jax.cli import main
 from dreamer_jax.config.schema import ConfigError
-from dreamer_jax.evaluation import controls, decisions, judge, open_loop, oracle, play, recordings, run, score_card
+from dreamer_jax.evaluation import (
+    controls,
+    decisions,
+    judge,
+    open_loop,
+    oracle,
+    play,
+    profiles,
+    recordings,
+    run,
+    score_card,
+)
 from dreamer_jax.evaluation import features as seen_by
 from dreamer_jax.evaluation import ladder as ladders
 from dreamer_jax.evaluation import transfer as transfers
@@ -24,7 +35,7 @@ from dreamer_jax.runs.facts import steps
 from dreamer_jax.specs import ArraySpec, EnvSpec
 from dreamer_jax.training.train import train
 
-SMALL = judge.Profile(
+SMALL = profiles.Profile(
     episodes=12,
     image_episodes=12,
     samples=2,
@@ -46,7 +57,7 @@ RECORDS = 60
 def place(tmp_path_factory):
     """A tiny agent of cartpole_balance with two checkpoints, short episodes, and the smallest profile for it."""
     patch = pytest.MonkeyPatch()
-    patch.setitem(judge.PROFILES, "quick", SMALL)
+    patch.setitem(profiles.PROFILES, "quick", SMALL)
     patch.setattr(judge, "EPISODE_RECORDS", RECORDS)
     patch.setattr(run, "EPISODE_RECORDS", RECORDS)
     folder = tmp_path_factory.mktemp("judged") / "run"
@@ -239,7 +250,7 @@ def test_a_dataset_has_no_simulator(place, tmp_path, monkeypatch):
     assert found["value"] == {"left_out": "episodes of a dataset are not those of its policy"}
     assert found["ranking"] == {"left_out": "with a dataset there is nothing to act in"}
     assert "nothing to act in" in score_card.as_page(found, [])
-    monkeypatch.setitem(judge.PROFILES, "quick", SMALL._replace(episodes=6))
+    monkeypatch.setitem(profiles.PROFILES, "quick", SMALL._replace(episodes=6))
     with pytest.raises(ConfigError, match="episodes: got 6 of 1 sources; a judgement takes 10 of one or more"):
         run.evaluate_run(place, data=data)
     other = tmp_path / "other"

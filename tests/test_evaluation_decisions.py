@@ -72,6 +72,19 @@ def test_a_critic_that_is_right_is_right_to_the_end(critic, terminal):
     np.testing.assert_allclose((wrong - same)[: len(worth) - 1], expected[: len(worth) - 1], atol=1e-5)
 
 
+def test_short_episodes_beside_long_ones(monkeypatch):
+    """Values come padded to the longest; what lies behind an end is nobody's."""
+    lengths = 20, 12
+    shown = [episode(np.ones(length), True) for length in lengths]
+    padded = np.full((2, 20), 99.0)
+    for row, length in enumerate(lengths):
+        padded[row, :length] = [sum(0.9**k for k in range(length - 1 - time)) for time in range(length)]
+    monkeypatch.setattr(values, "_values", lambda *_: padded)
+    found = values.of_recordings(None, ARRIVAL, shown, context=3, seed=0)
+    assert found["states"] == (20 - 1 - 2) + (12 - 1 - 2)
+    assert found["mean_promised"] == pytest.approx(found["mean_realised"])
+
+
 def test_intervals_are_over_episodes():
     rng = np.random.default_rng(0)
     row = np.repeat(np.arange(20), 50)

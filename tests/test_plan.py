@@ -9,14 +9,15 @@ import jax.numpy as jnp
 import pytest
 from trainer import tiny_run
 
-from dreamer_jax.cli import commands, main
+from dreamer_jax.cli import main
 from dreamer_jax.config.loading import dump, load
 from dreamer_jax.config.loading import replace as changed
+from dreamer_jax.profiling.data_sheets import ACCELERATORS
 from dreamer_jax.profiling.flops import Work, count_work, update_work
 from dreamer_jax.profiling.speed import SPECS, update_speed
 from dreamer_jax.terminal import render
 from dreamer_jax.training import plan as planning
-from dreamer_jax.training.plan import ACCELERATORS, describe, plan
+from dreamer_jax.training.plan import describe, plan
 
 
 def matrix(*shape):
@@ -106,7 +107,3 @@ def test_a_smaller_batch_fits():
     answer = {"program_bytes": 10_000, "state_bytes": 1000}
     assert planning._smaller_batch(config, answer, 6000) == "--train.batch_size 16"  # (5400 - 1000) / 9000 of 64 are 31
     assert "smaller --size" in planning._smaller_batch(config, answer, 100)
-
-
-def test_devices_that_can_be_asked_for():
-    assert tuple(ACCELERATORS) == commands.ACCELERATORS

@@ -20,8 +20,6 @@ from dreamer_jax.terminal import render, table
 if TYPE_CHECKING:
     from dreamer_jax.analysis.protocols import Protocol
 
-ACCELERATORS = "rtx4090", "a100", "h100", "h200", "tpu_v5e"
-"""Whose data sheets are in ``training.plan``."""
 EPISODES = 20
 """That an evaluation plays where nothing says how many."""
 

@@ -18,6 +18,7 @@ from dreamer_jax.config.named import BENCHMARKS, PRESETS, SIZES
 from dreamer_jax.config.paths import path_of
 from dreamer_jax.config.reading import parse
 from dreamer_jax.config.schema import FIELDS, Config, ConfigError
+from dreamer_jax.profiling.data_sheets import ACCELERATORS
 
 SETTINGS_HELP = """\
 Every setting can be a flag, such as --env.num_envs 4 or --train.train_ratio 512;
@@ -91,8 +92,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="at most N of them learn at a time, in one program (default: all that can; 1: one after another)",
     )
     sub.add_argument("--print", action="store_true", help="print a command for each run, and train nothing")
-    sub.add_argument("--seed", metavar="N", help=f"the run's one seed (default {Config.seed})")
-    sub.add_argument("--env.task", metavar="TASK", dest="task", help=f"{FIELDS['env.task'].meaning}")
+    _begins(sub)
     sub.add_argument(
         "--logger",
         action="append",
@@ -128,8 +128,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("params", type=_path, metavar="PARAMS.npz", help="its tensors under their own names")
     sub.add_argument("--out", type=_path, required=True, metavar="RUN_DIR", help="the run's directory")
-    sub.add_argument("--seed", metavar="N", help=f"the run's one seed (default {Config.seed})")
-    sub.add_argument("--env.task", metavar="TASK", dest="task", help=f"{FIELDS['env.task'].meaning}")
+    _begins(sub)
 
     sub = command("evaluate", commands.evaluate, "play a trained agent in fresh environments", compiles=True)
     sub.set_defaults(takes_settings=True)
@@ -197,8 +196,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--noise", type=_share, default=0.3, help="of ou, or beside a run's actions (default 0.3)")
     sub.add_argument("--against", type=_path, metavar="DATASET", help="also compare what both have visited")
-    sub.add_argument("--seed", metavar="N", help=f"of the environments and of the policy (default {Config.seed})")
-    sub.add_argument("--env.task", metavar="TASK", dest="task", help=f"{FIELDS['env.task'].meaning}")
+    _begins(sub, "of the environments and of the policy")
     sub.add_argument("--json", action="store_true", help="print one JSON object")
 
     sub = command("export", commands.export, "write the stored episodes of a run or dataset as npz files")
@@ -282,12 +280,11 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--run-dir", type=_path, default=Path("runs"), help="where its replay would be (default: runs)")
     sub.add_argument(
         "--on",
-        choices=commands.ACCELERATORS,
+        choices=ACCELERATORS,
         metavar="DEVICE",
-        help="one that is not here: " + ", ".join(commands.ACCELERATORS),
+        help="one that is not here: " + ", ".join(ACCELERATORS),
     )
-    sub.add_argument("--seed", metavar="N", help=f"the run's one seed (default {Config.seed})")
-    sub.add_argument("--env.task", metavar="TASK", dest="task", help=f"{FIELDS['env.task'].meaning}")
+    _begins(sub)
     sub.add_argument("--json", action="store_true", help="print one JSON object")
 
     sub = command("bench", commands.bench, "measure how fast updates and decisions are on this machine", compiles=True)
@@ -308,6 +305,12 @@ def make_parser() -> argparse.ArgumentParser:
     for sub in subparsers.choices.values():
         sub.set_defaults(flags=tuple(name for name in sub._option_string_actions if name.startswith("--")))
     return parser
+
+
+def _begins(sub: argparse.ArgumentParser, seed: str = "the run's one seed") -> None:
+    """The two settings that everybody sets, with a line of their own in the help."""
+    sub.add_argument("--seed", metavar="N", help=f"{seed} (default {Config.seed})")
+    sub.add_argument("--env.task", metavar="TASK", dest="task", help=f"{FIELDS['env.task'].meaning}")
 
 
 def _presets() -> str:

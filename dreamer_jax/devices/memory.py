@@ -12,7 +12,7 @@ from dreamer_jax.interfaces import Agent
 from dreamer_jax.replay.storage import record_bytes
 from dreamer_jax.specs import EnvSpec
 
-_MEMORY = Path("/proc/meminfo")
+_MEMORY, _GROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
 def check_fits(program: jax.stages.Compiled, device: jax.Device, members: int) -> None:
@@ -70,10 +70,19 @@ def free_bytes(device: jax.Device) -> int | None:
     known = device.memory_stats() or {}
     if "bytes_limit" in known:
         return known["bytes_limit"] - known.get("bytes_in_use", 0)
-    if device.platform != "cpu" or not _MEMORY.exists():
-        return None
-    lines = dict(line.split(":", 1) for line in _MEMORY.read_text().splitlines() if ":" in line)
-    return 1024 * int(lines["MemAvailable"].split()[0]) if "MemAvailable" in lines else None
+    return system_bytes() if device.platform == "cpu" else None
+
+
+def system_bytes() -> int | None:
+    """What programs may still take of the machine, and of their container; None where nothing says so."""
+    known = []
+    if _MEMORY.exists():
+        lines = dict(line.split(":", 1) for line in _MEMORY.read_text().splitlines() if ":" in line)
+        known += [1024 * int(lines["MemAvailable"].split()[0])] if "MemAvailable" in lines else []
+    if (_GROUP / "memory.max").exists():
+        most, used = ((_GROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        known += [int(most) - int(used)] if most != "max" else []
+    return min(known, default=None)
 
 
 def _gb(count: int) -> str:

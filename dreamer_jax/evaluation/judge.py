@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from dreamer_jax.config.schema import Config, ConfigError
@@ -15,16 +14,16 @@ from dreamer_jax.datasets.collect import Actor, ornstein_uhlenbeck, uniform
 from dreamer_jax.datasets.sources import open_sources
 from dreamer_jax.evaluation import controls, decisions, policies, values
 from dreamer_jax.evaluation.appearance import appearance
-from dreamer_jax.evaluation.collapse import Errors, class_bounds, class_use, latent_use
-from dreamer_jax.evaluation.collapse import judge as judge_latents
 from dreamer_jax.evaluation.episodes import Split, split_episodes
 from dreamer_jax.evaluation.features import Observed, image_names, observe
 from dreamer_jax.evaluation.fidelity import Section, fidelity, imagined, information
 from dreamer_jax.evaluation.forecasts import forecasts
+from dreamer_jax.evaluation.latents import latents, reconstructed, reconstruction
 from dreamer_jax.evaluation.oracle import oracle, with_simulator
 from dreamer_jax.evaluation.overfitting import Replayed, overfitting
 from dreamer_jax.evaluation.play import MakeActor, play, policy_of
 from dreamer_jax.evaluation.probes import Probed
+from dreamer_jax.evaluation.profiles import Profile
 from dreamer_jax.evaluation.recordings import Recording, fingerprint, of_source
 from dreamer_jax.evaluation.robustness import robustness
 from dreamer_jax.evaluation.simulator import Simulator
@@ -37,71 +36,6 @@ ACTED = 0.3
 """Deviation of the noise beside the actions of half of the policy's episodes."""
 
 
-class Profile(NamedTuple):
-    """How much is measured."""
-
-    episodes: int  # in all, a quarter of them by the policy, a quarter with noise, the others random
-    image_episodes: int
-    samples: int
-    starts: int
-    image_starts: int
-    contexts: tuple[int, ...]
-    states: int  # for counterfactual actions, returns and values
-    severities: tuple[int, ...]
-    shifted_episodes: int
-    value_records: int = 200  # most rewards that a critic is compared with; 0: in the policy's episodes
-    image_value_records: int = 0
-    value_states: int = 25
-    ranked: int = 0  # states from which policies are put in order
-    image_ranked: int = 0
-    drawn_again: int = 0  # pieces of episodes whose pictures are shifted
-    image_severities: tuple[int, ...] = ()  # of closed loops
-    image_shifted_episodes: int = 0
-    look_severities: tuple[int, ...] = (2,)
-    costly: bool = False  # whether shifts that draw every picture twice are among them
-
-    def suiting(self, subject: Subject) -> Profile:
-        """The same, with what is there for images where it sees some: they take most of the time."""
-        if not image_names(subject):
-            return self
-        return self._replace(
-            episodes=self.image_episodes,
-            starts=self.image_starts,
-            value_records=self.image_value_records,
-            ranked=self.image_ranked,
-            severities=self.image_severities,
-            shifted_episodes=self.image_shifted_episodes,
-        )
-
-
-PROFILES = {
-    "quick": Profile(24, 12, 8, 100, 60, (5,), 50, (2,), 3, ranked=10, drawn_again=8),
-    "standard": Profile(
-        *(60, 24, 16, 300, 200, (5, 25), 100, (1, 2, 3), 10),
-        value_records=500,
-        image_value_records=200,
-        value_states=50,
-        ranked=40,
-        image_ranked=20,
-        drawn_again=24,
-        image_severities=(2,),
-        look_severities=(1, 2, 3),
-        image_shifted_episodes=5,
-    ),
-    "full": Profile(
-        *(120, 60, 16, 600, 300, (5, 25), 200, (1, 2, 3), 20),
-        value_records=1000,
-        image_value_records=500,
-        value_states=100,
-        ranked=60,
-        image_ranked=40,
-        drawn_again=40,
-        image_severities=(1, 2, 3),
-        look_severities=(1, 2, 3),
-        image_shifted_episodes=10,
-        costly=True,
-    ),
-}
 IMAGINED, COUNTERFACTUAL, RETURNS = (1, 5, 15, 50), (5, 15), (15, 50)
 """Horizons in records."""
 HORIZON = 50
@@ -194,9 +128,7 @@ def judge(
     report["reconstruction"] = reconstruction(observed, split) | {"by_episode": reconstructed(observed, split)}
     report["latents"] = latents(subject, config, observed, split)
     checks = controls.statistical_controls(seed)
-    for target in probes:
-        checks += controls.probe_controls(recordings, split, target, seed)
-        break
+    checks += controls.probe_controls(recordings, split, next(iter(probes)), seed)
     without = None if blank is None else ahead(blank, contexts=profile.contexts[:1])[0]
     if known is not None:
         report["overfitting"] = overfitting(subject, known, test, starts=starts, context=profile.contexts[0], seed=seed)
@@ -426,51 +358,6 @@ def _oracle_ranking(
     found = [controls.at_most("simulator: imagined return", error, 1e-3, ("returns", "ranking"), says)]
     if np.diff(real).min() > 2e-3:  # of equal policies there is no order
         found.append(controls.at_least("simulator: ranking", order["spearman"], 1, ("ranking",), says))
-    return found
-
-
-def reconstruction(observed: Observed, split: Split) -> Section:
-    """Mean square errors in unseen episodes, by state and observation."""
-    real = observed.real[split.test]
-    return {
-        state: {name: float(error[split.test][real].mean()) for name, error in errors.items()}
-        for state, errors in observed.errors.items()
-    }
-
-
-def reconstructed(observed: Observed, split: Split) -> list[float]:
-    """The mean error of each unseen episode, all observations alike."""
-    errors = [error[split.test] for error in observed.errors["posterior"].values()]
-    real = observed.real[split.test]
-    return [float(np.mean([error[row][real[row]] for error in errors])) for row in range(len(real))] if errors else []
-
-
-def latents(subject: Subject, config: Config, observed: Observed, split: Split) -> Section:
-    """What the latents are used for, and whether they have collapsed."""
-    real = observed.real[split.test]
-    posterior, prior = (
-        jax.tree.map(lambda x: x[split.test][real], stats) for stats in (observed.posterior, observed.prior)
-    )
-    free_nats = config.kl.free_nats
-    use = latent_use(subject.model.dynamics.latent, posterior, prior, free_nats)
-    errors = reconstruction(observed, split)
-    found: Section = {
-        "kl": use.kl,
-        "kl_each": use.kl_each.tolist(),
-        "below_free_nats": use.below_free_nats,
-        "entropy_posterior": use.entropy_posterior,
-        "entropy_prior": use.entropy_prior,
-        "active": int(use.active.sum()),
-        "latents": len(use.active),
-        "errors": errors,
-    }
-    if errors["posterior"]:
-        parts = (list(errors[name].values()) for name in ("posterior", "permuted", "prior", "deterministic"))
-        found["verdict"] = judge_latents(use, Errors(*map(np.array, parts)), free_nats)
-    if "logits" in posterior:
-        classes = class_use(posterior["logits"], config.rssm.unimix)
-        found |= {"information": classes.information.tolist(), "perplexity": classes.perplexity.tolist()}
-        found["bounds"] = class_bounds(posterior["logits"].shape[-1], config.rssm.unimix)._asdict()
     return found
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from dreamer_jax.config.schema import Config, ConfigError
-from dreamer_jax.evaluation.judge import EPISODE_RECORDS, PROFILES, data_recordings, judge, reference_recordings
+from dreamer_jax.evaluation.judge import EPISODE_RECORDS, data_recordings, judge, reference_recordings
 from dreamer_jax.evaluation.overfitting import Replayed, replayed
+from dreamer_jax.evaluation.profiles import PROFILES
 from dreamer_jax.evaluation.recordings import Recording
 from dreamer_jax.evaluation.subject import Subject, of_run
 from dreamer_jax.runs.facts import steps

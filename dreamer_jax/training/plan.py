@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
@@ -15,6 +15,7 @@ from dreamer_jax.devices.data_parallel import check_devices
 from dreamer_jax.devices.memory import free_bytes
 from dreamer_jax.envs.preview import Preview
 from dreamer_jax.interfaces import Agent
+from dreamer_jax.profiling.data_sheets import ACCELERATORS, Accelerator
 from dreamer_jax.profiling.flops import update_work
 from dreamer_jax.profiling.speed import Note, acting_speed, update_speed
 from dreamer_jax.replay.storage import record_bytes
@@ -27,21 +28,6 @@ UPDATES, STEPS = 5, 100
 """That are measured."""
 
 
-class Accelerator(NamedTuple):
-    """Of its data sheet: dense products a second in bfloat16 and in float32 (TF32 where there is that), and memory."""
-
-    bfloat16: float
-    float32: float
-    memory: float
-
-
-ACCELERATORS = {
-    "rtx4090": Accelerator(165e12, 82e12, 24e9),
-    "a100": Accelerator(312e12, 156e12, 80e9),
-    "h100": Accelerator(989e12, 494e12, 80e9),
-    "h200": Accelerator(989e12, 494e12, 141e9),
-    "tpu_v5e": Accelerator(197e12, 98e12, 16e9),
-}
 SHARE_OF_PEAK = 0.3
 """What large products reach of it; an assumption."""
 PRODUCT_SECONDS = 13e-6
