@@ -102,6 +102,21 @@ def test_batches_are_the_hosts(pair, options):
             assert same(there, replay.column(name, env, replay.rows))
 
 
+@quickly()
+def test_windows_that_have_left_the_ring_leave_the_queue(pair):
+    """The first batch is drawn when the ring has wrapped more than once: the queue begins with what is there."""
+    replay, device = pair(online=True)
+    append, ring = jax.jit(device.append), device.init()
+    for row in range(60):
+        replay.append(*episodes(row))
+        ring = append(ring, *episodes(row))
+    ring, batch, index, enough = jax.jit(device.sample, static_argnums=2)(ring, jax.random.key(1), BATCH)
+    expected, place = replay.sample(BATCH, 1)
+    assert enough and (np.asarray(index) == place).all() and (place[:, 1] >= 60 - 24).all()
+    compare(batch, expected)
+    assert ring.taken == replay.state()["taken"]
+
+
 def test_latents_of_evicted_rows_are_left_out():
     device = make_device_replay(SPEC, LATENTS, num_envs=ENVS, rows=6, batch_length=LENGTH, online=False)
     ring = replace(device.init(), rows=9)

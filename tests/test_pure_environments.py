@@ -91,6 +91,17 @@ def test_settings_of_time():
     assert np.flatnonzero(records.is_last).tolist() == np.flatnonzero(records.is_terminal).tolist() == [3, 5]
 
 
+def test_actions_reach_an_environment_inside_their_bounds():
+    moved = Environment(
+        EnvSpec({"place": ArraySpec((2,), "float32")}, {"action": ArraySpec((2,), "float32")}),
+        lambda key: (jnp.zeros(2), {"place": jnp.zeros(2)}),
+        lambda key, place, action: (place, Transition({"place": action["action"]}, 0.0, False, False)),
+        9,
+    )
+    records = play(make_streams(moved, EnvConfig(), 1), np.array([[[5.0, -0.5]], [[-3.0, 1.0]]], np.float32))
+    assert records.observation["place"][:, 0].tolist() == [[0, 0], [1, -0.5], [-1, 1]]
+
+
 class Replayed:
     """Gives a probe the draws that its pure twin had."""
 
@@ -223,6 +234,9 @@ def test_gymnax_keeps_its_ends_apart():
     assert ((np.abs(end[:, 2]) > 0.2094) | (np.abs(end[:, 0]) > 2.4)).all()  # it has fallen, and is not the next start
     begins = records.observation["observation"][records.is_first]
     assert len(np.unique(begins, axis=0)) == len(begins) and (np.abs(begins) <= 0.05).all()
+    late = env.reset(jax.random.key(0))[0].replace(time=env.time_limit - 1)
+    found = env.step(jax.random.key(1), late, {"action": jnp.int32(0)})[1]
+    assert found.truncated and not found.terminated  # its own time limit is none either
     assert suites.find("gymnax/Pendulum-v1").spec.action == {"action": ArraySpec((1,), "float32")}
     with pytest.raises(ConfigError, match="did you mean gymnax/CartPole-v1"):
         make_env(EnvConfig("gymnax/CartPol-v1"))
