@@ -3,24 +3,28 @@
 import io
 import os
 import signal
+import subprocess
+import sys
 from unittest import mock
 
 import jax
 import numpy as np
 import pytest
-from agents import QUICK, assert_trees_equal, quickly
+from agents import QUICK, assert_trees_equal, many_devices, quickly
 from trainer import make_toy, tiny_run
 
 from dreamer_jax.config.schema import ConfigError
+from dreamer_jax.devices.data_parallel import AXIS, axis_of
 from dreamer_jax.envs.pure import probes
 from dreamer_jax.envs.pure.streams import make_streams
 from dreamer_jax.ops.train_ratio import in_prefill, least_windows, updates_after
 from dreamer_jax.replay.device import make_device_replay
 from dreamer_jax.runs.checkpoint import Checkpoints
 from dreamer_jax.runs.metrics import read_jsonl
-from dreamer_jax.training import on_device, train
+from dreamer_jax.training import device_calls, multi_run, on_device, train
 from dreamer_jax.training.interrupt import Stopped
 from dreamer_jax.training.learner import NotFinite
+from dreamer_jax.training.multi_run import Member, train_together
 from dreamer_jax.training.on_device import chosen
 from dreamer_jax.training.one_program import ACT, DRAW, ENVS, INIT, UPDATE, make_keys, make_program, train_on_device
 
@@ -31,45 +35,58 @@ def settings(**changes):
     return tiny_run(**{"train__where": "device", "train__report_frames": 0, "train__frames": 120} | changes)
 
 
-def toy(config):
-    return make_toy(config, ENV.spec)
+def toy(config, devices=1):
+    return make_toy(config, ENV.spec, axis_name=axis_of(devices))
 
 
-def step_by_step(config, steps):
-    """The same training, one part after the other."""
-    agent, num_envs, settings = toy(config), config.env.num_envs, config.train
+def step_by_step(config, steps, devices=1):
+    """The same training, one part after the other; each device would have its environments, and its rows of a batch."""
+    agent, num_envs, settings = toy(config, devices), config.env.num_envs, config.train
+    each = num_envs // devices
     streams = make_streams(ENV, config.env, num_envs)
-    ring_options = dict(num_envs=num_envs, batch_length=settings.batch_length, online=config.replay.online)
+    ring_options = dict(num_envs=each, batch_length=settings.batch_length, online=config.replay.online)
     replay = make_device_replay(ENV.spec, agent.latent_spec, rows=20, **ring_options)
-    begin, take, update = jax.jit(streams.begin), jax.jit(streams.step), jax.jit(agent.update)
+    begin, take = jax.jit(streams.begin), jax.jit(streams.step)
+    update = jax.jit(jax.vmap(agent.update, (None, None, 0), axis_name=AXIS))
     append, sample, back = jax.jit(replay.append), jax.jit(replay.sample, static_argnums=2), jax.jit(replay.write_back)
     policy = jax.jit(agent.policy, static_argnums=4)
     keys = make_keys(np.uint32(config.seed))
-    state, (world, timestep), ring = agent.init(keys[INIT]), begin(keys[ENVS]), replay.init()
+    state, (world, timestep) = agent.init(keys[INIT]), begin(keys[ENVS])
+    rings = [replay.init() for _ in range(devices)]
     carry, started, losses = agent.reset(state.params, num_envs), -1, []
     for step in range(steps):
         mode = "random" if in_prefill(settings, step * num_envs) else "train"
         carry, action, latents = policy(state.params, jax.random.fold_in(keys[ACT], step), carry, timestep, mode)
-        ring = append(ring, timestep, action, latents)
+        for device in range(devices):
+            mine = slice(device * each, (device + 1) * each)
+            record = jax.tree.map(lambda x, mine=mine: x[mine], (timestep, action, latents))
+            rings[device] = append(rings[device], *record)
         agent_steps = (step + 1) * num_envs
-        enough = replay.windows(ring) >= least_windows(settings)
+        enough = sum(int(replay.windows(ring)) for ring in rings) >= least_windows(settings)
         if started < 0 and enough and not in_prefill(settings, agent_steps):
             started = agent_steps
         while started >= 0 and len(losses) < updates_after(settings, agent_steps - started):
             count = len(losses)
-            ring, batch, index, _ = sample(ring, jax.random.fold_in(keys[DRAW], count), settings.batch_size)
-            state, metrics, latents = update(state, jax.random.fold_in(keys[UPDATE], count), batch)
-            ring = back(ring, index, latents)
+            draw, key = jax.random.fold_in(keys[DRAW], count), jax.random.fold_in(keys[UPDATE], count)
+            drawn = []
+            for device in range(devices):
+                its = jax.random.fold_in(draw, device) if devices > 1 else draw
+                rings[device], *rest = sample(rings[device], its, settings.batch_size // devices)
+                drawn.append(rest)
+            batches = jax.tree.map(lambda *xs: jax.numpy.stack(xs), *(batch for batch, _, _ in drawn))
+            each_state, metrics, latents = update(state, key, batches)
+            state, metrics = jax.tree.map(lambda x: x[0], (each_state, metrics))
+            for device, (_, index, _) in enumerate(drawn):
+                mine = jax.tree.map(lambda x, device=device: x[device], latents)
+                rings[device] = back(rings[device], index, mine)
             losses.append(float(metrics["loss/total"]))
         world, timestep = take(world, action)
-    return (state, carry, ring, timestep), losses
+    return (state, carry, rings, timestep), losses
 
 
-@quickly()
-def test_the_program_does_what_its_parts_do():
-    """Wherever calls end: random actions at first, a ring that wraps, several updates in a step."""
-    config = settings(train__prefill=14, train__train_ratio=12.0)
-    program = make_program(config, toy(config), ENV, rows=20, most=30)
+def assert_does_what_its_parts_do(config, devices=1):
+    """Wherever calls end."""
+    program = make_program(config, toy(config, devices), ENV, rows=20, most=30, num_devices=devices)
     keys = make_keys(np.uint32(config.seed))
     training, counters = jax.jit(program.init)(keys)
     run, total = jax.jit(program.run), 0
@@ -77,14 +94,33 @@ def test_the_program_does_what_its_parts_do():
         training, counters, found = run(training, counters, keys, np.int32(steps))
         total += float(found.metrics["loss/total"])
         assert found.failure.step == -1 and found.finite[:steps].all() and not found.lacking
-    expected, losses = step_by_step(config, 40)
-    assert_trees_equal((training.state, training.policy, training.ring, training.timestep), expected)
+    (state, carry, rings, timestep), losses = step_by_step(config, 40, devices)
+    assert_trees_equal((training.state, training.policy, training.timestep), (state, carry, timestep))
+    whole = jax.tree.map(lambda *xs: np.concatenate(xs, 1), *(ring.fields for ring in rings))
+    assert_trees_equal(training.ring.fields, whole)
+    assert training.ring.rows == 40 and training.ring.taken == sum(int(ring.taken) for ring in rings) > 0
     assert counters.grad_steps == len(losses) > 60 and total == pytest.approx(sum(losses), rel=1e-5)
+
+
+@quickly()
+def test_the_program_does_what_its_parts_do():
+    """Random actions at first, a ring that wraps, several updates in a step."""
+    assert_does_what_its_parts_do(settings(train__prefill=14, train__train_ratio=12.0))
+
+
+SHARED = settings(train__prefill=16, train__train_ratio=24.0, train__batch_size=4, env__num_envs=4)
+TWO_DEVICES = "import test_on_device; test_on_device.assert_does_what_its_parts_do(test_on_device.SHARED, 2)"
+
+
+def test_two_devices_share_environments_and_batches():
+    # Other ways to compile differ in how they round the toy's first parameters.
+    env = many_devices(2) | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    subprocess.run([sys.executable, "-c", TWO_DEVICES], env=env, check=True)
 
 
 def learn(config, run_dir, agent=None):
     """A run with the toy."""
-    with quickly(), mock.patch.object(on_device, "compiler_options", lambda: QUICK):
+    with quickly(), mock.patch.object(device_calls, "compiler_options", lambda: QUICK):
         return jax.device_get(
             train.train(config, run_dir, agent=agent or toy(config), loggers=(), stream=io.StringIO())
         )
@@ -137,6 +173,63 @@ def test_a_run_that_goes_on_is_the_run_that_went_through(tmp_path, monkeypatch):
         assert array.tobytes() == both[1][name].tobytes(), name
     scores = [(tmp_path / name / "scores.jsonl").read_text() for name in ("whole", "parts")]
     assert scores[0] == scores[1]
+
+
+def learn_together(members):
+    """Runs with toys, as one program."""
+    quick = mock.patch.object(device_calls, "compiler_options", lambda: QUICK)
+    with quickly(), quick, mock.patch.object(multi_run, "make_agent", make_toy):
+        return jax.device_get(train_together(members, loggers=(), stream=io.StringIO()))
+
+
+def arrays_of(run_dir):
+    return Checkpoints(run_dir).restore_arrays(120)[0]
+
+
+def test_runs_that_learn_together_are_those_they_would_be_alone(tmp_path, monkeypatch):
+    """Bit for bit: seeds and learning rates, stopped and gone on with, each with files of its own."""
+    changes = dict(replay__validation_fraction=0.4, replay__capacity=400, train__save_frames=40)
+    points = [dict(seed=3), dict(seed=4), dict(seed=4, optimizer__learning_rate=2e-3)]
+    configs = [settings(**changes, **point) for point in points]
+    alone = [learn(config, tmp_path / f"alone{index}") for index, config in enumerate(configs)]
+    members = [Member(config, tmp_path / f"run{index}") for index, config in enumerate(configs)]
+    steps, calls = on_device.OnDeviceRun._next_steps, []
+
+    def interrupted(self):
+        calls.append(1)
+        if len(calls) == 20:
+            os.kill(os.getpid(), signal.SIGINT)
+        return min(3, steps(self))
+
+    monkeypatch.setattr(on_device.OnDeviceRun, "_next_steps", interrupted)
+    with pytest.raises(Stopped):
+        learn_together(members)
+    newest = {Checkpoints(run_dir).latest() for _, run_dir in members}
+    assert len(newest) == 1 and 0 < newest.pop() < 120
+    together = learn_together(members)
+    for index, (state, run_dir) in enumerate(zip(together, [run_dir for _, run_dir in members], strict=True)):
+        assert_trees_equal(state, alone[index])
+        mine, theirs = arrays_of(run_dir), arrays_of(tmp_path / f"alone{index}")
+        assert mine.keys() == theirs.keys()
+        for name in mine:
+            assert mine[name].tobytes() == theirs[name].tobytes(), name
+        scores = [(tmp_path / f"{kind}{index}" / "scores.jsonl").read_text() for kind in ("alone", "run")]
+        assert scores[0] == scores[1]
+    assert len({str(state.params) for state in together}) == 3
+
+
+def test_one_that_fails_ends_all_that_learn_together(tmp_path, monkeypatch):
+    save = Checkpoints.save
+
+    def full(self, at, *rest):
+        if at and "run1" in str(self._path):
+            raise OSError(28, "No space left on device")
+        return save(self, at, *rest)
+
+    monkeypatch.setattr(Checkpoints, "save", full)
+    members = [Member(settings(seed=index), tmp_path / f"run{index}") for index in range(2)]
+    with pytest.raises(multi_run.MemberFailed, match="run1 failed"):
+        learn_together(members)
 
 
 def test_losses_that_are_not_finite_end_the_run(tmp_path):

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dreamer_jax.config.checks import check_limits, wants_device
+from dreamer_jax.config.checks import check_limits
 from dreamer_jax.config.loading import load
 from dreamer_jax.config.reading import parse
 from dreamer_jax.config.schema import FIELDS, Config, ConfigError, flatten, is_enabled
@@ -139,7 +139,7 @@ def _program(config: Config) -> tuple[Any, ...]:
     """
     values, optimizer = flatten(config), config.optimizer
     fixed = [value for name, value in values.items() if name not in SHARED]
-    fixed += [config.seed] if config.offline.data or wants_device(config) else []  # learns alone
+    fixed += [config.seed] if config.offline.data else []  # learns alone
     on = [is_enabled(values[name]) for name in FIELDS if name in SHARED and name != "seed"]
     own = optimizer.actor_learning_rate, optimizer.critic_learning_rate, optimizer.actor_critic_eps
     models = optimizer.learning_rate, optimizer.learning_rate, optimizer.eps

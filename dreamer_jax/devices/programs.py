@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dreamer_jax.devices.acting import Act, make_acts
 from dreamer_jax.devices.data_parallel import Updates
@@ -16,7 +16,8 @@ class Programs(NamedTuple):
 
     agent: Agent
     acts: Mapping[Mode, Act]
-    updates: Updates
+    updates: Any
+    """``Updates``, or the ``training.device_calls.Calls`` of a run on the device."""
     given: bool = False  # the agent, by a program; else it is the one that the settings describe
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -28,15 +28,20 @@ def member_updates(configs: Sequence[Config], agent_of: AgentOf, threads: Lockst
     The devices are as many as can have equally many runs; each updates its own, and needs nothing of the others.
     Runs of settings that differ must be of one group of ``sweep.together``.
     """
-    count = len(configs)
+    program, count = Program(agent_of, numbers_of(configs)), len(configs)
+    updates: list[Updates] = []
+    for device, members in shares(count, num_devices):
+        room = _Room(program, members, device, threads)
+        updates += [MemberUpdates(room, place, count, count // len(members)) for place in range(len(members))]
+    return updates
+
+
+def shares(count: int, num_devices: int) -> Iterator[tuple[jax.Device, range]]:
+    """The runs of each device, equally many: of ``count`` on at most ``num_devices``."""
     used = max(number for number in range(1, num_devices + 1) if count % number == 0)
     each = count // used
-    program = Program(agent_of, numbers_of(configs))
-    updates: list[Updates] = []
     for device, first in zip(jax.local_devices()[:used], range(0, count, each), strict=True):
-        room = _Room(program, range(first, first + each), device, threads)
-        updates += [MemberUpdates(room, place, count, used) for place in range(each)]
-    return updates
+        yield device, range(first, first + each)
 
 
 class Program:

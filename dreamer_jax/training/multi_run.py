@@ -13,7 +13,7 @@ from dreamer_jax.config.loading import replace
 from dreamer_jax.config.schema import Config, ConfigError
 from dreamer_jax.config.sweep import numbers_of
 from dreamer_jax.devices.acting import make_acts
-from dreamer_jax.devices.data_parallel import check_devices
+from dreamer_jax.devices.data_parallel import Updates, check_devices
 from dreamer_jax.devices.programs import Programs
 from dreamer_jax.devices.vmapped import member_updates
 from dreamer_jax.envs.signals import handled_by, hold
@@ -25,8 +25,10 @@ from dreamer_jax.runs.checkpoint import Checkpoints
 from dreamer_jax.runs.loggers import Logger
 from dreamer_jax.runs.progress import SharedProgress
 from dreamer_jax.specs import EnvSpec
+from dreamer_jax.training.device_calls import Calls, member_calls
 from dreamer_jax.training.interrupt import Interrupt, Stopped
 from dreamer_jax.training.learner import NoUpdates
+from dreamer_jax.training.on_device import chosen
 from dreamer_jax.training.preflight import env_spec
 from dreamer_jax.training.train import Ended, run_training
 from dreamer_jax.types import TrainState
@@ -125,11 +127,15 @@ def train_together(
 @fixed_numerics()
 def _programs(configs: Sequence[Config], threads: Lockstep) -> list[Programs]:
     """Of each run; only what depends on numbers that differ is compiled for each of them."""
-    first = configs[0]
-    devices, spec = check_devices(first.train.devices), env_spec(first)
+    first, pure = configs[0], chosen(configs[0])[0]
+    devices, spec = check_devices(first.train.devices), env_spec(first) if pure is None else pure.spec
     agent = make_agent(first, spec)
-    agent_of = _agent_of(first, spec, agent)
-    updates, acts = member_updates(configs, agent_of, threads, devices), make_acts(agent)
+    agent_of, acts = _agent_of(first, spec, agent), make_acts(agent)
+    updates: Sequence[Updates | Calls]
+    if pure is None:
+        updates = member_updates(configs, agent_of, threads, devices)
+    else:
+        updates = member_calls(configs, agent_of, pure, threads, devices)
     agents = [agent._replace(report=agent_of(numbers).report) for numbers in numbers_of(configs)]
     return [Programs(agent, acts, update) for agent, update in zip(agents, updates, strict=True)]
 

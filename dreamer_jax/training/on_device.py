@@ -19,7 +19,7 @@ import numpy as np
 from dreamer_jax.config.checks import wants_device
 from dreamer_jax.config.schema import INT32, Config, ConfigError
 from dreamer_jax.devices.compilation_cache import collect_as_usual
-from dreamer_jax.devices.data_parallel import compiler_options
+from dreamer_jax.devices.data_parallel import check_devices
 from dreamer_jax.devices.memory import free_bytes
 from dreamer_jax.devices.programs import Programs
 from dreamer_jax.envs.preview import Preview
@@ -37,16 +37,16 @@ from dreamer_jax.runs.facts import describe
 from dreamer_jax.runs.loggers import Logger
 from dreamer_jax.runs.metrics import EpisodeStats, MetricBuffer, RunLog
 from dreamer_jax.runs.progress import Progress
+from dreamer_jax.training.device_calls import MOST, Calls
 from dreamer_jax.training.interrupt import Interrupt
 from dreamer_jax.training.learner import NotFinite, dump
+from dreamer_jax.training.loop import newest_in_common
 from dreamer_jax.training.observer import Observer
-from dreamer_jax.training.one_program import Training, make_keys, make_program, rows_of
+from dreamer_jax.training.one_program import Training, make_keys, rows_of
 from dreamer_jax.training.preflight import introduction
 from dreamer_jax.training.schedule import begin_after, forecast
 from dreamer_jax.types import TimeStep, TrainState, TrajectoryBatch
 
-MOST = 1024
-"""Steps in one call."""
 SECONDS = 1.0
 """What a call is to take; a signal waits as long."""
 REPORT = 3
@@ -78,9 +78,28 @@ def _missing(config: Config) -> str:
         return f"replay.sampling {replay.sampling}"
     if replay.smoothing != "none":
         return f"replay.smoothing {replay.smoothing}"
-    if config.train.devices > 1:
-        return f"train.devices {config.train.devices}"
     return ""
+
+
+def check_shares(config: Config) -> int:
+    """How many devices are to share the environments and the batches of a run; as ``check_devices``.
+
+    Raises:
+      ConfigError: there are not so many, or they can't share them in equal parts.
+    """
+    wanted, num_envs = config.train.devices, config.env.num_envs
+    most = wanted or jax.local_device_count()
+    if wanted and num_envs % wanted:
+        raise ConfigError(
+            f"train.devices: got {wanted}, which can't share env.num_envs {num_envs} equally on the device"
+        )
+    if wanted:
+        return check_devices(wanted, config.train.batch_size)
+    return next(some for some in range(most, 0, -1) if not num_envs % some and _shared(some, config.train.batch_size))
+
+
+def _shared(devices: int, batch_size: int) -> bool:
+    return devices == 1 or (batch_size % devices == 0 and batch_size > devices)
 
 
 def device_preview(config: Config, env: Environment) -> Preview:
@@ -89,8 +108,8 @@ def device_preview(config: Config, env: Environment) -> Preview:
     return Preview(env.spec, (), 0.0, min((limit for limit in limits if limit), default=0))
 
 
-def device_ring_plan(config: Config, found: Preview, agent: Agent) -> Plan:
-    """The size of the run's replay on the device.
+def device_ring_plan(config: Config, found: Preview, agent: Agent, members: int) -> Plan:
+    """The size of the run's replay on the device, where it is one of so many ``members``.
 
     Raises:
       ConfigError: it does not fit, or no update could ever draw from it, or there are too many steps to count there.
@@ -98,6 +117,7 @@ def device_ring_plan(config: Config, found: Preview, agent: Agent) -> Plan:
     num_envs = config.env.num_envs
     if (records := rows_of(config) * num_envs) > INT32:
         raise ConfigError(f"train.frames: {records:,} agent steps are more than a device counts; set it lower")
+    free = free_bytes(jax.local_devices()[0])
     size = plan_on_device(
         config.replay,
         found.spec,
@@ -105,7 +125,7 @@ def device_ring_plan(config: Config, found: Preview, agent: Agent) -> Plan:
         num_envs=num_envs,
         batch_length=config.train.batch_length,
         total_records=records,
-        free=free_bytes(jax.local_devices()[0]),
+        free=None if free is None else free // members,
     )
     forecast(config, size.records, found.time_limit)
     return size
@@ -131,24 +151,25 @@ class OnDeviceRun:
         checkpoints: Checkpoints,
         progress: Progress,
         state: TrainState | None,
+        group: ProcessGroup,
         opened: ExitStack,
     ) -> None:
-        agent, acts, updates, self._given = programs
-        self.config, self.spec, self.agent = config, env.spec, agent
+        agent, acts, calls, self._given = programs
+        self._calls: Calls = calls
+        self.config, self.spec, self.agent, self.group = config, env.spec, agent, group
         self.checkpoints, self.progress, self._failures = checkpoints, progress, run_dir / "failures"
         self._keys = jax.jit(make_keys)(np.uint32(config.seed % 2**32))
-        self.newest = checkpoints.latest()
+        self.newest = newest_in_common(group.all_gather(checkpoints.steps()))
         if self.newest is None:
             checkpoints.drop_after(None)
         facts = {} if self.newest is None else checkpoints.facts(self.newest)
         self._rows = _ring_rows(facts, capacity // config.env.num_envs, config.env.num_envs)
-        self._program = make_program(config, agent, env, rows=self._rows, most=MOST)
-        self._run: Any = jax.jit(self._program.run, donate_argnums=(0, 1))
+        self._program = self._calls.program(config, agent, env, self._rows)
         progress.state("initialising …")
         self.stats, self.metrics = EpisodeStats(config.env.num_envs), MetricBuffer()
         if self.newest is None:
-            begin = jax.jit(self._program.init)
-            self._training, self._counters = begin(self._keys) if state is None else begin(self._keys, state)
+            begin, given = jax.jit(self._program.init), () if state is None else (state,)
+            self._training, self._counters = group.primary_first(lambda: begin(self._keys, *given))
         else:
             self._restore(self.newest)
         self._read_counters()
@@ -159,13 +180,13 @@ class OnDeviceRun:
         opened.callback(self.log.close)
         observed = self, self, self.log, progress, self.counters()
         act, root = acts[config.policy.evaluate], self._keys[REPORT]
-        self.observer = Observer(config, agent, act, found_env, *observed, root, run_dir, ProcessGroup())
+        self.observer = Observer(config, agent, act, found_env, *observed, root, run_dir, group)
         opened.callback(self.observer.close)
         self._samples = jax.jit(self._program.replay.sample, static_argnums=2, static_argnames=("online", "held_out"))
         self._saved, self._saved_frames = time.monotonic(), self.counters()["env_frames"]
         self._steps = 1  # of the next call, unless something is due before
         parameters = sum(x.size for x in jax.tree.leaves(self.params))
-        for line in introduction(config, parameters, "on the device", updates.where, self.counters()):
+        for line in introduction(config, parameters, "on the device", self._calls.where, self.counters()):
             progress.note(line)
 
     # What the observer looks at.
@@ -223,8 +244,7 @@ class OnDeviceRun:
             return
         self.observer.open_envs()
         self.progress.state("compiling everything as one program …")
-        inputs = self._training, self._counters, self._keys, np.int32(0)
-        self._run = self._run.lower(*inputs).compile(compiler_options())
+        self._calls.compile(self._program, self._rows, self._training, self._counters, self._keys, np.int32(0))
         for line in self.expected.notes:
             note(line)
         collect_as_usual()
@@ -242,13 +262,14 @@ class OnDeviceRun:
           NotFinite: a loss is not finite; the batch has been written to the failures folder.
           EnvironmentFailed: an environment gave numbers that are not finite.
         """
-        while not self._is_complete() and not interrupt.requested():
-            if self._save_is_due():
+        while True:
+            save, steps = self._confer(interrupt)
+            if self._is_complete() or self.stop is not None:
+                break
+            if save:
                 self.save()
             before, begun = self.counters(), time.monotonic()
-            steps = self._next_steps()
-            inputs = self._training, self._counters, self._keys, np.int32(steps)
-            self._training, self._counters, found = self._run(*inputs)
+            self._training, self._counters, found = self._calls(self._training, self._counters, self._keys, steps)
             self._look_at(found, steps, before)
             took = max(time.monotonic() - begun, 1e-6)
             began = self.started_at >= 0 and before["grad_steps"] == 0
@@ -258,9 +279,15 @@ class OnDeviceRun:
                 self.profile.dispatched(self._counters)
             self.progress.update(self.counters(), self.stats.recent(), self._waiting())
             self.observer.look(before["env_frames"], self.counters())
-        self.stop = interrupt.number
         self.observer.write_metrics(self.counters())
         self.save(wait=True)
+
+    def _confer(self, interrupt: Interrupt) -> tuple[bool, int]:
+        """With all that go in step: whether to save now, and how many steps to make."""
+        message = {"stop": interrupt.number, "save": self._save_is_due(), "steps": self._next_steps()}
+        gathered = self.group.all_gather(message)
+        self.stop = next((each["stop"] for each in gathered if each["stop"] is not None), None)
+        return gathered[0]["save"], gathered[0]["steps"]
 
     def _next_steps(self) -> int:
         """Up to where something is due, or updates may begin."""
@@ -329,7 +356,7 @@ class OnDeviceRun:
             }
             arrays = {f"{group}/{name}": x for group, values in groups.items() for name, x in values.items()}
             facts: dict[str, Any] = {**self.counters(), **self.log.state(), "ring_rows": self._rows}
-            facts |= describe(self.config, self.spec, self._given)
+            facts |= {**describe(self.config, self.spec, self._given), "together": list(self.group.names)}
             self.checkpoints.save(self._agent_steps, training.state, training.policy, arrays, facts)
             self.newest = self._agent_steps
         self._saved, self._saved_frames = time.monotonic(), self.counters()["env_frames"]

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
+from jax.sharding import PartitionSpec
 
 from dreamer_jax.agent import make_agent
 from dreamer_jax.config.schema import Config
+from dreamer_jax.devices.data_parallel import AXIS
 from dreamer_jax.envs.pure.streams import StreamState, make_streams
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.interfaces.environment import Environment
@@ -27,6 +30,8 @@ from dreamer_jax.types import Array, Mode, PolicyCarry, TimeStep, TrainState, Tr
 
 INIT, UPDATE, ACT, _, ENVS, DRAW = range(6)
 """What the keys folded from the run's seed are for; the first ones as in ``training.loop``."""
+MEMBERS = "members"
+"""Name of the axis of several trainings in one program."""
 
 
 @struct.dataclass
@@ -98,44 +103,72 @@ def make_keys(seed: Array) -> Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(6))
 
 
-def make_program(config: Config, agent: Agent, env: Environment, *, rows: int, most: int) -> Program:
-    """For ``config.env.num_envs`` of ``env``, with a ring of ``rows`` records of each; ``most`` is ``K``."""
-    train, num_envs = config.train, config.env.num_envs
-    streams = make_streams(env, config.env, num_envs)
-    replay = make_device_replay(
-        env.spec,
-        agent.latent_spec,
-        num_envs=num_envs,
-        rows=rows,
-        batch_length=train.batch_length,
-        online=config.replay.online,
-        validation_fraction=config.replay.validation_fraction,
-        mark_first=config.replay.mark_first,
-    )
+def make_program(
+    config: Config,
+    agent: Agent,
+    env: Environment,
+    *,
+    rows: int,
+    most: int,
+    num_devices: int = 1,
+    members: str | None = None,
+) -> Program:
+    """For ``config.env.num_envs`` of ``env``, with a ring of ``rows`` records of each; ``most`` is ``K``.
+
+    Args:
+      num_devices: each has an equal part of the environments, of the ring, and of every batch, drawn from its own part;
+        ``agent`` is then made with the axis ``AXIS``.
+      members: the axis of a ``vmap`` over several trainings, whose counters are the same.
+    """
+    train, total = config.train, config.env.num_envs
+    num_envs, batch_size = total // num_devices, train.batch_size // num_devices
+    streams = make_streams(env, config.env, total, members)
+
+    def ring_of(count: int) -> DeviceReplay:
+        return make_device_replay(
+            env.spec,
+            agent.latent_spec,
+            num_envs=count,
+            rows=rows,
+            batch_length=train.batch_length,
+            online=config.replay.online,
+            validation_fraction=config.replay.validation_fraction,
+            mark_first=config.replay.mark_first,
+        )
+
+    whole, replay = ring_of(total), ring_of(num_envs)
+
+    def here() -> Array:
+        """The number of this device."""
+        return jax.lax.axis_index(AXIS) if num_devices > 1 else jnp.zeros((), jnp.int32)
 
     def init(keys: Array, state: TrainState | None = None) -> tuple[Training, Counters]:
         state = agent.init(keys[INIT]) if state is None else state
         begun, timestep = streams.begin(keys[ENVS])
         zero = jnp.zeros((), jnp.int32)
-        training = Training(state, agent.reset(state.params, num_envs), begun, timestep, replay.init())
+        training = Training(state, agent.reset(state.params, total), begun, timestep, whole.init())
         return training, Counters(zero, zero, zero - 1)
 
     def choose(training: Training, key: Array, agent_steps: Array) -> Any:
         def by(mode: Mode) -> Callable[[], Any]:
-            return lambda: agent.policy(training.state.params, key, training.policy, training.timestep, mode, 0)
+            first = here() * num_envs
+            return lambda: agent.policy(training.state.params, key, training.policy, training.timestep, mode, first)
 
         if not train.prefill:
             return by("train")()
         return jax.lax.cond(in_prefill(train, agent_steps), by("random"), by("train"))
 
     def learn(state: TrainState, ring: Ring, keys: Array, count: Array) -> Any:
-        ring, batch, index, enough = replay.sample(ring, jax.random.fold_in(keys[DRAW], count), train.batch_size)
+        key = jax.random.fold_in(keys[DRAW], count)
+        key = jax.random.fold_in(key, here()) if num_devices > 1 else key
+        ring, batch, index, enough = replay.sample(ring, key, batch_size)
         state, metrics, latents = agent.update(state, jax.random.fold_in(keys[UPDATE], count), batch)
         return state, replay.write_back(ring, index, latents), metrics, batch, ~enough
 
     def due(counters: Counters, ring: Ring) -> Counters:
         """With the start of the updates, if that is now."""
-        ready = ~in_prefill(train, counters.agent_steps) & (replay.windows(ring) >= least_windows(train))
+        enough = num_devices * replay.windows(ring) >= least_windows(train)
+        ready = ~in_prefill(train, counters.agent_steps) & enough
         start = (counters.started_at < 0) & ready & (train.train_ratio > 0)
         return replace(counters, started_at=jnp.where(start, counters.agent_steps, counters.started_at))
 
@@ -161,10 +194,10 @@ def make_program(config: Config, agent: Agent, env: Environment, *, rows: int, m
 
         def one(row: Array, carry: tuple[Training, Counters, Found]) -> tuple[Training, Counters, Found]:
             training, counters, found = carry
-            key, timestep = jax.random.fold_in(keys[ACT], counters.agent_steps // num_envs), training.timestep
+            key, timestep = jax.random.fold_in(keys[ACT], counters.agent_steps // total), training.timestep
             policy, action, latents = choose(training, key, counters.agent_steps)
             ring = replay.append(training.ring, timestep, action, latents)
-            counters = due(replace(counters, agent_steps=counters.agent_steps + num_envs), ring)
+            counters = due(replace(counters, agent_steps=counters.agent_steps + total), ring)
             looked = found.metrics, found.failure, found.lacking
             state, ring, counters, looked = jax.lax.while_loop(
                 lambda carry: carry[2].grad_steps < updates(carry[2]), update, (training.state, ring, counters, looked)
@@ -182,7 +215,35 @@ def make_program(config: Config, agent: Agent, env: Environment, *, rows: int, m
         # A loop of as many steps as are asked for: one program is for all of them, whatever comes next.
         return jax.lax.fori_loop(0, steps, one, (training, counters, nothing))
 
-    return Program(init, run, replay)
+    def over_devices(training: Training, counters: Counters, keys: Array, steps: Array) -> Any:
+        """``run`` on each; what leaves a device is its part of the whole."""
+        ring = training.ring
+        ring = replace(ring, taken=ring.taken // num_devices)  # of the queue of the whole, as a checkpoint has it
+        training, counters, found = run(replace(training, ring=ring), counters, keys, steps)
+        lacking = jax.lax.psum(found.lacking.astype(jnp.int32), AXIS) > 0
+        ring = replace(training.ring, taken=training.ring.taken * num_devices)
+        return replace(training, ring=ring), counters, replace(found, lacking=lacking)
+
+    if num_devices == 1:
+        return Program(init, run, whole)
+    same, mine, rows_mine = PartitionSpec(), PartitionSpec(AXIS), PartitionSpec(None, AXIS)
+    trainings = parts_of_training(state=same, streams=mine, rows=rows_mine, same=same)
+    of, of_failure = cast("Any", Found), cast("Any", Failure)
+    founds = of(rows_mine, rows_mine, rows_mine, rows_mine, same, of_failure(same, same, mine), same)
+    shared = jax.shard_map(
+        over_devices,
+        mesh=jax.sharding.Mesh(np.array(jax.local_devices()[:num_devices]), (AXIS,)),
+        in_specs=(trainings, same, same, same),
+        out_specs=(trainings, same, founds),
+        check_vma=False,
+    )
+    return Program(init, shared, whole)
+
+
+def parts_of_training(*, state: Any, streams: Any, rows: Any, same: Any) -> Any:
+    """Of a ``Training`` what holds for its parts: those by stream, by row and stream, and what is the same in all."""
+    of, of_ring = cast("Any", Training), cast("Any", Ring)
+    return of(state, streams, streams, streams, of_ring(rows, same, same, streams))
 
 
 def finite_rows(timestep: TimeStep) -> Array:

@@ -18,6 +18,7 @@ import numpy as np
 from dreamer_jax.agent import make_agent
 from dreamer_jax.config.paths import path_of
 from dreamer_jax.config.schema import Config, ConfigError
+from dreamer_jax.devices.acting import make_acts
 from dreamer_jax.devices.data_parallel import axis_of, check_devices, want_devices
 from dreamer_jax.devices.memory import check_room
 from dreamer_jax.devices.programs import Programs, make_programs
@@ -38,11 +39,12 @@ from dreamer_jax.runs.integrity import check_origin
 from dreamer_jax.runs.loggers import Logger, check_loggers
 from dreamer_jax.runs.progress import Progress, UpdateProgress
 from dreamer_jax.specs import EnvSpec
+from dreamer_jax.training.device_calls import Calls
 from dreamer_jax.training.interrupt import Interrupt, Stopped
 from dreamer_jax.training.learner import NoUpdates
 from dreamer_jax.training.loop import INIT, Run, make_keys
 from dreamer_jax.training.offline import OfflineRun, of_data
-from dreamer_jax.training.on_device import OnDeviceRun, chosen, device_preview, device_ring_plan
+from dreamer_jax.training.on_device import OnDeviceRun, check_shares, chosen, device_preview, device_ring_plan
 from dreamer_jax.training.preflight import env_preview, ring_plan
 from dreamer_jax.training.start import Start, read_start
 from dreamer_jax.types import TrainState
@@ -134,8 +136,10 @@ def run_training(
 
 
 def _programs(config: Config, agent: Agent | None, spec: EnvSpec) -> Programs:
-    devices = 1 if chosen(config)[0] else check_devices(config.train.devices, config.train.batch_size)
-    programs = make_programs(agent or make_agent(config, spec, axis_name=axis_of(devices)), devices)
+    pure = chosen(config)[0] is not None
+    devices = check_shares(config) if pure else check_devices(config.train.devices, config.train.batch_size)
+    made = agent or make_agent(config, spec, axis_name=axis_of(devices))
+    programs = Programs(made, make_acts(made), Calls(devices)) if pure else make_programs(made, devices)
     return programs._replace(given=agent is not None)
 
 
@@ -180,8 +184,8 @@ def _open(
         check_loggers(loggers)
         check_devices(config.train.devices)
         pure, why_not = chosen(config)
-        if pure is not None and group.members > 1:
-            raise ConfigError("train.where: a run on the device is of one process, by itself; set it to host")
+        if pure is not None and group.process_count > 1:
+            raise ConfigError("train.where: a run on the device is of one process; set it to host")
         if why_not:
             progress.note(why_not)
         if pure is not None:
@@ -202,7 +206,7 @@ def _open(
 
     def planned() -> Plan:
         if pure is not None:
-            return device_ring_plan(config, found, programs.agent)
+            return device_ring_plan(config, found, programs.agent, group.members)
         return ring_plan(config, run_dir, found, programs.agent, group.process_count, records)
 
     size = group.all_succeed(planned)
@@ -229,7 +233,7 @@ def _open(
         made = programs, size.records, loggers
         run: Run | OfflineRun | OnDeviceRun
         if pure is not None and checkpoints is not None:
-            run = OnDeviceRun(config, run_dir, pure, found, *made, checkpoints, progress, state, opened)
+            run = OnDeviceRun(config, run_dir, pure, found, *made, checkpoints, progress, state, group, opened)
         elif sources and checkpoints is not None:
             run = OfflineRun(config, run_dir, sources, *made, checkpoints, progress, state, opened)
         else:

@@ -77,11 +77,18 @@ class Streams(NamedTuple):
     step: StepStreams
 
 
-def make_streams(env: Environment, config: EnvConfig, num_envs: int) -> Streams:
+def make_streams(env: Environment, config: EnvConfig, num_envs: int, members: str | None = None) -> Streams:
     """``num_envs`` streams of ``env`` with the action repeat and the time limit of ``config``.
 
     Episode ``n`` of stream ``i`` is that of the key ``fold_in(fold_in(key, i), n)``, whatever happened before.
+
+    Args:
+      members: the axis of a ``vmap`` over several such, which then begin episodes all at once or not at all.
     """
+
+    def any_of(first: Array) -> Array:
+        some = first.any()
+        return some if members is None else jax.lax.psum(some.astype(jnp.int32), members) > 0
 
     def first_records(key: Array, number: Array) -> tuple[Episode, ArrayDict]:
         return jax.vmap(lambda key, number: begin(env, jax.random.fold_in(key, number)))(key, number)
@@ -105,11 +112,10 @@ def make_streams(env: Environment, config: EnvConfig, num_envs: int) -> Streams:
     def step_streams(state: StreamState, action: ArrayDict) -> tuple[StreamState, TimeStep]:
         episode, found = jax.vmap(repeated)(state.episode, action)
         first, number, actions = state.ended, state.number + state.ended, state.actions + 1
+        now = episode, found.observation
         # Only where one begins at all: to simulators a reset is dear.
-        new = jax.lax.cond(first.any(), lambda: first_records(state.key, number), lambda: (episode, found.observation))
-        episode, observation = jax.tree.map(
-            lambda new, old: jnp.where(_like(first, old), new, old), new, (episode, found.observation)
-        )
+        new = jax.lax.cond(any_of(first), lambda: first_records(state.key, number), lambda: now)
+        episode, observation = jax.tree.map(lambda new, old: jnp.where(_like(first, old), new, old), new, now)
         truncated = found.truncated
         if config.time_limit:
             truncated |= actions >= config.time_limit
