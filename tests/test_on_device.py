@@ -13,13 +13,15 @@ import pytest
 from agents import QUICK, assert_trees_equal, many_devices, quickly
 from trainer import make_toy, tiny_run
 
+from dreamer_jax.cli import main
 from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.devices.data_parallel import AXIS, axis_of
 from dreamer_jax.envs.pure import probes
 from dreamer_jax.envs.pure.streams import make_streams
 from dreamer_jax.ops.train_ratio import in_prefill, least_windows, updates_after
 from dreamer_jax.replay.device import make_device_replay
-from dreamer_jax.runs.checkpoint import Checkpoints
+from dreamer_jax.replay.export import stored_episodes
+from dreamer_jax.runs.checkpoint import Checkpoints, read_replays
 from dreamer_jax.runs.metrics import read_jsonl
 from dreamer_jax.training import device_calls, multi_run, on_device, train
 from dreamer_jax.training.interrupt import Stopped
@@ -144,6 +146,26 @@ def test_a_run_writes_what_every_run_writes(tmp_path):
     played = np.asarray(found["reward"])[:11, 0].sum()
     assert scores[0]["score"] == pytest.approx(played, abs=1e-6)
     assert int(found["updates"]) == int(state.step)
+
+
+def test_its_replay_is_read_as_any_other(tmp_path):
+    """From the newest checkpoint: whole episodes with what they scored, the first one cut off by the ring."""
+    run_dir = tmp_path / "run"
+    learn(settings(replay__validation_fraction=0.4, replay__capacity=100), run_dir)
+    (ring,) = read_replays(run_dir, 4)
+    arrays = arrays_of(run_dir)
+    order = np.arange(60 - 50, 60) % 50  # slots of the newest rows
+    assert len(arrays["ring/reward"]) == len(ring.rows) == 50
+    for name in ring.fields:
+        if name not in ("episode", "episode_step"):
+            whole = np.stack([ring.column(name, env, ring.rows) for env in range(2)], 1)
+            np.testing.assert_array_equal(whole, arrays[f"ring/{name}"][order])
+    episodes = list(stored_episodes(ring))
+    assert len(episodes) == 2 * 6 and not ring.column("is_first", 0, ring.rows)[0]
+    scores = {(line["env"], line["episode"]): line["score"] for line in read_jsonl(run_dir / "scores.jsonl")}
+    last = ring.column("reward", 0, episodes[4][2]).sum()
+    assert last == pytest.approx([score for (env, _), score in scores.items() if env == 0][-1], abs=1e-6)
+    assert main(["export", str(run_dir)]) == 0 and len(list((run_dir / "episodes").glob("*.npz"))) == 12
 
 
 def test_a_run_that_goes_on_is_the_run_that_went_through(tmp_path, monkeypatch):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tempfile
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +15,8 @@ import numpy as np
 from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.replay.host import Replay
 from dreamer_jax.replay.storage import LAYOUT_FILE, WITHOUT, Layout, part_of
-from dreamer_jax.specs import EnvSpec
+from dreamer_jax.specs import ArraySpec, EnvSpec
+from dreamer_jax.types import ArrayDict
 
 _RECORD = ("reward", "is_first", "is_last", "is_terminal", "held_out")
 
@@ -41,6 +44,32 @@ def open_read_only(directory: Path | str, state: dict[str, np.ndarray], name: in
         writable=False,
     )
     replay.restore(state, name)
+    return replay
+
+
+def ring_of(records: ArrayDict, spec: EnvSpec, latent_spec: dict[str, ArraySpec], batch_length: int = 1) -> Replay:
+    """A ring for reading, in files that go with it, of all records of streams {name: [rows, E, ...]}, oldest first."""
+    folder = tempfile.TemporaryDirectory(prefix="dreamer-jax-ring-")
+    rows, num_envs = records["reward"].shape
+    replay = Replay(
+        Path(folder.name, "ring"),
+        spec,
+        latent_spec,
+        num_envs=num_envs,
+        capacity=max(rows, batch_length + 1) * num_envs,
+        batch_length=batch_length,
+        online=False,
+        seed=0,
+        validation_fraction=float("held_out" in records),
+    )
+    weakref.finalize(replay, folder.cleanup)
+    row = np.arange(rows)[:, None]
+    begins = records["is_first"] | (row == 0)
+    episode = np.cumsum(begins, 0, dtype=np.int32) - 1
+    step = (row - np.maximum.accumulate(np.where(begins, row, 0))).astype(np.int32)
+    columns = {**records, "episode": episode, "episode_step": step}
+    state = {**replay.state(), "rows": np.asarray(rows)}
+    replay.fill(state, 0, lambda name, env, rows: columns[name][rows.start : rows.stop, env])
     return replay
 
 

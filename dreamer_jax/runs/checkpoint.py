@@ -18,11 +18,12 @@ import orbax.checkpoint as ocp
 
 from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.processes.shards import Arrays, below, shard
-from dreamer_jax.replay.export import open_read_only
+from dreamer_jax.replay.export import open_read_only, ring_of
 from dreamer_jax.replay.host import Replay
 from dreamer_jax.replay.reshard import ring_folder
 from dreamer_jax.runs.facts import check_folder, place, read_facts, seal_folder, steps, write_facts
 from dreamer_jax.runs.integrity import read_run
+from dreamer_jax.specs import ArraySpec
 from dreamer_jax.types import Array, TrainState
 
 log = logging.getLogger(__name__)
@@ -248,7 +249,7 @@ def read_replays(run_dir: Path, batch_length: int = 1) -> list[Replay]:
     Raises:
       ConfigError: there is no complete checkpoint, or no such replay.
     """
-    config, _ = read_run(run_dir)
+    config, spec = read_run(run_dir)
     checkpoints = Checkpoints(run_dir)
     try:
         latest = checkpoints.latest()
@@ -257,8 +258,11 @@ def read_replays(run_dir: Path, batch_length: int = 1) -> list[Replay]:
         arrays, facts = checkpoints.restore_arrays(latest)
     finally:
         checkpoints.close()
-    if "ring_rows" in facts:
-        raise ConfigError(f"{run_dir}: trained on the device; its replay is in checkpoints, not yet for this command")
+    if records := below(arrays, "ring"):  # a run on the device
+        rows, slots = facts["agent_steps"] // config.env.num_envs, len(records["reward"])
+        latents = {name: ArraySpec(x.shape[2:], x.dtype.name) for name, x in below(records, "latents").items()}
+        ordered = {name: np.roll(x[:rows], -(rows % slots), 0) for name, x in records.items()}
+        return [ring_of(ordered, spec, latents, batch_length)]
     processes = facts.get("processes", 1)
     return open_rings(run_dir, arrays, range(processes), processes, config.env.num_envs, latest, batch_length)
 
