@@ -8,6 +8,7 @@ import numpy as np
 
 from dreamer_jax.config.schema import ReplayConfig
 from dreamer_jax.replay.draws import Windows
+from dreamer_jax.types import Array
 
 
 class Curiosity(NamedTuple):
@@ -18,8 +19,8 @@ class Curiosity(NamedTuple):
     exponent: float
     floor: float
 
-    def priority(self, visits: np.ndarray, loss: np.ndarray) -> np.ndarray:
-        return self.novelty * self.decay**visits + (np.abs(loss.astype(np.float64)) + self.floor) ** self.exponent
+    def priority(self, visits: Array, loss: Array) -> Array:
+        return self.novelty * self.decay**visits + (abs(loss) + self.floor) ** self.exponent
 
 
 def make_curiosity(config: ReplayConfig) -> Curiosity | None:
@@ -87,7 +88,7 @@ class CuriousWindows(Windows):
 
     def _refresh(self, env: np.ndarray, row: np.ndarray) -> None:
         slot = row % self._slots
-        priority = self._curiosity.priority(self.visits[env, slot], self.loss[env, slot])
+        priority = self._curiosity.priority(self.visits[env, slot], self.loss[env, slot].astype(np.float64))
         self._sums.set(self._place(env, row), np.where(self.seen[env, slot] >= self._length, priority, 0))
 
     def _place(self, env: np.ndarray, row: np.ndarray) -> np.ndarray:

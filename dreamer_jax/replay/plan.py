@@ -79,7 +79,7 @@ def plan_on_device(
     Raises:
       ConfigError: too small for one window in every stream, or too large for the device.
     """
-    fields = ring_fields(spec, latent_spec, held_out=config.validation_fraction > 0)
+    fields = ring_fields(spec, latent_spec, config)
     size = sum(field.nbytes for field in fields.values())
     rows, _ = _rows(config, size, num_envs, batch_length, total_records)
     if rows * num_envs > INT32:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dreamer_jax.config.schema import ReplayConfig
+from dreamer_jax.types import Array
 
 LEAST = 1e-6
 """The share of a reward that is neglected, far away from it."""
@@ -53,22 +54,23 @@ def make_kernel(config: ReplayConfig) -> Kernel | None:
     return Kernel(offsets, weights / weights.sum())
 
 
-def smooth(kernel: Kernel, reward: np.ndarray, is_first: np.ndarray, known: np.ndarray) -> np.ndarray:
+def smooth(kernel: Kernel, reward: Array, is_first: Array, known: Array) -> Array:
     """Smoothed rewards [B, T] float32 of the records between ``kernel.before`` and ``kernel.after`` others.
+
+    Arrays may be numpy's, or JAX's, which has 32 bits for the sum.
 
     Args:
       reward, is_first: [B, before + T + after].
       known: the same shape, bool: which records there are; those of a row follow one another.
     """
-    width = reward.shape[1]
+    xp, width = reward.__array_namespace__(), reward.shape[1]
     places = np.arange(width)
-    begins = is_first | (known & ~np.roll(known, 1, 1)) | (places == 0)
-    first = np.maximum.accumulate(np.where(begins, places, 0), 1)
-    ends = np.roll(begins, -1, 1) | ~np.roll(known, -1, 1)
-    ends[:, -1] = True
-    last = np.minimum.accumulate(np.where(ends, places, width)[:, ::-1], 1)[:, ::-1]
+    begins = is_first | (known & ~xp.roll(known, 1, 1)) | (places == 0)
+    first = xp.maximum.accumulate(xp.where(begins, places, 0), 1)
+    ends = xp.roll(begins, -1, 1) | ~xp.roll(known, -1, 1) | (places == width - 1)
+    last = xp.flip(xp.minimum.accumulate(xp.flip(xp.where(ends, places, width), 1), 1), 1)
     inside = slice(kernel.before, width - kernel.after)
     taps = places[inside, None] + kernel.offsets  # [T, taps]
-    taps = np.clip(taps, first[:, inside, None], last[:, inside, None])
+    taps = xp.clip(taps, first[:, inside, None], last[:, inside, None])
     rows = np.arange(len(reward))[:, None, None]
     return (kernel.weights * reward[rows, taps]).sum(-1).astype(np.float32)

@@ -127,7 +127,7 @@ def train_together(
 @fixed_numerics()
 def _programs(configs: Sequence[Config], threads: Lockstep) -> list[Programs]:
     """Of each run; only what depends on numbers that differ is compiled for each of them."""
-    first, pure = configs[0], chosen(configs[0])[0]
+    first, pure = configs[0], chosen(configs[0])
     devices, spec = check_devices(first.train.devices), env_spec(first) if pure is None else pure.spec
     agent = make_agent(first, spec)
     agent_of, acts = _agent_of(first, spec, agent), make_acts(agent)

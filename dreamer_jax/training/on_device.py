@@ -53,32 +53,20 @@ REPORT = 3
 """Of the run's keys, for reports."""
 
 
-def chosen(config: Config) -> tuple[Environment | None, str]:
-    """The environment, if the run is to be on the device; else why it is not, where a person may wonder.
+def chosen(config: Config) -> Environment | None:
+    """The environment, if the run is to be on the device.
 
     Raises:
       ConfigError: it is asked for, and can't be.
     """
-    where, task = config.train.where, config.env.task
     if not wants_device(config):
-        return None, ""
-    env, missing = suites.find(task), _missing(config)
+        return None
+    env = suites.find(config.env.task)
     if env is None:
-        raise ConfigError(f"train.where: got {where!r}, but {task!r} is not written in JAX; set it to host")
-    if missing and where == "auto":
-        return None, f"{task} goes step by step on the host: on the device there is no {missing} yet (train.where)"
-    if missing:
-        raise ConfigError(f"train.where: got {where!r}, where there is no {missing} yet; set it to host")
-    return env, ""
-
-
-def _missing(config: Config) -> str:
-    replay = config.replay
-    if replay.sampling != "windows":
-        return f"replay.sampling {replay.sampling}"
-    if replay.smoothing != "none":
-        return f"replay.smoothing {replay.smoothing}"
-    return ""
+        raise ConfigError(
+            f"train.where: got {config.train.where!r}, but {config.env.task!r} is not written in JAX; set it to host"
+        )
+    return env
 
 
 def check_shares(config: Config) -> int:
@@ -335,7 +323,10 @@ class OnDeviceRun:
             return ""
         if self._agent_steps < train.prefill:
             return f"{self._agent_steps:,} of {train.prefill:,} agent steps of random actions (train.prefill)"
-        return f"{self.windows:,} of {least_windows(train):,} windows in replay (train.start_windows)"
+        windows = self.windows
+        if self.config.replay.sampling == "episodes" and not windows:
+            return f"no ended episode of {train.batch_length} records or more is whole in replay"
+        return f"{windows:,} of {least_windows(train):,} windows in replay (train.start_windows)"
 
     def missing(self) -> str:
         """Why no update has been made, where some were expected; else nothing."""

@@ -125,18 +125,12 @@ def make_program(
     streams = make_streams(env, config.env, total, members)
 
     def ring_of(count: int) -> DeviceReplay:
-        return make_device_replay(
-            env.spec,
-            agent.latent_spec,
-            num_envs=count,
-            rows=rows,
-            batch_length=train.batch_length,
-            online=config.replay.online,
-            validation_fraction=config.replay.validation_fraction,
-            mark_first=config.replay.mark_first,
-        )
+        sizes = dict(num_envs=count, rows=rows, batch_length=train.batch_length)
+        return make_device_replay(env.spec, agent.latent_spec, config.replay, **sizes)
 
     whole, replay = ring_of(total), ring_of(num_envs)
+
+    varies = config.replay.sampling == "episodes"  # how many windows there are, between devices and members
 
     def here() -> Array:
         """The number of this device."""
@@ -165,15 +159,17 @@ def make_program(
         state, metrics, latents = agent.update(state, jax.random.fold_in(keys[UPDATE], count), batch)
         return state, replay.write_back(ring, index, latents), metrics, batch, ~enough
 
-    def due(counters: Counters, ring: Ring) -> Counters:
-        """With the start of the updates, if that is now."""
-        enough = num_devices * replay.windows(ring) >= least_windows(train)
-        ready = ~in_prefill(train, counters.agent_steps) & enough
+    def due(counters: Counters, ring: Ring) -> tuple[Counters, Array]:
+        """With the start of the updates, if that is now, and how many there are to be in all."""
+        windows, axis = replay.windows(ring), AXIS if num_devices > 1 else members
+        least = least_windows(train) / num_devices
+        if axis is not None and varies:
+            windows = jax.lax.pmin(windows, axis)  # who has none waits, and all others with it
+        ready = ~in_prefill(train, counters.agent_steps) & (windows >= least)
         start = (counters.started_at < 0) & ready & (train.train_ratio > 0)
-        return replace(counters, started_at=jnp.where(start, counters.agent_steps, counters.started_at))
-
-    def updates(counters: Counters) -> Array:
-        return jnp.where(counters.started_at < 0, 0, updates_after(train, counters.agent_steps - counters.started_at))
+        counters = replace(counters, started_at=jnp.where(start, counters.agent_steps, counters.started_at))
+        total_due = updates_after(train, counters.agent_steps - counters.started_at)
+        return counters, jnp.where((counters.started_at < 0) | (windows == 0), 0, total_due)
 
     def run(training: Training, counters: Counters, keys: Array, steps: Array) -> tuple[Training, Counters, Found]:
         shapes = jax.eval_shape(learn, training.state, training.ring, keys, steps)
@@ -197,10 +193,10 @@ def make_program(
             key, timestep = jax.random.fold_in(keys[ACT], counters.agent_steps // total), training.timestep
             policy, action, latents = choose(training, key, counters.agent_steps)
             ring = replay.append(training.ring, timestep, action, latents)
-            counters = due(replace(counters, agent_steps=counters.agent_steps + total), ring)
+            counters, updates = due(replace(counters, agent_steps=counters.agent_steps + total), ring)
             looked = found.metrics, found.failure, found.lacking
             state, ring, counters, looked = jax.lax.while_loop(
-                lambda carry: carry[2].grad_steps < updates(carry[2]), update, (training.state, ring, counters, looked)
+                lambda carry: carry[2].grad_steps < updates, update, (training.state, ring, counters, looked)
             )
             begun, now = streams.step(training.streams, action)
             found = Found(
@@ -243,7 +239,7 @@ def make_program(
 def parts_of_training(*, state: Any, streams: Any, rows: Any, same: Any) -> Any:
     """Of a ``Training`` what holds for its parts: those by stream, by row and stream, and what is the same in all."""
     of, of_ring = cast("Any", Training), cast("Any", Ring)
-    return of(state, streams, streams, streams, of_ring(rows, same, same, streams))
+    return of(state, streams, streams, streams, of_ring(rows, same, same, streams, streams))
 
 
 def finite_rows(timestep: TimeStep) -> Array:

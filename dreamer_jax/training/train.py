@@ -136,7 +136,7 @@ def run_training(
 
 
 def _programs(config: Config, agent: Agent | None, spec: EnvSpec) -> Programs:
-    pure = chosen(config)[0] is not None
+    pure = chosen(config) is not None
     devices = check_shares(config) if pure else check_devices(config.train.devices, config.train.batch_size)
     made = agent or make_agent(config, spec, axis_name=axis_of(devices))
     programs = Programs(made, make_acts(made), Calls(devices)) if pure else make_programs(made, devices)
@@ -183,11 +183,9 @@ def _open(
     def check() -> tuple[Environment | None, Preview, Programs, Start | None]:
         check_loggers(loggers)
         check_devices(config.train.devices)
-        pure, why_not = chosen(config)
+        pure = chosen(config)
         if pure is not None and group.process_count > 1:
             raise ConfigError("train.where: a run on the device is of one process; set it to host")
-        if why_not:
-            progress.note(why_not)
         if pure is not None:
             found = device_preview(config, pure)
         else:
