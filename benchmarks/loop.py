@@ -25,8 +25,9 @@ from typing import Any
 import jax
 
 import dreamer_jax
-from dreamer_jax.config.loading import load
+from dreamer_jax.config.loading import load, replace
 from dreamer_jax.config.named import PRESETS, SIZES
+from dreamer_jax.config.schema import Config
 from dreamer_jax.devices.data_parallel import check_devices
 from dreamer_jax.devices.huge_pages import restart_with_huge_pages
 from dreamer_jax.profiling.speed import machine, peak_rss_mb
@@ -90,21 +91,11 @@ class Watch:
         }
 
 
-def measure(options: argparse.Namespace) -> dict[str, float]:
-    named = {
-        "env.task": options.task,
-        "env.num_envs": options.num_envs,
-        "train.train_ratio": options.train_ratio,
-        "train.batch_size": options.batch_size,
-        "train.batch_length": options.batch_length,
-        "train.devices": options.devices,
-        "train.updates_per_dispatch": options.updates_per_dispatch,
-        "train.log_seconds": min(1, options.seconds / 4),
-        "train.report_frames": 0,
-        "dtype": options.dtype,
-    }
-    config = load(options.preset, options.size, overrides=[(name, str(value)) for name, value in named.items()])
-    watch = Watch(options.seconds)
+def measure(config: Config, seconds: float, directory: str | None = None) -> dict[str, float]:
+    """The loop of ``train`` on the host; what it writes is below ``directory`` and goes again."""
+    logged = {"train.log_seconds": min(1, seconds / 4), "train.report_frames": 0}
+    config = replace(config, logged)
+    watch = Watch(seconds)
     prepare = learner.Learner.prepare
 
     def prepared(self: Any, example: Any) -> Any:
@@ -122,8 +113,8 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
 
     learner.Learner.prepare = prepared  # type: ignore[method-assign]
     try:
-        with tempfile.TemporaryDirectory(dir=options.directory) as directory, suppress(Done):
-            dreamer_jax.train(config, os.path.join(directory, "run"), loggers=[watch], stream=io.StringIO())
+        with tempfile.TemporaryDirectory(dir=directory) as folder, suppress(Done):
+            dreamer_jax.train(config, os.path.join(folder, "run"), loggers=[watch], stream=io.StringIO())
     finally:
         learner.Learner.prepare = prepare  # type: ignore[method-assign]
         watch.close()
@@ -148,9 +139,19 @@ def main() -> None:
     options.size = options.size or PRESETS[options.preset].size
     check_devices(options.devices)
     before = machine()
-    print(
-        json.dumps({"benchmark": "loop", **vars(options), **measure(options), "peak_rss_mb": peak_rss_mb(), **before})
-    )
+    named = {
+        "env.task": options.task,
+        "env.num_envs": options.num_envs,
+        "train.train_ratio": options.train_ratio,
+        "train.batch_size": options.batch_size,
+        "train.batch_length": options.batch_length,
+        "train.devices": options.devices,
+        "train.updates_per_dispatch": options.updates_per_dispatch,
+        "dtype": options.dtype,
+    }
+    config = load(options.preset, options.size, overrides=[(name, str(value)) for name, value in named.items()])
+    found = measure(config, options.seconds, options.directory)
+    print(json.dumps({"benchmark": "loop", **vars(options), **found, "peak_rss_mb": peak_rss_mb(), **before}))
 
 
 if __name__ == "__main__":

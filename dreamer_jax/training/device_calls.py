@@ -99,23 +99,8 @@ class _Room:
 
     def _compile(self, brought: list[Any]) -> list[None]:
         rows, program_of = brought[0][0], self._program_of
-
-        def of_one(training: Training, counters: Counters, keys: Array, numbers: Any, steps: Array) -> Any:
-            return program_of(numbers, rows).run(training, counters, keys, steps)
-
-        def of_all(trainings: Any, counters: Counters, keys: Any, numbers: Any, steps: Array) -> list[Any]:
-            first = trainings[0].ring
-            stacked, keys, numbers = (_stack(each) for each in (trainings, keys, numbers))
-            # What is the same in all is not stacked, so that they make the same steps and updates together.
-            ring = replace(stacked.ring, rows=first.rows, taken=first.taken)
-            axes = parts_of_training(state=0, streams=0, rows=0, same=None)
-            of_each = jax.vmap(of_one, (axes, None, 0, 0, None), (axes, None, 0), axis_name=MEMBERS)
-            training, counters, found = of_each(replace(stacked, ring=ring), counters, keys, numbers, steps)
-            return [
-                (_part(training, i), counters, jax.tree.map(lambda x, i=i: x[i], found)) for i in range(len(trainings))
-            ]
-
-        lowered = jax.jit(of_all, donate_argnums=0).lower(*self._together([each for _, each in brought]))
+        program = together(lambda numbers: program_of(numbers, rows))
+        lowered = program.lower(*self._together([each for _, each in brought]))
         self._call = lowered.compile(compiler_options())
         check_fits(self._call, self.device, len(brought))
         return [None] * len(brought)
@@ -126,6 +111,29 @@ class _Room:
     def _together(self, brought: Sequence[Any]) -> tuple[Any, ...]:
         trainings, counters, keys, steps = zip(*brought, strict=True)
         return trainings, counters[0], keys, self._numbers, steps[0]
+
+
+def together(program_of: Callable[[dict[str, Any]], Program]) -> Any:
+    """Steps of several trainings in one program, compiled when it is called; trainings are given away.
+
+    It takes trainings and the counters of all, then a key and numbers for each, as ``program_of`` takes them, and the
+    number of steps; it gives training, counters and ``Found`` of each.
+    """
+
+    def of_one(training: Training, counters: Counters, keys: Array, numbers: dict[str, Any], steps: Array) -> Any:
+        return program_of(numbers).run(training, counters, keys, steps)
+
+    def of_all(trainings: Any, counters: Counters, keys: Any, numbers: Any, steps: Array) -> list[Any]:
+        first = trainings[0].ring
+        stacked, keys, numbers = (_stack(each) for each in (trainings, keys, numbers))
+        # What is the same in all is not stacked, so that they make the same steps and updates together.
+        ring = replace(stacked.ring, rows=first.rows, taken=first.taken)
+        axes = parts_of_training(state=0, streams=0, rows=0, same=None)
+        of_each = jax.vmap(of_one, (axes, None, 0, 0, None), (axes, None, 0), axis_name=MEMBERS)
+        training, counters, found = of_each(replace(stacked, ring=ring), counters, keys, numbers, steps)
+        return [(_part(training, i), counters, jax.tree.map(lambda x, i=i: x[i], found)) for i in range(len(trainings))]
+
+    return jax.jit(of_all, donate_argnums=0)
 
 
 class MemberCalls(Calls):
