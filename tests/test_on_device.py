@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 from agents import QUICK, assert_trees_equal, many_devices, quickly
+from test_pure_environments import counting
 from trainer import make_toy, tiny_run
 
 from dreamer_jax.cli import main
@@ -108,6 +109,19 @@ def assert_does_what_its_parts_do(config, devices=1):
 def test_the_program_does_what_its_parts_do():
     """Random actions at first, a ring that wraps, several updates in a step."""
     assert_does_what_its_parts_do(settings(train__prefill=14, train__train_ratio=12.0))
+
+
+@quickly()
+def test_what_an_environment_logs_comes_out_with_its_record():
+    env, config = counting(time_limit=4), settings(env__num_envs=3)
+    program = make_program(config, make_toy(config, env.spec), env, rows=20, most=10)
+    keys = make_keys(np.uint32(1))
+    found = jax.jit(program.run)(*jax.jit(program.init)(keys), keys, np.int32(10))[2]
+    assert (found.log["twice"][found.is_last] > 0).all() and found.is_last.sum() >= 6
+    counts = np.zeros(3)
+    for row in range(10):
+        counts = np.where(found.is_first[row], 0, counts + 1)
+        assert (np.where(found.is_first[row], 0, found.log["twice"][row]) == 2 * counts).all()
 
 
 SHARED = settings(train__prefill=16, train__train_ratio=24.0, train__batch_size=4, env__num_envs=4)

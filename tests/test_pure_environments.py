@@ -37,9 +37,9 @@ def counting(time_limit=5):
     def step(key, state, action):
         state = state | {"count": state["count"] + 1}
         seen = {"count": jnp.stack([state["count"].astype(float), state["mark"]])}
-        return state, Transition(seen, 1.0, action["action"] == 1, False)
+        return state, Transition(seen, 1.0, action["action"] == 1, False, {"twice": 2 * state["count"]})
 
-    return Environment(SPEC, reset, step, time_limit)
+    return Environment(SPEC, reset, step, time_limit, ("twice",))
 
 
 @quickly()
@@ -149,6 +149,8 @@ def test_on_the_host_it_is_the_same_environment():
     assert [int(record["count"][0]) for record in records] == [0, 1, 2, 3, 4, 5, 0, 1]
     assert [bool(record["is_last"]) for record in records] == [False] * 5 + [True] + [False] * 2
     assert not any(record["is_terminal"] for record in records)
+    assert stream.log_names == ("twice",)
+    assert [float(record["log"][0]) for record in records] == [0, 2, 4, 6, 8, 10, 0, 2]
 
 
 OWN = """
@@ -193,7 +195,11 @@ def test_one_of_ones_own(own):
         (dict(reset=lambda key: (0, {"count": jnp.zeros(3)})), "of reset() has shape (3,), its spec says (2,)"),
         (dict(reset=lambda key: (jnp.zeros(2), {"count": jnp.zeros(2)})), "its functions can't be traced"),
         (dict(reset=lambda key: (0, {"other": jnp.zeros(2)})), "KeyError"),
-        (dict(step=lambda key, state, _: (0.5, Transition({"count": jnp.zeros(2)}, 0, False, False))), "other shapes"),
+        (
+            dict(step=lambda key, state, _: (0.5, Transition({"count": jnp.zeros(2)}, 0, False, False, {"twice": 0}))),
+            "other shapes",
+        ),
+        (dict(log_names=("once",)), "KeyError"),
         (dict(spec=EnvSpec(SPEC.observation, {"push": SPEC.action["action"]})), "named 'push', not 'action'"),
         (dict(spec=EnvSpec({"reward": ArraySpec((2,), "float32")}, SPEC.action)), "the name is reserved"),
     ],
@@ -248,3 +254,58 @@ def test_a_gymnax_without_separate_time_limits_is_refused(monkeypatch):
     monkeypatch.setattr(gym, "make", lambda name: (old, None))
     with pytest.raises(ConfigError, match="needs a newer package"):
         gymnax.make("CartPole-v1")
+
+
+def played(task, num_envs, limit, steps, force):
+    """Records [steps, E] with the actions ``force`` at a time limit of ours."""
+    env = suites.find(task)
+    streams = make_streams(env._replace(time_limit=limit), EnvConfig(task), num_envs)
+
+    def act(before, key):
+        noise = jax.random.uniform(key, (num_envs, *env.spec.action["action"].shape), minval=-1, maxval=1)
+        after = streams.step(before[0], {"action": noise if force is None else jnp.full_like(noise, force)})
+        return after, after[1]
+
+    run = jax.jit(lambda key: jax.lax.scan(act, streams.begin(key), jax.random.split(key, steps))[1])
+    return env, jax.device_get(run(jax.random.key(0)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["brax/inverted_pendulum", "playground/CartpoleBalance"])
+@quickly()
+def test_simulators_keep_their_ends_apart(task):
+    """A time limit is no termination, what falls is one, and episodes begin in other states each time."""
+    pytest.importorskip({"brax": "brax", "playground": "mujoco_playground"}[task.partition("/")[0]])
+    env, records = played(task, 2, limit=12, steps=40, force=None)
+    seen = next(iter(records.observation.values()))
+    assert (records.is_first[1:] == records.is_last[:-1]).all() and records.is_last[11].any()
+    if task.startswith("playground"):
+        assert not records.is_terminal.any() and env.time_limit == 1000
+    else:
+        _, pushed = played(task, 2, limit=1000, steps=60, force=1.0)
+        ends = pushed.observation["observation"][pushed.is_terminal]
+        assert len(ends) and (np.abs(ends[:, 1]) > 0.2).all()  # it has fallen, and is not the next start
+        assert (pushed.is_terminal == pushed.is_last).all()
+    begins = seen[records.is_first]
+    assert len(begins) >= 4 and len(np.unique(begins, axis=0)) == len(begins)
+
+
+@pytest.mark.slow
+@quickly()
+def test_craftax_ends_by_death_alone():
+    pytest.importorskip("craftax")
+    env = suites.find("craftax/Craftax-Classic-Symbolic-v1")
+    state, _ = jax.jit(env.reset)(jax.random.key(0))
+    step, action = jax.jit(env.step), {"action": jnp.int32(0)}
+    ends = {}
+    for name, change in {
+        "neither": {},
+        "death": {"player_health": state.player_health * 0},
+        "late": {"timestep": state.timestep * 0 + env.time_limit - 1},
+    }.items():
+        found = step(jax.random.key(1), state.replace(**change), action)[1]
+        ends[name] = bool(found.terminated), bool(found.truncated)
+    assert ends == {"neither": (False, False), "death": (True, False), "late": (False, True)}
+    assert len(found.log) == 22 and not any(found.log.values())
+    one = state.replace(achievements=state.achievements.at[3].set(True))
+    assert sum(map(float, step(jax.random.key(1), one, action)[1].log.values())) == 1

@@ -158,7 +158,7 @@ class RSSMConfig:
     cell: Literal["block_gru", "norm_gru", "gru", "gru_reset_before", "mlp"] = option(
         "block_gru",
         "the recurrent state's: block-diagonal; with layer norm; plain, with the reset after the product, or before "
-        "it; or none, the state follows from the latent and the action alone",
+        "it; or an MLP without gates, of the last state, the latent and the action",
     )
     deter: int = option(512, "width of the recurrent state (D)", low=1, high=1_048_576)
     hidden: int = option(64, "width of its hidden layers", low=1, high=WIDEST)

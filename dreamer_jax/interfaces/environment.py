@@ -18,6 +18,7 @@ class Transition(NamedTuple):
     reward: Array  # [] float32
     terminated: Array  # [] bool, the episode has come to its own end
     truncated: Array  # [] bool, or it was cut off and would have gone on
+    log: ArrayDict = {}  # noqa: RUF012  {name: []} as ``Environment.log_names``: numbers of the episode so far
 
 
 class ResetEnvironment(Protocol):
@@ -47,3 +48,4 @@ class Environment(NamedTuple):
     reset: ResetEnvironment
     step: StepEnvironment
     time_limit: int = 0  # frames after which an episode is to be cut off; 0: never, or ``step`` does it
+    log_names: tuple[str, ...] = ()  # what a run writes down of the last step of each episode, beside its score

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from dreamer_jax.config.schema import NetsConfig, RSSMConfig
 from dreamer_jax.interfaces import Latent
 from dreamer_jax.nets.layers import MLP, Dense, Layer, parameter
-from dreamer_jax.nets.recurrent import GRU, BlockGRU, Feedforward, enter_blocks
+from dreamer_jax.nets.recurrent import GRU, BlockGRU, RecurrentMLP, enter_blocks
 from dreamer_jax.types import Stats
 
 
@@ -32,7 +32,7 @@ class RSSMNetworks(nn.Module):
         if c.cell == "block_gru":
             self.core = BlockGRU(**sizes, blocks=c.blocks, layers=c.dynamics_layers, dtype=dtype, nets=nets)
         elif c.cell == "mlp":
-            self.core = Feedforward(**sizes, layers=c.dynamics_layers, dtype=dtype, nets=nets)
+            self.core = RecurrentMLP(**sizes, layers=c.dynamics_layers, dtype=dtype, nets=nets)
         else:
             self.core = GRU(c.cell, **sizes, dtype=dtype, nets=nets)
         outputs = self.latent.outputs

@@ -146,8 +146,8 @@ class GRU(nn.Module):
         return keep * deter + (1 - keep) * candidate
 
 
-class Feedforward(nn.Module):
-    """``h' = tanh(MLP(stoch, action))``: no recurrence, so that all memory is what the stochastic state holds."""
+class RecurrentMLP(nn.Module):
+    """``h' = tanh(MLP(h, stoch, action))``: a recurrence without gates."""
 
     deter: int
     hidden: int
@@ -158,19 +158,19 @@ class Feedforward(nn.Module):
     nets: NetsConfig = NetsConfig()
 
     def setup(self) -> None:
-        self.embed = Layer((self.stoch, self.action), self.hidden, self.dtype, self.nets)
+        self.embed = Layer((self.deter, self.stoch, self.action), self.hidden, self.dtype, self.nets)
         self.mlp = MLP((self.hidden,), self.layers, self.hidden, self.dtype, self.nets)
         self.out = Dense(self.mlp.outputs, self.deter, dtype=self.dtype, nets=self.nets)
 
     def action_term(self, action: jax.Array) -> jax.Array:
         """What the action adds to the first layer, [..., hidden]."""
-        return self.embed.dense.add_bias(self.embed.dense.term(1, action))
+        return self.embed.dense.add_bias(self.embed.dense.term(2, action))
 
     def __call__(
         self, deter: jax.Array, before: jax.Array, stoch: jax.Array, action_term: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """The next ``deter`` [N, D] in float32, twice, whatever it was."""
-        x = self.embed.finish(self.embed.dense.term(0, stoch) + action_term)
+        """The next ``deter`` [N, D] in float32, twice: this cell has no layout of its own."""
+        x = self.embed.finish(self.embed.dense.term(0, deter) + self.embed.dense.term(1, stoch) + action_term)
         after = jnp.tanh(self.out(*self.mlp(x)).astype(jnp.float32))
         return after, after
 

@@ -93,7 +93,7 @@ def _shared(devices: int, batch_size: int) -> bool:
 def device_preview(config: Config, env: Environment) -> Preview:
     """What ``envs.preview`` finds, without opening anything."""
     limits = config.env.time_limit, -(-env.time_limit // config.env.action_repeat)
-    return Preview(env.spec, (), 0.0, min((limit for limit in limits if limit), default=0))
+    return Preview(env.spec, env.log_names, 0.0, min((limit for limit in limits if limit), default=0))
 
 
 def device_ring_plan(config: Config, found: Preview, agent: Agent, members: int) -> Plan:
@@ -309,7 +309,8 @@ class OnDeviceRun:
             )
         for row in range(steps):
             flags = found.is_first[row], found.is_last[row], found.is_last[row]
-            ended = self.stats.update(TimeStep({}, found.reward[row], *flags))
+            log = {name: values[row] for name, values in found.log.items()}
+            ended = self.stats.update(TimeStep({}, found.reward[row], *flags), log)
             records = before["agent_steps"] + (row + 1) * num_envs
             self.log.episodes({"agent_steps": records, "env_frames": records * repeat}, ended)
         count = self.grad_steps - before["grad_steps"]

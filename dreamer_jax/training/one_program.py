@@ -26,7 +26,7 @@ from dreamer_jax.interfaces.environment import Environment
 from dreamer_jax.numerics import fixed_numerics
 from dreamer_jax.ops.train_ratio import in_prefill, least_windows, updates_after
 from dreamer_jax.replay.device import DeviceReplay, Ring, make_device_replay
-from dreamer_jax.types import Array, Mode, PolicyCarry, TimeStep, TrainState, TrajectoryBatch
+from dreamer_jax.types import Array, ArrayDict, Mode, PolicyCarry, TimeStep, TrainState, TrajectoryBatch
 
 INIT, UPDATE, ACT, _, ENVS, DRAW = range(6)
 """What the keys folded from the run's seed are for; the first ones as in ``training.loop``."""
@@ -71,6 +71,7 @@ class Found:
     is_first: Array  # [K, E]
     is_last: Array  # [K, E]
     finite: Array  # [K, E] bool, whether the records that came were
+    log: ArrayDict  # {name: [K, E]} of the records that were appended
     metrics: dict[str, Array]  # {name: []} sums over the updates
     failure: Failure
     lacking: Array  # [] bool, whether a batch had too few windows outside of held-out episodes
@@ -177,7 +178,8 @@ def make_program(
         losses = [name for name in sums if name.startswith("loss/")]
         no, flags = jnp.zeros((), bool), jnp.zeros((most, num_envs), bool)
         none = Failure(jnp.full((), -1, jnp.int32), dict.fromkeys(losses, no), batch)
-        nothing = Found(jnp.zeros((most, num_envs)), flags, flags, flags, sums, none, no)
+        numbers = jnp.zeros((most, num_envs))
+        nothing = Found(numbers, flags, flags, flags, dict.fromkeys(env.log_names, numbers), sums, none, no)
 
         def update(carry: Any) -> Any:
             state, ring, counters, (sums, failure, lacking) = carry
@@ -204,6 +206,7 @@ def make_program(
                 found.is_first.at[row].set(timestep.is_first),
                 found.is_last.at[row].set(timestep.is_last),
                 found.finite.at[row].set(finite_rows(now)),
+                {name: found.log[name].at[row].set(value) for name, value in training.streams.log.items()},
                 *looked,
             )
             return Training(state, policy, begun, now, ring), counters, found
@@ -225,7 +228,7 @@ def make_program(
     same, mine, rows_mine = PartitionSpec(), PartitionSpec(AXIS), PartitionSpec(None, AXIS)
     trainings = parts_of_training(state=same, streams=mine, rows=rows_mine, same=same)
     of, of_failure = cast("Any", Found), cast("Any", Failure)
-    founds = of(rows_mine, rows_mine, rows_mine, rows_mine, same, of_failure(same, same, mine), same)
+    founds = of(rows_mine, rows_mine, rows_mine, rows_mine, rows_mine, same, of_failure(same, same, mine), same)
     shared = jax.shard_map(
         over_devices,
         mesh=jax.sharding.Mesh(np.array(jax.local_devices()[:num_devices]), (AXIS,)),

@@ -1,10 +1,12 @@
 """Craftax and Craftax-Classic, from symbols or pixels, in the form that never resets by itself.
 
-Its ``done`` is a time limit, too; here that is one, and only death, or a beaten boss, is a termination.
+Its ``done`` is a time limit, too; here that is one, and only death, or a beaten boss, is a termination. The log of a
+step says of every achievement whether it has been unlocked in this episode.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import gymnasium
@@ -13,7 +15,7 @@ import numpy as np
 
 from dreamer_jax.envs.pure.gymnax import adapt
 from dreamer_jax.interfaces.environment import Environment, EnvState
-from dreamer_jax.types import Array
+from dreamer_jax.types import Array, ArrayDict
 
 NAMES = [f"Craftax{world}-{view}-v1" for world in ("", "-Classic") for view in ("Symbolic", "Pixels")]
 SIDES = 16
@@ -49,7 +51,12 @@ def make(name: str) -> Environment:
         alive = ~env.is_terminal(state.replace(timestep=jnp.zeros_like(state.timestep)), params)
         return done & ~alive, late
 
-    return adapt(env, params, observations, actions, ends)._replace(time_limit=int(params.max_timesteps))
+    known = importlib.import_module(f"craftax.craftax{'_classic' if 'Classic' in name else ''}.constants").Achievement
+
+    def log(state: EnvState) -> ArrayDict:
+        return {f"achievement_{one.name.lower()}": state.achievements[one.value] for one in known}
+
+    return adapt(env, params, observations, actions, ends, log)._replace(time_limit=int(params.max_timesteps))
 
 
 class Pictures:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import gymnasium
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -55,7 +56,14 @@ def make(name: str) -> Environment:
     return adapt(env, params, shown, taken, ends)._replace(time_limit=int(params.max_steps_in_episode))
 
 
-def adapt(env: Any, params: Any, observations: gymnasium.Space, actions: gymnasium.Space, ends: Ends) -> Environment:
+def adapt(
+    env: Any,
+    params: Any,
+    observations: gymnasium.Space,
+    actions: gymnasium.Space,
+    ends: Ends,
+    log: Callable[[EnvState], ArrayDict] = lambda state: {},
+) -> Environment:
     """An environment of gymnax's form, with its spaces as Gymnasium has them.
 
     Float arrays of three or more axes, which no image is, become vectors.
@@ -82,10 +90,12 @@ def adapt(env: Any, params: Any, observations: gymnasium.Space, actions: gymnasi
 
     def step(key: Array, state: EnvState, action: ArrayDict) -> tuple[EnvState, Transition]:
         observation, state, reward, done, _ = env.step_env(key, state, own(action["action"]), params)
-        return state, Transition(observe(observation), jnp.asarray(reward, jnp.float32), *ends(state, done, params))
+        reward, both = jnp.asarray(reward, jnp.float32), ends(state, done, params)
+        return state, Transition(observe(observation), reward, *both, log(state))
 
     spec = EnvSpec({leaf.name: leaf.spec for leaf in shown}, {taken.name: taken.spec})
-    return Environment(spec, reset, step)
+    begun = jax.eval_shape(reset, jax.eval_shape(lambda: jax.random.key(0)))[0]
+    return Environment(spec, reset, step, log_names=tuple(jax.eval_shape(log, begun)))
 
 
 def _flat(space: gymnasium.Space) -> gymnasium.Space:

@@ -22,7 +22,7 @@ class PureEnv(gymnasium.Env):
 
     def __init__(self, env: Environment) -> None:
         self.observation_space, self.action_space = _space(env.spec.observation, np.inf), _space(env.spec.action, 1)
-        self.most_frames = env.time_limit
+        self.most_frames, self.log_names = env.time_limit, env.log_names
         self._cpu = jax.devices("cpu")[0]
         self._episode: Episode | None = None
 
@@ -41,14 +41,15 @@ class PureEnv(gymnasium.Env):
         with jax.default_device(self._cpu):
             number = np.uint32(self.np_random.integers(2**31) if seed is None else seed)
             self._episode, observation = self._reset(number)
-        return jax.device_get(observation), {}
+        return jax.device_get(observation), {"log": dict.fromkeys(self.log_names, 0.0)}
 
     def step(self, action: dict[str, Any]) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
         assert self._episode is not None, "reset() comes before step()"
         with jax.default_device(self._cpu):
             self._episode, found = self._step(self._episode, action)
-        observation, reward, terminated, truncated = jax.device_get(found)
-        return observation, float(reward), bool(terminated), bool(truncated), {}
+        found = jax.device_get(found)
+        ends = bool(found.terminated), bool(found.truncated)
+        return found.observation, float(found.reward), *ends, {"log": found.log}
 
 
 def _space(specs: dict[str, ArraySpec], bound: float) -> spaces.Dict:

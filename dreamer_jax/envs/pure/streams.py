@@ -43,7 +43,8 @@ def advance(env: Environment, episode: Episode, action: ArrayDict) -> tuple[Epis
     if env.time_limit:
         truncated |= frame >= env.time_limit
     reward, terminated = jnp.asarray(found.reward, jnp.float32), jnp.asarray(found.terminated, bool)
-    after = Transition(_typed(env, found.observation), reward, terminated, truncated)
+    log = {name: jnp.asarray(found.log[name], jnp.float32) for name in env.log_names}
+    after = Transition(_typed(env, found.observation), reward, terminated, truncated, log)
     return Episode(episode.key, frame, _settled(state)), after
 
 
@@ -55,6 +56,7 @@ class StreamState:
     number: Array  # [E] int32, of the episode
     actions: Array  # [E] int32, since it began
     ended: Array  # [E] bool, the next record begins another one
+    log: ArrayDict  # {name: [E]} of the newest record
     episode: Episode  # [E, ...]
 
 
@@ -107,7 +109,8 @@ def make_streams(env: Environment, config: EnvConfig, num_envs: int, members: st
         zeros, false = jnp.zeros(num_envs, jnp.int32), jnp.zeros(num_envs, bool)
         episode, observation = first_records(keys, zeros)
         record = TimeStep(observation, jnp.zeros(num_envs, jnp.float32), ~false, false, false)
-        return StreamState(keys, zeros, zeros, false, episode), record
+        log = {name: jnp.zeros(num_envs) for name in env.log_names}
+        return StreamState(keys, zeros, zeros, false, log, episode), record
 
     def step_streams(state: StreamState, action: ArrayDict) -> tuple[StreamState, TimeStep]:
         episode, found = jax.vmap(repeated)(state.episode, action)
@@ -122,7 +125,7 @@ def make_streams(env: Environment, config: EnvConfig, num_envs: int, members: st
         last = ~first & (found.terminated | truncated)
         terminal = last & (found.terminated | config.timeouts_terminate)
         record = TimeStep(observation, jnp.where(first, 0, found.reward), first, last, terminal)
-        return StreamState(state.key, number, jnp.where(first, 0, actions), last, episode), record
+        return StreamState(state.key, number, jnp.where(first, 0, actions), last, found.log, episode), record
 
     return Streams(begin_streams, step_streams)
 

@@ -77,6 +77,9 @@ def checked(task: str, env: Environment) -> Environment:
     _compare(task, "step", spec.observation, found.observation)
     if found.reward.shape or found.terminated.shape or found.truncated.shape:
         raise ConfigError(f"env.task: {task!r}: step() must give a reward and two flags, each a single number")
+    for name, value in found.log.items():
+        if value.shape:
+            raise ConfigError(f"env.task: {task!r}: step() must log a single number as {name!r}, not {value.shape}")
     before, later = (jax.tree.map(lambda x: (x.shape, x.dtype), some.state) for some in (episode, after))
     if before != later:
         raise ConfigError(f"env.task: {task!r}: step() gives a state of other shapes or types than reset()")
