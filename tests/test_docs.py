@@ -64,6 +64,9 @@ def place(tmp_path_factory):
     words = on_page("docs/how_to/export.md", "export")
     words[words.index("runs/walker")] = "runs/point"
     assert "episodes in episodes" in command(words, directory)
+    words = on_page("docs/how_to/policy_file.md", "export-policy")
+    words[words.index("runs/walker")] = "runs/point"
+    assert "policy.zip" in command(words, directory)
     return directory
 
 

@@ -20,6 +20,8 @@ from dreamer_jax.terminal import render, table
 if TYPE_CHECKING:
     from dreamer_jax.analysis.protocols import Protocol
 
+PLATFORMS = ("cpu", "cuda", "tpu")
+"""That a policy is written for."""
 EPISODES = 20
 """That an evaluation plays where nothing says how many."""
 
@@ -227,6 +229,22 @@ def export(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
     replays = [dataset.replay] if dataset else read_replays(options.run_dir)
     count = export_episodes(replays, folder, {"env": env_facts(env)})
     print(f"{count} episodes in {folder}")
+
+
+def write_policy(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
+    from dreamer_jax.runs.policy_file import export_policy
+
+    start_computing(options)
+    facts = export_policy(
+        options.run_dir,
+        options.out,
+        step=options.checkpoint,
+        mode=options.mode,
+        num_envs=options.envs,
+        platforms=options.platforms,
+    )
+    size = options.out.stat().st_size / 1e6
+    print(f"{options.out}: {size:.2f} MB, {facts['num_envs']} x {facts['task']}, for {', '.join(facts['platforms'])}")
 
 
 def dream(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:

@@ -209,6 +209,17 @@ def make_parser() -> argparse.ArgumentParser:
     )
 
     sub = command(
+        "export-policy", commands.write_policy, "write a run's policy as one file that JAX alone runs", compiles=True
+    )
+    sub.add_argument("run_dir", type=_path)
+    sub.add_argument("--out", type=_path, required=True, metavar="FILE.zip", help="the file; nothing is overwritten")
+    sub.add_argument("--envs", type=_positive, default=1, help="how many it acts in at once (default 1)")
+    sub.add_argument("--mode", choices=["sample", "mode"], help="of the actions (default: the run's policy.evaluate)")
+    all_of_them = commands.PLATFORMS
+    sub.add_argument("--platforms", nargs="+", choices=all_of_them, default=all_of_them, help="default: all")
+    sub.add_argument("--checkpoint", type=_natural, help="agent steps of the checkpoint (default: the newest)")
+
+    sub = command(
         "dream", commands.dream, "draw what a run's world model predicts from a few recorded steps", compiles=True
     )
     sub.add_argument("run_dir", type=_path)
