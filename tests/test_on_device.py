@@ -15,6 +15,7 @@ from test_pure_environments import counting
 from trainer import make_toy, tiny_run
 
 from dreamer_jax.cli import main
+from dreamer_jax.config.loading import replace
 from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.devices.data_parallel import AXIS, axis_of
 from dreamer_jax.envs.pure import probes
@@ -29,7 +30,17 @@ from dreamer_jax.training.interrupt import Stopped
 from dreamer_jax.training.learner import NotFinite
 from dreamer_jax.training.multi_run import Member, train_together
 from dreamer_jax.training.on_device import chosen
-from dreamer_jax.training.one_program import ACT, DRAW, ENVS, INIT, UPDATE, make_keys, make_program, train_on_device
+from dreamer_jax.training.one_program import (
+    ACT,
+    DRAW,
+    ENVS,
+    INIT,
+    UPDATE,
+    make_keys,
+    make_program,
+    make_training,
+    train_on_device,
+)
 
 ENV = probes.make("continuous_target")
 
@@ -180,6 +191,18 @@ def test_its_replay_is_read_as_any_other(tmp_path):
     last = ring.column("reward", 0, episodes[4][2]).sum()
     assert last == pytest.approx([score for (env, _), score in scores.items() if env == 0][-1], abs=1e-6)
     assert main(["export", str(run_dir)]) == 0 and len(list((run_dir / "episodes").glob("*.npz"))) == 12
+
+
+def test_a_training_is_mapped_over_seeds():
+    config = settings(train__frames=60)
+    training = make_training(config, ENV, agent=toy(config))
+    with quickly():
+        states, found = jax.jit(jax.vmap(training))(jax.numpy.arange(3, 5, dtype="uint32"))
+        for index, seed in enumerate((3, 4)):
+            alone = train_on_device(replace(config, {"seed": seed}), ENV, agent=toy(config))
+            assert_trees_equal(jax.tree.map(lambda x, index=index: x[index], states), alone[0])
+            assert (found["reward"][index] == alone[1]["reward"]).all() and found["updates"][index] > 10
+    assert (found["reward"][0] != found["reward"][1]).any()
 
 
 def test_a_run_that_goes_on_is_the_run_that_went_through(tmp_path, monkeypatch):

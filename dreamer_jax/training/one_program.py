@@ -256,30 +256,42 @@ def rows_of(config: Config) -> int:
     return -(-config.train.frames // (config.env.action_repeat * config.env.num_envs))
 
 
-@fixed_numerics()
-def train_on_device(
-    config: Config, env: Environment, *, agent: Agent | None = None
-) -> tuple[TrainState, dict[str, Array]]:
-    """A whole training of ``config.train.frames`` frames in one call, without files.
+class TrainingFunction(Protocol):
+    def __call__(self, seed: Array, /) -> tuple[TrainState, dict[str, Array]]:
+        """A whole training of ``seed`` [] uint32.
+
+        Returns:
+          The last train state, and what happened: ``reward``, ``is_first`` and ``is_last`` [steps, E] of all records,
+          the number of ``updates``, and the mean of each of their metrics, by its name.
+        """
+        ...
+
+
+def make_training(config: Config, env: Environment, *, agent: Agent | None = None) -> TrainingFunction:
+    """A training of ``config.train.frames`` frames as a pure function, to be compiled, or mapped over seeds.
 
     Args:
       agent: instead of the one that ``config`` describes.
-
-    Returns:
-      The last train state, and what happened: ``reward``, ``is_first`` and ``is_last`` [steps, E] of all records, the
-      number of ``updates``, and the mean of each of their metrics, by its name.
     """
     agent, steps = agent or make_agent(config, env.spec), rows_of(config)
     rows = max(config.train.batch_length + 1, min(config.replay.capacity // config.env.num_envs, steps))
     program = make_program(config, agent, env, rows=rows, most=steps)
 
-    @jax.jit
-    def whole(seed: Array) -> tuple[TrainState, dict[str, Array]]:
+    @fixed_numerics()
+    def training(seed: Array) -> tuple[TrainState, dict[str, Array]]:
         keys = make_keys(seed)
-        training, counters = program.init(keys)
-        training, counters, found = program.run(training, counters, keys, jnp.int32(steps))
+        begun, counters = program.init(keys)
+        ended, counters, found = program.run(begun, counters, keys, jnp.int32(steps))
         means = {name: value / jnp.maximum(1, counters.grad_steps) for name, value in found.metrics.items()}
         seen = {name: getattr(found, name) for name in ("reward", "is_first", "is_last")}
-        return training.state, {**seen, "updates": counters.grad_steps, **means}
+        return ended.state, {**seen, "updates": counters.grad_steps, **means}
 
-    return whole(jnp.uint32(config.seed % 2**32))
+    return training
+
+
+@fixed_numerics()
+def train_on_device(
+    config: Config, env: Environment, *, agent: Agent | None = None
+) -> tuple[TrainState, dict[str, Array]]:
+    """``make_training``, compiled and called with the seed of ``config``: no files, nothing said meanwhile."""
+    return jax.jit(make_training(config, env, agent=agent))(jnp.uint32(config.seed % 2**32))
