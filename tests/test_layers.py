@@ -15,8 +15,8 @@ PACKAGE = Path(__file__).parent.parent / "dreamer_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 ORDER = (
     "types specs files checksums terminal config interfaces numerics ops distributions nets optim models behaviors "
-    "report agent reference replay envs processes runs devices datasets analysis profiling training evaluation doctor "
-    "cli"
+    "report agent reference replay envs processes runs devices datasets analysis profiling training evaluation "
+    "reporting doctor cli"
 ).split()  # each imports only itself and what stands to its left
 
 

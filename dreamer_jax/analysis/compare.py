@@ -149,11 +149,12 @@ def describe(comparisons: Sequence[Comparison]) -> Answer:
     total = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS)
     answer: Answer = []
     for one in comparisons:
-        answer += [*_head(one), _table(one), ""]
+        answer += [*head(one), _table(one), ""]
     return [*answer, f"of {sum(counts.values())} budgets (band: mean ± {BAND} std): {total}"]
 
 
-def _head(one: Comparison) -> list[str]:
+def head(one: Comparison) -> list[str]:
+    """What is compared, the protocol of the published one, and the settings that differ, in lines."""
     published, protocol = one.published, one.published.protocol
     seeds = ", ".join(str(run.seed) for run in one.runs)
     lines = [f"{published.task}: {one.label} ({_plural(len(one.runs), 'seed')}: {seeds}) against {published.method}"]
@@ -185,14 +186,20 @@ def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}{'s' * (count != 1)}"
 
 
-def _table(one: Comparison) -> Table:
-    many, rows = len(one.runs), []
+def budget_rows(one: Comparison) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Heads and rows of the table of its budgets."""
+    many, rows = len(one.runs), list[tuple[str, ...]]()
     for frames, ours, runs, mean, std, verdict in one.budgets:
         value = "" if ours is None else f"{ours:.1f}"
         missing = f" ({runs} of {_plural(many, 'run')})" if 0 < runs < many else ""
         rows.append((f"{frames:,}", value, f"{mean:.1f} ± {std:.1f}", verdict + missing))
     published = f"{one.published.origin} mean ± std ({_plural(one.published.seeds, 'seed')})"
-    return table(("frames", "ours", published, "verdict"), rows, right=("frames", "ours", published))
+    return ("frames", "ours", published, "verdict"), rows
+
+
+def _table(one: Comparison) -> Table:
+    heads, rows = budget_rows(one)
+    return table(heads, rows, right=heads[:3])
 
 
 def _counts(budgets: Sequence[Budget]) -> dict[str, int]:

@@ -169,6 +169,20 @@ def compare(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
         print(render([*answer, str(picture)]))
 
 
+def report(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
+    from dreamer_jax.reporting.report import write_report
+
+    print(render([*write_report(options.folder, options.out or options.folder / "report.html", options.to)]))
+
+
+def dashboard(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
+    from dreamer_jax.reporting.dashboard import REFRESH, Dashboard
+
+    with Dashboard(options.folder, options.to, options.port) as server:
+        print(f"{server.address} shows {options.folder}, anew every {REFRESH} s; Ctrl-C ends it", flush=True)
+        server.serve_forever()
+
+
 def check_env(options: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
     config = settings(options, pairs)
     from dreamer_jax.envs.check import check_env

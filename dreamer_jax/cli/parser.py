@@ -169,6 +169,16 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--output", type=_path, default=Path("compare.png"), help="picture (default compare.png)")
     sub.add_argument("--json", action="store_true", help="print one JSON object")
 
+    sub = command("report", commands.report, "write one page of all runs in a folder: scores, curves, models, settings")
+    sub.add_argument("folder", type=_path, metavar="DIR", help="of run directories")
+    sub.add_argument("--out", type=_path, metavar="FILE.html", help="the page (default report.html in it)")
+    _published(sub)
+
+    sub = command("dashboard", commands.dashboard, "show that page in a browser on this machine, while runs go on")
+    sub.add_argument("folder", type=_path, metavar="DIR", help="of run directories")
+    sub.add_argument("--port", type=_natural, default=8765, help="of the address to open (default 8765; 0: any)")
+    _published(sub)
+
     sub = command(
         "check-env",
         commands.check_env,
@@ -316,6 +326,10 @@ def make_parser() -> argparse.ArgumentParser:
     for sub in subparsers.choices.values():
         sub.set_defaults(flags=tuple(name for name in sub._option_string_actions if name.startswith("--")))
     return parser
+
+
+def _published(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--to", metavar="METHOD", default="dreamerv3", help="whose published curves (default dreamerv3)")
 
 
 def _begins(sub: argparse.ArgumentParser, seed: str = "the run's one seed") -> None:

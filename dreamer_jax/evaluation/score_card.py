@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import json
 from collections.abc import Sequence
@@ -11,19 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from dreamer_jax.analysis import web_page
 from dreamer_jax.analysis.plot import open_panels, save_picture
 from dreamer_jax.files import replace_file
 from dreamer_jax.terminal import Answer, table
 
-STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;margin:auto;max-width:62rem;padding:1rem;color:#1b1b1b}
-h1{font-size:1.5rem}h2{margin-top:2rem;border-bottom:1px solid #ccc}p.what{color:#555;max-width:45rem}
-table{border-collapse:collapse;margin:.6rem 0;display:block;overflow-x:auto}
-td,th{padding:.15rem .6rem;text-align:right;border-bottom:1px solid #e4e4e4;white-space:nowrap}
-td:first-child,th:first-child{text-align:left}img{max-width:100%}.bad{color:#b00020;font-weight:600}.good{color:#0a6b2b}
-@media(prefers-color-scheme:dark){body{background:#161616;color:#e6e6e6}td,th{border-color:#333}p.what{color:#aaa}
-img{background:#fff}}@media print{body{max-width:none}}
-"""
 Rows = list[tuple[str, ...]]
 
 
@@ -195,31 +186,29 @@ def as_page(report: dict[str, Any], pictures: Sequence[Path]) -> str:
     """One HTML page with everything in it."""
     meta = report["meta"]
     parts = [f"<h1>{html.escape(meta['task'])}: the world model of {html.escape(meta['name'])}</h1>"]
-    parts.append(_table(("", "value"), headline(report)))
+    parts.append(web_page.table(("", "value"), headline(report)))
     for path in pictures:
-        data = base64.b64encode(path.read_bytes()).decode()
-        parts.append(f'<img alt="{path.stem}" src="data:image/png;base64,{data}">')
+        parts.append(web_page.picture(path))
     parts += _controls(
         report["controls"], "Numbers that are known beforehand; a section that rests on a wrong one is void."
     )
     for title, what, heads, rows in tables(report):
-        parts += [f"<h2>{html.escape(title)}</h2>", _what(what), _table(heads, rows)]
-    parts += ["<h2>How it was made</h2>", _table(("", ""), [(k, str(v)) for k, v in meta.items()])]
-    return _page(f"{meta['task']}: {meta['name']}", parts)
+        parts += [f"<h2>{html.escape(title)}</h2>", web_page.what(what), web_page.table(heads, rows)]
+    parts += ["<h2>How it was made</h2>", web_page.table(("", ""), [(k, str(v)) for k, v in meta.items()])]
+    return web_page.page(f"{meta['task']}: {meta['name']}", parts)
 
 
 def as_ladder(found: dict[str, Any], rows: Sequence[Sequence[str]], name: str, picture: Path) -> str:
     """One page of a model's way through training; ``rows`` begin with the heads."""
-    data = base64.b64encode(picture.read_bytes()).decode()
     what = "Untrained networks and every checkpoint, on the same episodes. Errors are over the variance in training."
-    parts = [f"<h1>{html.escape(name)}: does longer training improve the model?</h1>", _what(what)]
-    parts.append(f'<img alt="ladder" src="data:image/png;base64,{data}">')
-    parts += [f'<p class="bad">{html.escape(warning)}</p>' for warning in found["warnings"]]
-    parts.append(_table(rows[0], rows[1:]))
+    parts = [f"<h1>{html.escape(name)}: does longer training improve the model?</h1>", web_page.what(what)]
+    parts.append(web_page.picture(picture))
+    parts += [web_page.warning(text) for text in found["warnings"]]
+    parts.append(web_page.table(rows[0], rows[1:]))
     parts += _controls(
         found["controls"], "Errors fall with training (rank correlation), and the last is below the first."
     )
-    return _page(f"{name}: ladder", parts)
+    return web_page.page(f"{name}: ladder", parts)
 
 
 def _controls(controls: dict[str, Any], what: str) -> list[str]:
@@ -228,29 +217,7 @@ def _controls(controls: dict[str, Any], what: str) -> list[str]:
         verdict = '<span class="good">passed</span>' if one["passed"] else '<span class="bad">failed</span>'
         rows.append((html.escape(name), _n(one["value"]), html.escape(one["limit"]), verdict, html.escape(one["says"])))
     heads = ("control", "value", "limit", "", "what it guards")
-    return ["<h2>Controls</h2>", _what(what), _table(heads, rows, raw=True)]
-
-
-def _page(title: str, parts: Sequence[str]) -> str:
-    title = html.escape(title)
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
-    head += f"<title>{title}</title>"
-    return (
-        f"<!doctype html><html lang=en><head>{head}<style>{STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
-    )
-
-
-def _what(text: str) -> str:
-    return f'<p class="what">{html.escape(text)}</p>'
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], raw: bool = False) -> str:
-    def escape(text: str) -> str:
-        return text if raw else html.escape(text)
-
-    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    head = "".join(f"<th>{html.escape(text)}</th>" for text in heads)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return ["<h2>Controls</h2>", web_page.what(what), web_page.table(heads, rows, raw=True)]
 
 
 def tables(report: dict[str, Any]) -> list[tuple[str, str, tuple[str, ...], Rows]]:

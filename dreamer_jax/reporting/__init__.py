@@ -1,0 +1,1 @@
+"""What runs have come to, as a page: written once, or live."""
