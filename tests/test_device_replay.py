@@ -114,7 +114,7 @@ def test_batches_are_the_hosts(pair, options):
         if name in (BEFORE, WITH):
             continue
         for env in range(ENVS):
-            there = np.asarray(array)[np.asarray(replay.rows) % len(array), env]
+            there = np.asarray(array)[np.asarray(replay.rows) % len(array), env].view(device.fields[name].dtype)
             assert same(there, replay.column(name, env, replay.rows))
 
 

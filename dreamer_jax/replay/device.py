@@ -53,7 +53,7 @@ class Running:
 class Ring:
     """Row ``t`` of every stream, counted from the start of the run, is in slot ``t % C``."""
 
-    fields: ArrayDict  # {name: [C, E, ...]} by the names of ``ring_fields``
+    fields: ArrayDict  # {name: [C, E, ...]} by the names of ``ring_fields``, those of bfloat16 as bits (uint16)
     rows: Array  # [] int32, appended so far to each stream
     taken: Array  # [] int32, windows of the online queue used or dropped so far
     held_out: HeldOut | None
@@ -102,8 +102,9 @@ class WriteBack(Protocol):
 
 
 class DeviceReplay(NamedTuple):
-    """The functions of a ring of ``C`` rows."""
+    """The functions of a ring of ``C`` rows, and what its fields hold."""
 
+    fields: dict[str, ArraySpec]
     init: InitRing
     append: AppendRecords
     windows: CountWindows
@@ -152,7 +153,9 @@ def make_device_replay(
         if by_episodes:
             running = Running(zeros - 1, flags)
         zero = jnp.zeros((), jnp.int32)
-        arrays = {name: jnp.zeros((capacity, num_envs, *leaf.shape), leaf.dtype) for name, leaf in fields.items()}
+        arrays = {
+            name: jnp.zeros((capacity, num_envs, *leaf.shape), stored_dtype(leaf)) for name, leaf in fields.items()
+        }
         return Ring(arrays, zero, zero, held, running)
 
     def decide(held: HeldOut, is_first: Array) -> HeldOut:
@@ -184,7 +187,7 @@ def make_device_replay(
             record[SEEN] = jnp.where(is_held, 0, arrays[SEEN][(ring.rows - 1) % capacity] + 1)
             priority = curiosity.priority(record[VISITS], jnp.zeros(num_envs))
             record[PRIORITY] = jnp.where((record[SEEN] >= length) & (ring.rows > oldest), priority, 0)
-        arrays = {name: array.at[slot].set(record[name].astype(array.dtype)) for name, array in arrays.items()}
+        arrays = {name: array.at[slot].set(_bits(fields[name], record[name])) for name, array in arrays.items()}
         return replace(ring, fields=arrays, rows=ring.rows + 1, held_out=held, running=running)
 
     def ended(running: Running, now: Array, stop: Array) -> tuple[Array, Running]:
@@ -311,8 +314,10 @@ def make_device_replay(
         slot, env = cells(ring, index)
         window: dict[str, Any] = {name: ring.fields[name][slot, env] for name in ("reward", *FLAGS)}
         for part, specs in (("observation", spec.observation), ("action", spec.action)):
-            window[part] = {name: ring.fields[f"{part}/{name}"][slot, env] for name in specs}
-        window["latents"] = {name: ring.fields[f"latents/{name}"][slot[:, :1], env] for name in latent_spec}
+            found = {name: ring.fields[f"{part}/{name}"][slot, env] for name in specs}
+            window[part] = {name: _numbers(leaf, found[name]) for name, leaf in specs.items()}
+        latents = {name: ring.fields[f"latents/{name}"][slot[:, :1], env] for name in latent_spec}
+        window["latents"] = {name: _numbers(leaf, latents[name]) for name, leaf in latent_spec.items()}
         if kernel is not None:
             window["reward"] = smoothed(ring, kernel, index)
         return ring, align(window, mark_first=config.mark_first), index, enough
@@ -329,9 +334,9 @@ def make_device_replay(
         env, row = index[:, :1], index[:, 1:] + jnp.arange(1, length)
         slot = jnp.where((row >= first_row(ring)) & (row < ring.rows), row % capacity, capacity)
         arrays = dict(ring.fields)
-        for name in latent_spec:
+        for name, leaf in latent_spec.items():
             array = arrays[f"latents/{name}"]
-            arrays[f"latents/{name}"] = array.at[slot, env].set(latents[name].astype(array.dtype), mode="drop")
+            arrays[f"latents/{name}"] = array.at[slot, env].set(_bits(leaf, latents[name]), mode="drop")
         if curiosity is not None and MODEL_LOSS in latents:
             arrays[VISITS] = arrays[VISITS].at[slot, env].add(1, mode="drop")
             priority = curiosity.priority(arrays[VISITS][slot, env], latents[MODEL_LOSS])
@@ -339,4 +344,20 @@ def make_device_replay(
             arrays[PRIORITY] = arrays[PRIORITY].at[slot, env].set(jnp.where(drawn, priority, 0), mode="drop")
         return replace(ring, fields=arrays)
 
-    return DeviceReplay(init, append, windows, sample, write_back)
+    return DeviceReplay(fields, init, append, windows, sample, write_back)
+
+
+def stored_dtype(spec: ArraySpec) -> str:
+    """The type of a field in memory: where XLA has no bfloat16, as on a CPU, a change would copy all of it."""
+    return "uint16" if spec.dtype == "bfloat16" else spec.dtype
+
+
+def _bits(spec: ArraySpec, values: Array) -> Array:
+    """As they are stored."""
+    values = values.astype(spec.dtype)
+    return jax.lax.bitcast_convert_type(values, jnp.uint16) if spec.dtype == "bfloat16" else values
+
+
+def _numbers(spec: ArraySpec, stored: Array) -> Array:
+    """As they were given."""
+    return jax.lax.bitcast_convert_type(stored, jnp.bfloat16) if spec.dtype == "bfloat16" else stored

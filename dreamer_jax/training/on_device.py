@@ -343,7 +343,10 @@ class OnDeviceRun:
             rest = training.streams, training.timestep, training.ring.replace(fields={}), self._counters
             groups = {
                 "device": {str(index): _plain(leaf) for index, leaf in enumerate(jax.tree.leaves(rest))},
-                "ring": {name: np.asarray(field[: self._used()]) for name, field in training.ring.fields.items()},
+                "ring": {
+                    name: np.asarray(field[: self._used()]).view(jnp.dtype(self._program.replay.fields[name].dtype))
+                    for name, field in training.ring.fields.items()
+                },
                 "stats": self.stats.state(),
             }
             arrays = {f"{group}/{name}": x for group, values in groups.items() for name, x in values.items()}
@@ -374,7 +377,7 @@ class OnDeviceRun:
         streams, timestep, ring, self._counters = _like(rest, below(arrays, "device"))
         saved = below(arrays, "ring")
         fields = {
-            name: jnp.zeros(shape.shape, shape.dtype).at[: len(saved[name])].set(saved[name])
+            name: jnp.zeros(shape.shape, shape.dtype).at[: len(saved[name])].set(saved[name].view(shape.dtype))
             for name, shape in shapes.ring.fields.items()
         }
         state, policy = jax.tree.map(jnp.asarray, (state, policy))
