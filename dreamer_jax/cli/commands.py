@@ -245,6 +245,18 @@ def export(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
     print(f"{count} episodes in {folder}")
 
 
+def pack(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
+    from dreamer_jax.reporting.overview import late_score, read_one
+    from dreamer_jax.runs.load import load
+    from dreamer_jax.runs.packed import as_markdown, make_card, write_packed
+
+    one = read_one(options.run_dir)
+    state = load(options.run_dir, options.checkpoint)[1]
+    card = make_card(one.config, one.frames, late_score(one), options.licence)
+    write_packed(options.run_dir, options.out, state, card)
+    print(f"{as_markdown(card)}\n{options.out}: {options.out.stat().st_size / 1e6:.2f} MB")
+
+
 def write_policy(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
     from dreamer_jax.runs.policy_file import export_policy
 

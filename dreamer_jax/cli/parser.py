@@ -218,6 +218,12 @@ def make_parser() -> argparse.ArgumentParser:
         "--stable-worldmodel", type=_path, metavar="FILE", help="make a .h5 file of stable-worldmodel of it instead"
     )
 
+    sub = command("pack", commands.pack, "make a run one file to share: parameters, settings, scores and a card")
+    sub.add_argument("run_dir", type=_path)
+    sub.add_argument("--out", type=_path, required=True, metavar="FILE.zip", help="the file; nothing is overwritten")
+    sub.add_argument("--licence", default="MIT", metavar="TEXT", help="that the card names (default MIT)")
+    sub.add_argument("--checkpoint", type=_natural, help="agent steps of the checkpoint (default: the newest)")
+
     sub = command(
         "export-policy", commands.write_policy, "write a run's policy as one file that JAX alone runs", compiles=True
     )

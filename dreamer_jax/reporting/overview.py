@@ -43,12 +43,16 @@ class One:
         return int(max(known, self.last.get("env_frames", 0)))
 
     @property
-    def score(self) -> float | None:
-        """Mean of the training episodes that ended in the last tenth of its frames."""
+    def late(self) -> np.ndarray:
+        """Scores of the training episodes that ended in the last tenth of its frames."""
         if self.run is None:
-            return None
-        late = self.run.scores[self.run.frames > (1 - LAST) * self.frames]
-        return float(late.mean()) if late.size else None
+            return np.zeros(0)
+        return self.run.scores[self.run.frames > (1 - LAST) * self.frames]
+
+    @property
+    def score(self) -> float | None:
+        """Their mean."""
+        return float(self.late.mean()) if self.late.size else None
 
 
 class Group(NamedTuple):
@@ -124,6 +128,15 @@ def groups_of(runs: Sequence[One]) -> list[Group]:
         label = ", ".join([f"{config.preset} {config.size}", *(f"{n} {flatten(config)[n]}" for n in varied)])
         groups.append(Group(config.env.task, label, sorted(members, key=lambda one: one.config.seed)))
     return sorted(groups, key=lambda group: (group.task, group.label))
+
+
+def late_score(one: One) -> dict[str, Any]:
+    """Its score with a bootstrap interval over episodes, for a card."""
+    protocol = f"mean return of {one.late.size} training episodes in the last {LAST:.0%} of frames"
+    if not one.late.size:
+        return {"protocol": protocol, "value": None, "low": None, "high": None}
+    found = {name: None if np.isnan(x) else x for name, x in bootstrap(one.late, np.mean)._asdict().items()}
+    return {"protocol": protocol, **found}
 
 
 def labelled(group: Group) -> list[Run]:

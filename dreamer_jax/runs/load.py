@@ -16,6 +16,7 @@ from dreamer_jax.interfaces import Agent
 from dreamer_jax.numerics import fixed_numerics
 from dreamer_jax.runs.checkpoint import Checkpoints
 from dreamer_jax.runs.integrity import check_origin, read_run
+from dreamer_jax.runs.packed import check_arrays, restored, unpacked
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.types import TrainState
 
@@ -29,6 +30,8 @@ def load(
 ) -> tuple[Agent, TrainState]:
     """The agent of a run and its train state at checkpoint ``step`` (agent steps), or the newest.
 
+    ``run_dir`` may also be a file that ``dreamer-jax pack`` has made of a run; its optimiser then begins anew.
+
     Needs neither the environment nor the replay. See ``Agent`` for how to act with it. The train state is the run's
     whatever ``overrides`` say, also where they leave a part of it unused.
 
@@ -41,6 +44,16 @@ def load(
         agent is one that a program passed to ``train``.
     """
     run_dir = path_of(run_dir)
+    if run_dir.is_file():
+        if step is not None or agent is not None:
+            raise ConfigError(f"{run_dir}: has one state of its own agent; step and agent are for run directories")
+        with unpacked(run_dir) as (folder, arrays):
+            config, spec = read_run(folder)
+            own = make_agent(config, spec)
+            state = jax.eval_shape(own.init, jax.random.key(0))
+            check_arrays(run_dir, arrays, state)
+            agent = _agent_of(folder, config, spec, state, overrides) if overrides else own
+            return agent, restored(arrays, jax.jit(own.init)(jax.random.key(0)))
     config, spec = read_run(run_dir)
     if agent is None:
         check_origin(run_dir, given=False)
