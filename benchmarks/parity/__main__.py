@@ -30,6 +30,9 @@ def main() -> int:
     parser.add_argument(
         "--certificate", type=Path, metavar="FILE.md", help="also write a page, and its rows as FILE.csv"
     )
+    parser.add_argument(
+        "--keep-others", action="store_true", help="with it: recordings not named stay as they are there"
+    )
     options = parser.parse_args()
     results: dict[str, list[Row]] = {}
     unreadable = False
@@ -44,6 +47,9 @@ def main() -> int:
     if unreadable:
         return 2
     if options.certificate:
+        if options.keep_others:
+            before = certificate.known(options.certificate.with_suffix(".csv").read_text())
+            results = before | {certificate.short(file): rows for file, rows in results.items()}
         options.certificate.write_text(certificate.markdown(results))
         options.certificate.with_suffix(".csv").write_text(certificate.table(results))
     return int(any(row.status == "FAIL" for rows in results.values() for row in rows))

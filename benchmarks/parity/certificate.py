@@ -180,7 +180,7 @@ def markdown(results: Mapping[str, Sequence[Row]]) -> str:
         computed = [row for row in rows if row.status != "absent"]
         worst = max(computed, key=_share, default=None)
         figures = [f"`{worst.name}`", f"{worst.absolute:.1e}", f"{worst.tolerance:.1e}"] if worst else ["", "", ""]
-        lines.append(f"| {' | '.join(map(str, [_short(file), len(rows), *count, *figures]))} |")
+        lines.append(f"| {' | '.join(map(str, [short(file), len(rows), *count, *figures]))} |")
     lines += ["", TOLERANCES, "## Where we differ on purpose", ""]
     lines += ["From DreamerV3; [family.md](family.md) has the list for PlaNet, DreamerV1 and DreamerV2.", ""]
     lines += ["| here | there | why | to switch it off |", "|---|---|---|---|"]
@@ -189,7 +189,7 @@ def markdown(results: Mapping[str, Sequence[Row]]) -> str:
     if absent:
         lines += ["", "## Absent", "", "What was recorded and nothing here computes.", ""]
         lines += ["| recording | unit | recorded, and why nothing computes it |", "|---|---|---|"]
-        lines += [f"| {_short(file)} | `{row.name}` | {row.note} |" for file, row in absent]
+        lines += [f"| {short(file)} | `{row.name}` | {row.note} |" for file, row in absent]
     return "\n".join(lines) + "\n"
 
 
@@ -201,11 +201,21 @@ def table(results: Mapping[str, Sequence[Row]]) -> str:
     for file, rows in results.items():
         for row in rows:
             figures = [f"{value:.2e}" for value in (row.absolute, row.relative, row.tolerance)]
-            lines.writerow([_short(file), row.name, row.status, *figures, row.note])
+            lines.writerow([short(file), row.name, row.status, *figures, row.note])
     return text.getvalue()
 
 
-def _short(file: str) -> str:
+def known(text: str) -> dict[str, list[Row]]:
+    """What ``table`` wrote, to its digits."""
+    found: dict[str, list[Row]] = {}
+    for recording, name, status, absolute, relative, tolerance, note in list(csv.reader(io.StringIO(text)))[1:]:
+        row = Row(name, status, float(absolute), float(relative), float(tolerance), note)  # type: ignore[arg-type]
+        found.setdefault(recording, []).append(row)
+    return found
+
+
+def short(file: str) -> str:
+    """The name of a recording."""
     return file.removesuffix(".npz").removesuffix("-0")
 
 

@@ -20,7 +20,7 @@ from dreamer_jax.models.rssm import RSSMState, make_rssm
 from dreamer_jax.nets.recurrent import GRU
 from dreamer_jax.specs import ArraySpec
 from dreamer_jax.types import Stats
-from parity.units import Absent, Found, Unit
+from parity.units import REPLACED, Absent, Found, Unit
 
 PLAIN = NetsConfig(norm="none", activation="elu", cnn_activation="elu", init="glorot")
 Known = tuple[RSSMState, Stats]
@@ -90,7 +90,7 @@ def _rssm(u: Unit, place: str, settings: Mapping[str, Any], nets: NetsConfig, na
     zero = model.initial(len(embed))
 
     def observe(w: Any, state: RSSMState, action: jax.Array, embed: jax.Array, first: jax.Array) -> Known:
-        return model.observe(names(w), None, state, prev_action=action, tokens=embed, is_first=first)
+        return model.observe(names(w), REPLACED, state, prev_action=action, tokens=embed, is_first=first)
 
     def both(post: Known) -> Found:
         prior = prior_of(model, names(weights), post[0])
@@ -103,7 +103,7 @@ def _rssm(u: Unit, place: str, settings: Mapping[str, Any], nets: NetsConfig, na
     def imagine(w: Any, state: RSSMState, actions: jax.Array) -> Known:
         path, now = [], state
         for t in range(actions.shape[1]):
-            now, stats = model.prior(names(w), None, now, actions[:, t])
+            now, stats = model.prior(names(w), REPLACED, now, actions[:, t])
             path.append((now, stats))
         return jax.tree.map(lambda *xs: jnp.stack(xs, 1), *path)
 
@@ -121,7 +121,7 @@ def _rssm(u: Unit, place: str, settings: Mapping[str, Any], nets: NetsConfig, na
     ahead = imagine(weights, start, inputs["img_action"])
     t = 1 if resets else 0
     now = {"prev_action": action[:, t], "tokens": embed[:, t], "is_first": first2[:, 0]}
-    step = model.posterior(names(weights), None, start, **now)
+    step = model.posterior(names(weights), REPLACED, start, **now)
     value, grads = jax.value_and_grad(scalar, (0, 1, 2))(weights, embed, action)
     named = dict(zip(("params", "embed", "action"), grads, strict=True))
     found: Found = {
@@ -129,7 +129,7 @@ def _rssm(u: Unit, place: str, settings: Mapping[str, Any], nets: NetsConfig, na
         "observe_state": {**both(carried), "feat": theirs(model.features(carried[0]))},
         "imagine": {"prior": flat_state(*ahead), "feat": theirs(model.features(ahead[0]))},
         "imagine_zero": {"prior": flat_state(*imagine(weights, zero, inputs["img_action"]))},
-        "img_step": {"prior": flat_state(*model.prior(names(weights), None, start, action[:, t]))},
+        "img_step": {"prior": flat_state(*model.prior(names(weights), REPLACED, start, action[:, t]))},
         "grad": {"scalar": value, **named},
     }
     found |= dict.fromkeys(("obs_step_sample", "obs_step_mode") if resets else ("obs_step",), both(step))

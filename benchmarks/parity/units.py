@@ -34,6 +34,8 @@ from dreamer_jax.optim import clip_by_tensor_norm, make_optimizer
 from dreamer_jax.reference import to_reference, tree_from_reference
 from dreamer_jax.specs import ArraySpec, EnvSpec
 
+REPLACED: Any = ()
+"""Stands for noise where draws are replaced. None would ask for the most likely values, which have no gradient."""
 Found = dict[str, Any]
 
 
@@ -372,13 +374,13 @@ def rssm(u: Unit) -> Found:
 
     def single_steps(params: Any) -> Found:
         now = {"prev_action": actions[:, 0], "tokens": tokens[:, 0], "is_first": reset[:, 0]}
-        first, first_stats = part.posterior(params, None, start, **now)
+        first, first_stats = part.posterior(params, REPLACED, start, **now)
         state, path = start, []
         for t in range(actions.shape[1]):
-            state, prior = part.prior(params, None, state, actions[:, t])
+            state, prior = part.prior(params, REPLACED, state, actions[:, t])
             path.append((state, prior))
         return {
-            "core_deter": part.prior(params, None, start, vector)[0].deter,
+            "core_deter": part.prior(params, REPLACED, start, vector)[0].deter,
             "prior_logit": part.prior_stats(params, start)["logits"],
             "obs1_deter": first.deter,
             "obs1_stoch": first.stoch,

@@ -57,10 +57,10 @@ def collect_as_usual() -> None:
     """
     global _usual
     gc.collect()
-    if _usual is not None:
+    usual, _usual = _usual, None  # at once: several threads come here
+    if usual is not None:
         gc.freeze()
-        gc.set_threshold(*_usual)
-        _usual = None
+        gc.set_threshold(*usual)
 
 
 def unusable(folder: Path) -> str:
