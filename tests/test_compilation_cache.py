@@ -1,10 +1,13 @@
 """The second start of the same program compiles nothing, and a folder that can't be used ends no run."""
 
 import collections
+import gc
 import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import jax
@@ -179,3 +182,24 @@ def test_commands_keep_where_they_are_told(monkeypatch, tmp_path, capsys):
     mine = Path("mine").absolute()  # environments may change the working directory
     assert folders == 2 * [default_folder(), mine] + 2 * [default_folder()] + 2 * [mine]
     capsys.readouterr()
+
+
+def test_several_threads_may_have_compiled_at_once(monkeypatch):
+    """Runs that learn together: one is still letting go when the next comes."""
+    usual, meeting, failed = gc.get_threshold(), threading.Barrier(2), []
+    monkeypatch.setattr(program_cache, "_usual", usual)
+    monkeypatch.setattr(gc, "freeze", lambda: time.sleep(0.2))
+
+    def run():
+        meeting.wait()
+        try:
+            program_cache.collect_as_usual()
+        except TypeError as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed and gc.get_threshold() == usual

@@ -7,6 +7,8 @@ import numpy as np
 import parity.comparison
 import parity.family
 import pytest
+from parity import certificate
+from parity.comparison import Row
 
 FIXTURES = sorted((Path(__file__).parent / "fixtures").glob("v[12]-*.npz"))
 
@@ -72,3 +74,11 @@ def test_infinities_agree_with_themselves_only():
     assert parity.comparison.row("x", theirs, theirs, 1e-5).status == "pass"
     for wrong in ([1.0, 5.0], [1.0, np.inf], [-np.inf, -np.inf], [1.0, np.nan]):
         assert parity.comparison.row("x", theirs, np.array(wrong), 1e-5).status == "FAIL"
+
+
+def test_a_table_is_read_as_it_was_written():
+    rows = [Row("a/x", "pass", 1.234e-6, 0.5, 1e-5), Row("a/y", "absent", note='why, and "how"')]
+    text = certificate.table({"v2-some-0.npz": rows, "other.npz": [Row("z", "FAIL", np.inf, 1.0, 0.0)]})
+    known = certificate.known(text)
+    assert list(known) == ["v2-some", "other"] and known["v2-some"] == [rows[0]._replace(absolute=1.23e-6), rows[1]]
+    assert certificate.table(known) == text
