@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from agents import QUICK, assert_trees_equal, many_devices, quickly
 from test_pure_environments import counting
-from trainer import make_toy, tiny_run
+from trainer import flags, make_toy, tiny_run
 
 from dreamer_jax.cli import main
 from dreamer_jax.config.loading import replace
@@ -171,6 +171,27 @@ def test_a_run_writes_what_every_run_writes(tmp_path):
     played = np.asarray(found["reward"])[:11, 0].sum()
     assert scores[0]["score"] == pytest.approx(played, abs=1e-6)
     assert int(found["updates"]) == int(state.step)
+
+
+def test_a_run_on_two_devices(process, tmp_path):
+    """Stopped and gone on with it is the same run, and another number of devices can take it over."""
+    config = settings(env__num_envs=4, train__batch_size=4, train__report_frames=60)
+    two = ["--train.devices", "2"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for run_dir, frames, devices in ((whole, 120, two), (parts, 60, two), (parts, 120, two)):
+        words = [*flags(config, run_dir), "--train.frames", str(frames), *devices]
+        assert process.run(words, tmp_path / "log") == 0, (tmp_path / "log").read_text()
+    assert "(on the device), widths of its own: 15 parameters on 2 x cpu" in (tmp_path / "log").read_text()
+    mine, theirs = arrays_of(parts), arrays_of(whole)
+    assert mine.keys() == theirs.keys() and sum(name.startswith("ring/") for name in mine) > 4
+    for name in mine:
+        assert mine[name].tobytes() == theirs[name].tobytes(), name
+    words = [*flags(config, parts), "--train.frames", "160", "--train.devices", "1"]
+    assert process.run(words, tmp_path / "log") == 0, (tmp_path / "log").read_text()
+    assert "resumed at 120 frames" in (tmp_path / "log").read_text() and Checkpoints(parts).latest() == 160
+    words = [*flags(config, tmp_path / "none"), "--env.num_envs", "3", *two]
+    assert process.run(words, tmp_path / "log") == 2
+    assert "train.devices: got 2, which can't share env.num_envs 3" in (tmp_path / "log").read_text()
 
 
 def test_its_replay_is_read_as_any_other(tmp_path):

@@ -160,6 +160,8 @@ class OnDeviceRun:
             self._training, self._counters = group.primary_first(lambda: begin(self._keys, *given))
         else:
             self._restore(self.newest)
+        placed = self._program.place((self._training, self._counters, self._keys))
+        self._training, self._counters, self._keys = placed
         self._read_counters()
         self.expected = forecast(config, self._rows * config.env.num_envs, found_env.time_limit)
         identity = dict(method=config.preset, task=config.env.task)

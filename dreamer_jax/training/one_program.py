@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from dreamer_jax.agent import make_agent
 from dreamer_jax.config.schema import Config
@@ -97,6 +97,8 @@ class Program(NamedTuple):
     init: InitTraining
     run: RunSteps
     replay: DeviceReplay
+    place: Callable[[Any], Any] = lambda inputs: inputs
+    """Puts training, counters and keys where ``run`` wants them."""
 
 
 def make_keys(seed: Array) -> Array:
@@ -229,14 +231,18 @@ def make_program(
     trainings = parts_of_training(state=same, streams=mine, rows=rows_mine, same=same)
     of, of_failure = cast("Any", Found), cast("Any", Failure)
     founds = of(rows_mine, rows_mine, rows_mine, rows_mine, rows_mine, same, of_failure(same, same, mine), same)
+    mesh = jax.sharding.Mesh(np.array(jax.local_devices()[:num_devices]), (AXIS,))
+    places = jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec), (trainings, same, same), is_leaf=lambda x: isinstance(x, PartitionSpec)
+    )
     shared = jax.shard_map(
         over_devices,
-        mesh=jax.sharding.Mesh(np.array(jax.local_devices()[:num_devices]), (AXIS,)),
+        mesh=mesh,
         in_specs=(trainings, same, same, same),
         out_specs=(trainings, same, founds),
         check_vma=False,
     )
-    return Program(init, shared, whole)
+    return Program(init, shared, whole, lambda inputs: jax.device_put(inputs, places))
 
 
 def parts_of_training(*, state: Any, streams: Any, rows: Any, same: Any) -> Any:
