@@ -131,7 +131,7 @@ def make_toy(config: Config, spec: EnvSpec, *, axis_name: str | None = None) -> 
         hidden = mix(before, noise, actor, timestep.reward[:, None], *columns(timestep.observation, 1))
         action = {}
         for name, leaf in spec.action.items():
-            raw = jax.vmap(partial(jnp.resize, new_shape=leaf.shape))(hidden)
+            raw = jnp.nan_to_num(jax.vmap(partial(jnp.resize, new_shape=leaf.shape))(hidden))
             action[name] = (raw > 0).astype(jnp.int32) if leaf.discrete else raw
         return PolicyCarry({"deter": hidden}, action), action, compress(hidden)
 
