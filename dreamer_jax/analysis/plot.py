@@ -22,6 +22,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 STYLES = ("-", "--", "-.", ":")
 MARK_EPISODES = 10
 PICTURES = (".png", ".pdf", ".svg")
+LINE_INCHES = 0.22
+"""Of a legend."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,8 @@ def draw_runs(runs: Sequence[Run], output: str | Path, bins: int = 50, marks_min
     """Draw what was read before, each method by itself, as ``plot_runs`` does."""
     panels = compute_panels(runs, bins)
     check_picture(output)
-    figure, axes = open_panels(len(panels))
+    lines = max(sum(1 + group.method.count("\n") for group in groups) for groups in panels.values())
+    figure, axes = open_panels(len(panels), 4.3 + LINE_INCHES * max(0, lines - 3))  # room for the legend
     methods = sorted({group.method for groups in panels.values() for group in groups})
     for ax, (task, groups) in zip(axes, panels.items(), strict=True):
         _draw_panel(ax, task, groups, methods, marks_minutes)

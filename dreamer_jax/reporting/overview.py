@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,8 @@ DEEPEST = 4
 """Folders below the one that is asked for."""
 LAST = 0.1
 """Share of a run's frames whose episodes count as its score."""
+NAMED, LONGEST = 3, 24
+"""Settings in a label, and characters of a value there."""
 PICTURES, CARD = ("reports", "dreams"), "model_report"
 """Folders of a run with pictures of its model, and with its score card."""
 
@@ -120,12 +123,16 @@ def groups_of(runs: Sequence[One]) -> list[Group]:
     kinds: dict[tuple[Any, ...], list[One]] = {}
     for one in runs:
         kinds.setdefault(tuple(_settings(one.config).items()), []).append(one)
-    groups = []
+    groups: list[Group] = []
     for members in kinds.values():
         config = members[0].config
         beside = [other[0].config for other in kinds.values() if _name(other[0].config) == _name(config)]
         varied = [name for name, _ in _settings(config).items() if len({flatten(each)[name] for each in beside}) > 1]
-        label = ", ".join([f"{config.preset} {config.size}", *(f"{n} {flatten(config)[n]}" for n in varied)])
+        named = [f"{name} {_short(str(flatten(config)[name]))}" for name in varied[:NAMED]]
+        more = [f"and {len(varied) - NAMED} more"] * (len(varied) > NAMED)
+        label = ", ".join([f"{config.preset} {config.size}", *named, *more])
+        alike = sum(group.label.partition(" (")[0] == label and group.task == config.env.task for group in groups)
+        label += f" ({alike + 1})" * (alike > 0)
         groups.append(Group(config.env.task, label, sorted(members, key=lambda one: one.config.seed)))
     return sorted(groups, key=lambda group: (group.task, group.label))
 
@@ -141,7 +148,7 @@ def late_score(one: One) -> dict[str, Any]:
 
 def labelled(group: Group) -> list[Run]:
     """Its curves under its label."""
-    return [replace(one.run, method=group.label) for one in group.members if one.run is not None]
+    return [replace(one.run, method=textwrap.fill(group.label, 50)) for one in group.members if one.run is not None]
 
 
 def own_settings(config: Config) -> dict[str, Any]:
@@ -167,6 +174,10 @@ def card(one: One) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) and {"meta", "controls", "forecast"} <= found.keys() else None
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
 def _name(config: Config) -> tuple[str, str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 import tempfile
@@ -32,6 +33,8 @@ from dreamer_jax.reporting.overview import (
 
 PICTURE_BYTES = 4_000_000
 """Of one picture; larger ones are named, not shown."""
+SHOWN_GROUPS = 16
+"""Agents of one task whose curves are drawn."""
 SHOWN_RUNS = 12
 """Runs whose pictures are shown."""
 
@@ -101,19 +104,34 @@ def _scores(groups: Sequence[Group]) -> list[str]:
 
 def _curves(groups: Sequence[Group], scratch: Path) -> list[str]:
     curves: dict[str, list[Run]] = {}
-    for group in groups:
+    for group in best(groups):
         curves.setdefault(group.task, []).extend(labelled(group))
     drawn = [draw_runs(runs, scratch / f"curves{index}.png") for index, runs in enumerate(curves.values()) if runs]
     if not drawn:
         return [web_page.what("No episode has ended yet.")]
     text = "Returns of training episodes against frames; a thin line for each seed."
+    if len(best(groups)) < len(groups):
+        text += f" Of each task the {SHOWN_GROUPS} agents with the highest returns."
     return [web_page.what(text), web_page.row([web_page.picture(path) for path in drawn])]
+
+
+def best(groups: Sequence[Group]) -> list[Group]:
+    """At most ``SHOWN_GROUPS`` of each task, those with the highest scores, in their order."""
+
+    def rank(group: Group) -> float:
+        found = group.score()
+        return -math.inf if found is None else found.value
+
+    kept = []
+    for task in {group.task for group in groups}:
+        kept += sorted((group for group in groups if group.task == task), key=rank, reverse=True)[:SHOWN_GROUPS]
+    return [group for group in groups if group in kept]
 
 
 def _published(groups: Sequence[Group], to: str, scratch: Path) -> list[str]:
     """Of the groups of which that is published; nothing where there are none."""
     found: dict[str, list[compare.Comparison]] = {}
-    for group in groups:
+    for group in best(groups):
         dirs = [one.run_dir for one in group.members if one.run is not None]
         try:
             for one in compare.compare(dirs, to):
