@@ -26,10 +26,10 @@ from dreamer_jax.replay.export import stored_episodes
 from dreamer_jax.runs.checkpoint import Checkpoints, read_replays
 from dreamer_jax.runs.metrics import read_jsonl
 from dreamer_jax.training import device_calls, multi_run, on_device, train
+from dreamer_jax.training.device_preflight import chosen
 from dreamer_jax.training.interrupt import Stopped
 from dreamer_jax.training.learner import NotFinite
 from dreamer_jax.training.multi_run import Member, train_together
-from dreamer_jax.training.on_device import chosen
 from dreamer_jax.training.one_program import (
     ACT,
     DRAW,
@@ -182,10 +182,7 @@ def test_a_run_on_two_devices(process, tmp_path):
         words = [*flags(config, run_dir), "--train.frames", str(frames), *devices]
         assert process.run(words, tmp_path / "log") == 0, (tmp_path / "log").read_text()
     assert "(on the device), widths of its own: 15 parameters on 2 x cpu" in (tmp_path / "log").read_text()
-    mine, theirs = arrays_of(parts), arrays_of(whole)
-    assert mine.keys() == theirs.keys() and sum(name.startswith("ring/") for name in mine) > 4
-    for name in mine:
-        assert mine[name].tobytes() == theirs[name].tobytes(), name
+    assert_same_files(parts, whole)
     words = [*flags(config, parts), "--train.frames", "160", "--train.devices", "1"]
     assert process.run(words, tmp_path / "log") == 0, (tmp_path / "log").read_text()
     assert "resumed at 120 frames" in (tmp_path / "log").read_text() and Checkpoints(parts).latest() == 160
@@ -226,33 +223,45 @@ def test_a_training_is_mapped_over_seeds():
     assert (found["reward"][0] != found["reward"][1]).any()
 
 
+def arrays_of(run_dir):
+    return Checkpoints(run_dir).restore_arrays(120)[0]
+
+
+def assert_same_files(run_dir, other):
+    """The last checkpoint bit for bit, and every score."""
+    mine, theirs = arrays_of(run_dir), arrays_of(other)
+    assert mine.keys() == theirs.keys() and any(name.startswith("ring/observation/") for name in mine)
+    for name in mine:
+        assert mine[name].tobytes() == theirs[name].tobytes(), name
+    assert (run_dir / "scores.jsonl").read_text() == (other / "scores.jsonl").read_text()
+
+
+def interrupt_call(monkeypatch, number):
+    """Calls of three steps at most; a signal comes before the one of this number."""
+    steps, calls = on_device.OnDeviceRun._next_steps, []
+
+    def interrupted(self):
+        calls.append(1)
+        if len(calls) == number:
+            os.kill(os.getpid(), signal.SIGINT)
+        return min(3, steps(self))
+
+    monkeypatch.setattr(on_device.OnDeviceRun, "_next_steps", interrupted)
+
+
 def test_a_run_that_goes_on_is_the_run_that_went_through(tmp_path, monkeypatch):
     """Bit for bit, from a checkpoint in the middle or after a signal, whatever the calls are."""
     held_out = dict(replay__validation_fraction=0.4, replay__capacity=400)
     config = settings(**held_out)
     whole = learn(config, tmp_path / "whole")
     learn(settings(**held_out, train__frames=46), tmp_path / "parts")  # its ring is smaller, and grows
-    steps = on_device.OnDeviceRun._next_steps
-    calls = []
-
-    def interrupted(self):
-        calls.append(1)
-        if len(calls) == 5:
-            os.kill(os.getpid(), signal.SIGINT)
-        return min(3, steps(self))
-
-    monkeypatch.setattr(on_device.OnDeviceRun, "_next_steps", interrupted)
+    interrupt_call(monkeypatch, 5)
     with pytest.raises(Stopped):
         learn(config, tmp_path / "parts")
     assert 46 < Checkpoints(tmp_path / "parts").latest() < 120
     parts = learn(config, tmp_path / "parts")
     assert_trees_equal(whole, parts)
-    both = [Checkpoints(tmp_path / name).restore_arrays(120)[0] for name in ("whole", "parts")]
-    assert both[0].keys() == both[1].keys() and any(name.startswith("ring/observation/") for name in both[0])
-    for name, array in both[0].items():
-        assert array.tobytes() == both[1][name].tobytes(), name
-    scores = [(tmp_path / name / "scores.jsonl").read_text() for name in ("whole", "parts")]
-    assert scores[0] == scores[1]
+    assert_same_files(tmp_path / "parts", tmp_path / "whole")
 
 
 def learn_together(members):
@@ -262,10 +271,6 @@ def learn_together(members):
         return jax.device_get(train_together(members, loggers=(), stream=io.StringIO()))
 
 
-def arrays_of(run_dir):
-    return Checkpoints(run_dir).restore_arrays(120)[0]
-
-
 def test_runs_that_learn_together_are_those_they_would_be_alone(tmp_path, monkeypatch):
     """Bit for bit: seeds and learning rates, stopped and gone on with, each with files of its own."""
     changes = dict(replay__validation_fraction=0.4, replay__capacity=400, train__save_frames=40)
@@ -273,15 +278,7 @@ def test_runs_that_learn_together_are_those_they_would_be_alone(tmp_path, monkey
     configs = [settings(**changes, **point) for point in points]
     alone = [learn(config, tmp_path / f"alone{index}") for index, config in enumerate(configs)]
     members = [Member(config, tmp_path / f"run{index}") for index, config in enumerate(configs)]
-    steps, calls = on_device.OnDeviceRun._next_steps, []
-
-    def interrupted(self):
-        calls.append(1)
-        if len(calls) == 20:
-            os.kill(os.getpid(), signal.SIGINT)
-        return min(3, steps(self))
-
-    monkeypatch.setattr(on_device.OnDeviceRun, "_next_steps", interrupted)
+    interrupt_call(monkeypatch, 20)
     with pytest.raises(Stopped):
         learn_together(members)
     newest = {Checkpoints(run_dir).latest() for _, run_dir in members}
@@ -289,12 +286,7 @@ def test_runs_that_learn_together_are_those_they_would_be_alone(tmp_path, monkey
     together = learn_together(members)
     for index, (state, run_dir) in enumerate(zip(together, [run_dir for _, run_dir in members], strict=True)):
         assert_trees_equal(state, alone[index])
-        mine, theirs = arrays_of(run_dir), arrays_of(tmp_path / f"alone{index}")
-        assert mine.keys() == theirs.keys()
-        for name in mine:
-            assert mine[name].tobytes() == theirs[name].tobytes(), name
-        scores = [(tmp_path / f"{kind}{index}" / "scores.jsonl").read_text() for kind in ("alone", "run")]
-        assert scores[0] == scores[1]
+        assert_same_files(run_dir, tmp_path / f"alone{index}")
     assert len({str(state.params) for state in together}) == 3
 
 

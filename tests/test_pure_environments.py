@@ -42,6 +42,10 @@ def counting(time_limit=5):
     return Environment(SPEC, reset, step, time_limit, ("twice",))
 
 
+def logs_two(key, state, action):
+    return state, Transition({"count": jnp.zeros(2)}, 0, False, False, {"twice": jnp.zeros(2)})
+
+
 @quickly()
 def play(streams, actions):
     """Records [steps + 1, E] of the actions [steps, E]."""
@@ -200,6 +204,7 @@ def test_one_of_ones_own(own):
             "other shapes",
         ),
         (dict(log_names=("once",)), "KeyError"),
+        (dict(step=logs_two), "must log a single number as 'twice', not (2,)"),
         (dict(spec=EnvSpec(SPEC.observation, {"push": SPEC.action["action"]})), "named 'push', not 'action'"),
         (dict(spec=EnvSpec({"reward": ArraySpec((2,), "float32")}, SPEC.action)), "the name is reserved"),
     ],

@@ -251,7 +251,7 @@ def pack(options: argparse.Namespace, _: list[tuple[str, str]]) -> None:
     from dreamer_jax.runs.packed import as_markdown, make_card, write_packed
 
     one = read_one(options.run_dir)
-    state = load(options.run_dir, options.checkpoint)[1]
+    state = load(options.run_dir)[1]
     card = make_card(one.config, one.frames, late_score(one), options.licence)
     write_packed(options.run_dir, options.out, state, card)
     print(f"{as_markdown(card)}\n{options.out}: {options.out.stat().st_size / 1e6:.2f} MB")

@@ -221,8 +221,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub = command("pack", commands.pack, "make a run one file to share: parameters, settings, scores and a card")
     sub.add_argument("run_dir", type=_path)
     sub.add_argument("--out", type=_path, required=True, metavar="FILE.zip", help="the file; nothing is overwritten")
-    sub.add_argument("--licence", default="MIT", metavar="TEXT", help="that the card names (default MIT)")
-    sub.add_argument("--checkpoint", type=_natural, help="agent steps of the checkpoint (default: the newest)")
+    sub.add_argument("--licence", default="none given", metavar="TEXT", help="that the card names")
 
     sub = command(
         "export-policy", commands.write_policy, "write a run's policy as one file that JAX alone runs", compiles=True

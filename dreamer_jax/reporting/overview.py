@@ -65,10 +65,14 @@ class Group(NamedTuple):
     label: str
     members: list[One]
 
+    @property
+    def scores(self) -> list[float]:
+        """Of its runs, as far as they have one."""
+        return [one.score for one in self.members if one.score is not None]
+
     def score(self) -> Interval | None:
-        """Mean over seeds, with a bootstrap interval over them."""
-        scores = [one.score for one in self.members if one.score is not None]
-        return bootstrap(scores, np.mean) if scores else None
+        """Their mean, with a bootstrap interval over seeds."""
+        return bootstrap(self.scores, np.mean) if self.scores else None
 
 
 def run_dirs(folder: Path) -> Iterator[Path]:

@@ -13,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dreamer_jax.analysis import compare, web_page
 from dreamer_jax.analysis.plot import Run, draw_runs
 from dreamer_jax.config.schema import ConfigError
@@ -57,11 +59,12 @@ def as_page(folder: Path, to: str, *, refresh: int = 0) -> tuple[str, list[str]]
     """The page, and a line for each run that can't be read."""
     runs, wrong = read_all(folder)
     groups = groups_of(runs)
+    drawn = best(groups)
     with tempfile.TemporaryDirectory(prefix="dreamer-jax-report-") as scratch:
         sections = {
             "Scores": _scores(groups),
-            "Learning curves": _curves(groups, Path(scratch)),
-            f"Beside {to}": _published(groups, to, Path(scratch)),
+            "Learning curves": _curves(drawn, len(groups), Path(scratch)),
+            f"Beside {to}": _published(drawn, to, Path(scratch)),
             "Models": _models(runs),
             "Predictions": _predictions(runs),
             "Settings": _settings(groups),
@@ -102,15 +105,16 @@ def _scores(groups: Sequence[Group]) -> list[str]:
     return [web_page.what(text), web_page.table(heads, rows, words=True)]
 
 
-def _curves(groups: Sequence[Group], scratch: Path) -> list[str]:
+def _curves(groups: Sequence[Group], of: int, scratch: Path) -> list[str]:
+    """Of these of so many groups."""
     curves: dict[str, list[Run]] = {}
-    for group in best(groups):
+    for group in groups:
         curves.setdefault(group.task, []).extend(labelled(group))
     drawn = [draw_runs(runs, scratch / f"curves{index}.png") for index, runs in enumerate(curves.values()) if runs]
     if not drawn:
         return [web_page.what("No episode has ended yet.")]
     text = "Returns of training episodes against frames; a thin line for each seed."
-    if len(best(groups)) < len(groups):
+    if len(groups) < of:
         text += f" Of each task the {SHOWN_GROUPS} agents with the highest returns."
     return [web_page.what(text), web_page.row([web_page.picture(path) for path in drawn])]
 
@@ -119,8 +123,7 @@ def best(groups: Sequence[Group]) -> list[Group]:
     """At most ``SHOWN_GROUPS`` of each task, those with the highest scores, in their order."""
 
     def rank(group: Group) -> float:
-        found = group.score()
-        return -math.inf if found is None else found.value
+        return float(np.mean(group.scores)) if group.scores else -math.inf
 
     kept = []
     for task in {group.task for group in groups}:
@@ -131,7 +134,7 @@ def best(groups: Sequence[Group]) -> list[Group]:
 def _published(groups: Sequence[Group], to: str, scratch: Path) -> list[str]:
     """Of the groups of which that is published; nothing where there are none."""
     found: dict[str, list[compare.Comparison]] = {}
-    for group in best(groups):
+    for group in groups:
         dirs = [one.run_dir for one in group.members if one.run is not None]
         try:
             for one in compare.compare(dirs, to):

@@ -36,8 +36,6 @@ MOST = 1024
 class Calls:
     """Of a run by itself, on one device or on several that share its environments and its batches."""
 
-    members = 1
-
     def __init__(self, num_devices: int = 1) -> None:
         self._num_devices = num_devices
         self._call: Any = None
@@ -140,12 +138,12 @@ class MemberCalls(Calls):
     """One run's part in the calls of all: what it asks for happens when all have asked for as many steps."""
 
     def __init__(self, room: _Room, place: int, members: int, devices: int) -> None:
-        super().__init__()
-        self._room, self._index, self.members, self._num_devices = room, place, members, devices
+        super().__init__(devices)
+        self._room, self._index, self._members = room, place, members
 
     @property
     def where(self) -> str:
-        return f"{super().where}, which train {self.members} runs in one program"
+        return f"{super().where}, which train {self._members} runs in one program"
 
     def program(self, config: Config, agent: Agent, env: Environment, rows: int) -> Program:
         return make_program(config, agent, env, rows=rows, most=MOST)

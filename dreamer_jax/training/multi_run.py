@@ -26,9 +26,9 @@ from dreamer_jax.runs.loggers import Logger
 from dreamer_jax.runs.progress import SharedProgress
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.training.device_calls import Calls, member_calls
+from dreamer_jax.training.device_preflight import chosen
 from dreamer_jax.training.interrupt import Interrupt, Stopped
 from dreamer_jax.training.learner import NoUpdates
-from dreamer_jax.training.on_device import chosen
 from dreamer_jax.training.preflight import env_spec
 from dreamer_jax.training.train import Ended, run_training
 from dreamer_jax.types import TrainState

@@ -40,11 +40,12 @@ from dreamer_jax.runs.loggers import Logger, check_loggers
 from dreamer_jax.runs.progress import Progress, UpdateProgress
 from dreamer_jax.specs import EnvSpec
 from dreamer_jax.training.device_calls import Calls
+from dreamer_jax.training.device_preflight import check_shares, chosen, device_preview, device_ring_plan
 from dreamer_jax.training.interrupt import Interrupt, Stopped
 from dreamer_jax.training.learner import NoUpdates
 from dreamer_jax.training.loop import INIT, Run, make_keys
 from dreamer_jax.training.offline import OfflineRun, of_data
-from dreamer_jax.training.on_device import OnDeviceRun, check_shares, chosen, device_preview, device_ring_plan
+from dreamer_jax.training.on_device import OnDeviceRun
 from dreamer_jax.training.preflight import env_preview, ring_plan
 from dreamer_jax.training.start import Start, read_start
 from dreamer_jax.types import TrainState
