@@ -78,11 +78,13 @@ def test_files_of_others(packed, tmp_path):
     with np.load(_arrays(packed, tmp_path)) as file:
         arrays = dict(file)
     first = next(iter(arrays))
-    np.savez(tmp_path / "other.npz", **{**arrays, first: np.zeros(7)})
+    np.savez(tmp_path / "shape.npz", **{**arrays, first: np.zeros(7, arrays[first].dtype)})
+    np.savez(tmp_path / "type.npz", **{**arrays, first: arrays[first].astype(np.float64)})
     for number, (changes, why) in enumerate(
         [
             (dict(arrays_npz=(tmp_path / "bad.npz").read_bytes()), "no packed run, or damaged"),
-            (dict(arrays_npz=(tmp_path / "other.npz").read_bytes()), "is missing, or of another agent"),
+            (dict(arrays_npz=(tmp_path / "shape.npz").read_bytes()), "is missing, or of another agent"),
+            (dict(arrays_npz=(tmp_path / "type.npz").read_bytes()), "is missing, or of another agent"),
             (dict(arrays_npz=None), "arrays.npz missing"),
             (dict(config_yaml=b"env: {task: probe/none}\nnonsense: 1\n"), "nonsense"),
             (dict(env_json=b"{}"), "env.json: damaged"),
