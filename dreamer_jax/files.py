@@ -9,9 +9,17 @@ import numpy as np
 
 
 def replace_file(path: Path, content: str | bytes) -> None:
-    """Write a file; who reads meanwhile finds the old one or the new one."""
+    """Write a file; who reads meanwhile finds the old one or the new one.
+
+    A link stays, and what it leads to is written. A device or a pipe (``/dev/stdout``) stays, and is written to.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+        return
     scratch = path.with_name(f"{path.name}.tmp")
-    scratch.write_bytes(content.encode() if isinstance(content, str) else content)
+    scratch.write_bytes(data)
     os.replace(scratch, path)
 
 

@@ -26,6 +26,7 @@ from hostile import (
 from hypothesis import event, given
 from trainer import flags, make_toy, tiny_run
 
+from dreamer_jax import doctor
 from dreamer_jax.analysis import predictions
 from dreamer_jax.cli import main
 from dreamer_jax.config.loading import load
@@ -33,8 +34,9 @@ from dreamer_jax.config.schema import FIELDS, flatten
 from dreamer_jax.datasets import collect
 from dreamer_jax.devices import compilation_cache
 from dreamer_jax.profiling import bench
+from dreamer_jax.reporting import dashboard
 from dreamer_jax.runs import load as loading
-from dreamer_jax.training import evaluate, multi_run, train
+from dreamer_jax.training import evaluate, multi_run, plan, train
 
 
 class Validated(BaseException):
@@ -67,6 +69,9 @@ def cut_off():
         patch.setattr(evaluate, "film_episode", validated)
         patch.setattr(predictions, "split_window", validated)
         patch.setattr(bench, "update_speed", validated)
+        patch.setattr(plan, "_measure", validated)
+        patch.setattr(doctor, "examine", validated)
+        patch.setattr(dashboard.Dashboard, "serve_forever", validated)
         patch.setattr(jax.distributed, "initialize", lambda *args, **options: validated())
         patch.setattr(compilation_cache, "collect_rarely", lambda: None)
         yield
@@ -125,6 +130,7 @@ def check_line(place, arguments, file):
     else:
         assert status in (0, None), err
     assert not (folder / "pwned").exists() and not (folder / "~").exists()
+    assert all(Path(device).is_char_device() for device in ("/dev/null", "/dev/full")), arguments
     if status == 0 and arguments[0] == "config" and not {"--help", "--diff"} & {*arguments}:
         (folder / "again.yaml").write_text(out, encoding="utf-8", newline="")
         assert outcome(["config", "--config", "again.yaml"], folder)[:2] == (0, out)

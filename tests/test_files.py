@@ -1,13 +1,14 @@
 """Arrays that anyone may have sent are read, or refused in one line, whatever the file holds."""
 
 import io
+import os
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dreamer_jax.files import read_npz
+from dreamer_jax.files import read_npz, replace_file
 
 ARRAYS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b/c": np.zeros((0, 2), np.int8), "d": np.bool_(True)}
 
@@ -68,3 +69,15 @@ def test_damaged_files_are_read_or_refused(tmp_path_factory, changes, length):
         assert isinstance(read_npz(path), dict)
     except ValueError as error:
         assert str(error) and "\n" not in str(error)
+
+
+def test_a_link_and_a_device_stay_what_they_are(tmp_path):
+    (tmp_path / "link").symlink_to("file")
+    replace_file(tmp_path / "link", "text")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_text() == "text"
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    replace_file(tmp_path / "pipe", "text")
+    assert os.read(reader, 10) == b"text" and (tmp_path / "pipe").is_fifo()
+    os.close(reader)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "pipe"]
