@@ -29,10 +29,10 @@ def test_growth_while_warming_up_does_not_count():
 def test_a_sample_counts_files_and_memory():
     process = psutil.Process(os.getpid())
     before = soak.sample(process)
-    with open(os.devnull), open(os.devnull):
-        with mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as held:  # new, not reused
-            held.write(b"x" * len(held))
-            after = soak.sample(process)
+    anonymous = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # new memory, where a list could reuse what was freed before
+    with open(os.devnull), open(os.devnull), mmap.mmap(-1, 64 << 20, flags=anonymous) as held:
+        held.write(b"x" * len(held))
+        after = soak.sample(process)
     assert after["files"] == before["files"] + 2
     assert after["private_mb"] > before["private_mb"] + 0.9 * (64 << 20) / 1e6
 
