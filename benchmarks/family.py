@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from dreamer_jax.analysis.published import differing_settings, published_scores
+from dreamer_jax.analysis.published import differing_settings, other_agents, published_scores
 from dreamer_jax.config.loading import load
 from dreamer_jax.config.named import BENCHMARKS, PRESETS, SIZES, size_settings
 from dreamer_jax.config.schema import FIELDS, Config, flatten
@@ -103,6 +103,13 @@ CURVES = """\
 `dreamer-jax compare RUN_DIR --to METHOD` sets a run beside them and says under which settings they came about. For
 PlaNet none are published as data. `--to reference_small` is for runs with the settings of the quick start: what
 danijar/dreamerv3 at commit e3f0224 reached with them here ([how](reproduction.md#the-reference-under-small-settings)).
+
+"""
+OTHERS = """\
+### Agents of another kind
+
+Their settings are their own and are not compared. Most are scored in evaluation episodes with the mean action, and
+tuned for their suite; ours in training episodes with sampled actions.
 
 """
 DIFFERENCES = """\
@@ -281,7 +288,16 @@ def _published() -> str:
         protocol = content["protocol"]
         method, file = protocol["method"], content["source"].replace("<method>", protocol["method"])
         rows.append([f"`--to {method}`", f"`{ours}`", _cell(len(content["methods"][method])), protocol["scores"], file])
-    return CURVES + table(["flag", "settings of", "tasks", "scores", "source"], rows)
+    return CURVES + table(["flag", "settings of", "tasks", "scores", "source"], rows) + "\n" + _others()
+
+
+def _others() -> str:
+    rows = [
+        [f"`--to {method}`", entry["name"], place, _cell(len(entry["tasks"])), entry["scores"], entry["source"]]
+        for place, content in other_agents().items()
+        for method, entry in content["methods"].items()
+    ]
+    return OTHERS + table(["flag", "agent", "on", "tasks", "scores", "source"], rows)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ class Comparison(NamedTuple):
     run_dirs: list[Path]
     runs: list[Run]
     published: Published
-    differences: list[Difference] | None  # None: no protocol is recorded for the published method
+    differences: list[Difference] | None  # None: settings of the published method are not recorded, or not ours
     budgets: list[Budget]
     curves: np.ndarray  # [runs, budgets] mean return; NaN where no episode ended or a run has not come that far
 
@@ -158,8 +158,17 @@ def head(one: Comparison) -> list[str]:
     published, protocol = one.published, one.published.protocol
     seeds = ", ".join(str(run.seed) for run in one.runs)
     lines = [f"{published.task}: {one.label} ({_plural(len(one.runs), 'seed')}: {seeds}) against {published.method}"]
-    if protocol is None or one.differences is None:
+    if protocol is None:
         return [*lines, f"protocol: none is recorded for {published.method}; settings are not compared"]
+    if one.differences is None:
+        return [
+            *lines,
+            f"protocol: {protocol['name']}",
+            f"theirs: {protocol['scores']}; a point: {protocol['point']}",
+            "ours: the mean of all training episodes, sampled actions, "
+            f"in the {_width(published):,} frames before a point",
+            "settings are not compared: another kind of agent",
+        ]
     lines += [f"protocol: {protocol['name']}", f"  {_facts(protocol)}", f"  {protocol['note']}"]
     lines += [f"a {published.origin} point: {protocol['point']}"] if "point" in protocol else []
     lines += ["ours: the mean of all training episodes that ended in the bin"] if "point" in protocol else []
@@ -172,6 +181,11 @@ def head(one: Comparison) -> list[str]:
     if not one.differences:
         return [*lines, "settings that differ: none"]
     return [*lines, "settings that differ:", *(f"  {each}" for each in one.differences)]
+
+
+def _width(published: Published) -> int:
+    known = np.flatnonzero(~np.isnan(published.mean))[0]
+    return int(published.edges[known + 1] - published.edges[known])
 
 
 def _facts(protocol: dict[str, Any]) -> str:

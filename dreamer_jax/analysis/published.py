@@ -31,6 +31,8 @@ _PLACES = {
 """Benchmarks with scores on tasks of a suite, by what a run sees of them."""
 REFERENCE_SMALL = "reference_small"
 """The method, and the benchmark, of data/reference_small.json."""
+OTHER_AGENTS = "other_agents"
+"""Where curves of data/other_agents.json are."""
 
 
 class Published(NamedTuple):
@@ -44,7 +46,7 @@ class Published(NamedTuple):
     std: np.ndarray  # [bins] of the same, as of a whole population
     seeds: int
     protocol: dict[str, Any] | None  # None: not recorded for this method
-    settings: Config | None  # those of the protocol
+    settings: Config | None  # those of the protocol; None: of another kind of agent, or not recorded
     early: int  # environment frames by which ``edges`` lie before the ends of the bins
 
     @property
@@ -76,6 +78,11 @@ class Difference(NamedTuple):
 def published_scores() -> dict[str, Any]:
     """The file of published scores; its first entries say where they come from and how they were made."""
     return _data("published_scores")
+
+
+def other_agents() -> dict[str, Any]:
+    """The file of scores of agents of another kind; benchmarks/other_agents.py writes it."""
+    return _data("other_agents")
 
 
 def reference_small() -> dict[str, Any]:
@@ -127,6 +134,9 @@ def published_curve(task: str, spec: EnvSpec, method: str) -> Published:
         if name in tasks
     }
     found |= {REFERENCE_SMALL: REFERENCE_SMALL} if place in recorded else {}
+    of_task = named.partition("/")[2]
+    others = other_agents().get(f"{suite} {seen}", {"methods": {}})
+    found |= {one: OTHER_AGENTS for one, entry in others["methods"].items() if of_task in entry["tasks"]}
     if not found:
         known = "; ".join(f"{key} has {', '.join(_tasks(key))}" for key in places or benchmarks)
         raise ConfigError(f"{task}: no published curve; {known}; {REFERENCE_SMALL} has {', '.join(recorded)}")
@@ -134,6 +144,8 @@ def published_curve(task: str, spec: EnvSpec, method: str) -> Published:
         raise ConfigError(f"--to {method}: no published curve for {task}; {_instead(method, found)}")
     if method == REFERENCE_SMALL:
         return _small_curve(named, recorded_runs(place, recorded[place]))
+    if found[method] == OTHER_AGENTS:
+        return _other_curve(f"{suite} {seen}", method, named)
     key = found[method]
     curve, protocol = benchmarks[key]["methods"][method][name], benchmarks[key]["protocol"]
     own = protocol if protocol["method"] == method else None
@@ -174,6 +186,19 @@ def _small_curve(task: str, recorded: Recorded) -> Published:
     )
 
 
+def _other_curve(place: str, method: str, task: str) -> Published:
+    """Each point is at the end of a bin of the method's width; between those bins there is nothing."""
+    entry, frames = other_agents()[place]["methods"][method], np.array(other_agents()[place]["frames"], np.float64)
+    curve = entry["tasks"][task.partition("/")[2]]
+    edges = np.union1d(frames, frames - entry["width"])
+    mean, std = np.full((2, len(edges) - 1), np.nan)
+    at = np.searchsorted(edges, frames) - 1
+    mean[at], std[at] = np.array(curve["mean"], np.float64), np.array(curve["std"], np.float64)
+    facts = f"{entry['name']}; {entry['source']} ({entry['licence']})"
+    protocol = {"name": facts, "scores": entry["scores"], "point": entry["point"]}
+    return Published(place, method, task, edges, mean, std, curve["seeds"], protocol, None, 0)
+
+
 def protocol_settings(benchmark: str) -> Config:
     """The settings under which the scores that a benchmark's protocol is about were published."""
     (name,) = (name for name, entry in BENCHMARKS.items() if entry.published == benchmark)
@@ -193,6 +218,7 @@ def differing_settings(run: Config, other: Config) -> list[Difference]:
 
 def _instead(method: str, found: dict[str, str]) -> str:
     elsewhere = [key for key, content in published_scores()["benchmarks"].items() if method in content["methods"]]
+    elsewhere += [place for place, content in other_agents().items() if method in content["methods"]]
     elsewhere += reference_small()["tasks"] if method == REFERENCE_SMALL else []
     if elsewhere:
         return f"there are {', '.join(found)} here, and {method} in {', '.join(elsewhere)}"
