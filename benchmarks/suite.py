@@ -4,8 +4,9 @@
     python benchmarks/suite.py --config configs/quickstart.yaml --tasks dmc/cartpole_balance --seeds 0..4 --print
 
 trains every run that is not complete, a task at a time, its seeds together where one program can train them, and goes
-on where it was stopped. ``--print`` prints the commands instead, one for each task and seed, for a scheduler; when they
-are done, the same line without it only writes the page. More settings of ``train`` can follow ``--``.
+on where it was stopped. ``--print`` prints the commands instead, one for each task and seed, for a scheduler, and after
+``--`` settings and flags of ``train`` can follow, such as ``--launch slurm``, which makes jobs of all. When they are
+done, the same line without ``--print`` or ``--launch`` only writes the page.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ def main(words: list[str] | None = None) -> int:
         if status >= 128:  # a signal: the same command goes on
             return status
         failed += [task] * (status != 0)
+    if "--launch" in options.settings:
+        return int(bool(failed))
     if failed:
         print(f"suite: not complete: {', '.join(failed)}", file=sys.stderr)
     return run(["report", str(options.runs), "--to", options.to]) or int(bool(failed))

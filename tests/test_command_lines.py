@@ -28,7 +28,7 @@ from trainer import flags, make_toy, tiny_run
 
 from dreamer_jax import doctor
 from dreamer_jax.analysis import predictions
-from dreamer_jax.cli import main
+from dreamer_jax.cli import launch, main
 from dreamer_jax.config.loading import load
 from dreamer_jax.config.schema import FIELDS, flatten
 from dreamer_jax.datasets import collect
@@ -70,6 +70,7 @@ def cut_off():
         patch.setattr(predictions, "split_window", validated)
         patch.setattr(bench, "update_speed", validated)
         patch.setattr(plan, "_measure", validated)
+        patch.setattr(launch, "launch", validated)
         patch.setattr(doctor, "examine", validated)
         patch.setattr(dashboard.Dashboard, "serve_forever", validated)
         patch.setattr(jax.distributed, "initialize", lambda *args, **options: validated())

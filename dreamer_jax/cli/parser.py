@@ -92,6 +92,16 @@ def make_parser() -> argparse.ArgumentParser:
         help="at most N of them learn at a time, in one program (default: all that can; 1: one after another)",
     )
     sub.add_argument("--print", action="store_true", help="print a command for each run, and train nothing")
+    sub.add_argument(
+        "--launch", choices=["slurm", "local"], help="hand each run to a scheduler, as a job; needs submitit"
+    )
+    sub.add_argument(
+        "--job",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="for --launch, as submitit names it: timeout_min=240, gpus_per_node=1, slurm_partition=gpu",
+    )
     _begins(sub)
     sub.add_argument(
         "--logger",

@@ -33,8 +33,10 @@ def train(options: argparse.Namespace, flags: Sequence[tuple[str, str]]) -> int:
     """Train what the command line asks for; the exit status is that of the first run that failed."""
     runs = _runs(options, flags)
     if options.print:
-        print("\n".join(_command(options, flags, run) for run in runs))
+        print("\n".join(shlex.join(["dreamer-jax", *_words(options, flags, run)]) for run in runs))
         return 0
+    if options.launch:
+        return _launch(options, flags, runs)
     from dreamer_jax.training.interrupt import Stopped
     from dreamer_jax.training.learner import NoUpdates
     from dreamer_jax.training.train import train
@@ -137,22 +139,41 @@ def _runs(options: argparse.Namespace, flags: Sequence[tuple[str, str]]) -> list
     return [_Run(parent / point.name if several or not given else given, point) for point in points]
 
 
-def _command(options: argparse.Namespace, flags: Sequence[tuple[str, str]], run: _Run) -> str:
-    """The line for a shell that trains this run alone."""
+def _words(options: argparse.Namespace, flags: Sequence[tuple[str, str]], run: _Run) -> list[str]:
+    """The command line that trains this run alone, less the program's name."""
     words = [("config", str(file)) for file in options.config] + named(options, flags) + list(run.point.given)
     words += [("logger", name) for name in options.logger or ()]
     words += [] if options.cache is None else [("cache", options.cache)]
     words += [("run-dir", str(run.run_dir))]
     texts = [f"--{name}={text}" for name, text in words] + ["--profile"] * options.profile
-    return shlex.join(["dreamer-jax", "train", *texts])
+    return ["train", *texts]
+
+
+def _launch(options: argparse.Namespace, flags: Sequence[tuple[str, str]], runs: Sequence[_Run]) -> int:
+    """Hand each run to a scheduler, as a job of its own."""
+    if options.processes or options.distributed:
+        raise ConfigError("--launch: a job is one process; several share a run as the page on Slurm says")
+    from dreamer_jax.cli.launch import FOLDER, as_job, launch
+
+    _check_runs(runs)
+    runs = [run._replace(run_dir=run.run_dir.absolute()) for run in runs]
+    jobs = [as_job(_words(options, flags, run), run.run_dir) for run in runs]
+    found = launch(options.launch, jobs, runs[0].run_dir.parent / FOLDER, options.job)
+    print("\n".join(f"{name}: {run.run_dir}" for name, run in zip(found, runs, strict=True)))
+    return 0
 
 
 def _refuse_early(runs: Sequence[_Run]) -> None:
     """Before the first of several runs has taken hours, say what is wrong with the last."""
     from dreamer_jax.devices.data_parallel import check_devices
+
+    check_devices(max(run.config.train.devices for run in runs))
+    _check_runs(runs)
+
+
+def _check_runs(runs: Sequence[_Run]) -> None:
     from dreamer_jax.runs.directory import check_run
     from dreamer_jax.training.offline import of_data
 
-    check_devices(max(run.config.train.devices for run in runs))
     for run in runs:
         check_run(run.run_dir, of_data(run.config, run.run_dir)[0])

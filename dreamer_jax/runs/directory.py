@@ -24,8 +24,10 @@ from dreamer_jax.specs import EnvSpec
 
 SECONDS_TO_SEE = 60
 """File systems of a network may need so long to show a new directory everywhere."""
-UNFINISHED = ("lock", "config.yaml.tmp")
-"""What a start that was killed at once may leave."""
+JOB_LOG = "job.log"
+"""What a scheduler's job prints."""
+UNFINISHED = ("lock", "config.yaml.tmp", JOB_LOG)
+"""What may be there before a run: its job's log, and what a start that was killed at once may leave."""
 LINES = ("metrics.jsonl", "scores.jsonl")
 PACKAGES = (
     "dreamer-jax", "jax", "jaxlib", "flax", "optax", "distrax", "orbax-checkpoint",
