@@ -93,14 +93,14 @@ def make_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--print", action="store_true", help="print a command for each run, and train nothing")
     sub.add_argument(
-        "--launch", choices=["slurm", "local"], help="hand each run to a scheduler, as a job; needs submitit"
+        "--launch", choices=["slurm", "local"], metavar="WHERE", help="slurm or local: hand each run over, as a job"
     )
     sub.add_argument(
         "--job",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="for --launch, as submitit names it: timeout_min=240, gpus_per_node=1, slurm_partition=gpu",
+        help="of such jobs: timeout_min=240, gpus_per_node=1",
     )
     _begins(sub)
     sub.add_argument(
@@ -116,7 +116,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--freeze", metavar="PARTS", help="parts that stay as they are, such as encoder,rssm")
     sub.add_argument("--profile", action="store_true", help="trace a few updates into the run's folder profile/")
     shared = sub.add_argument_group("several processes that share one run, each started with the same settings")
-    shared.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 runs, and a free port there")
+    shared.add_argument("--coordinator", metavar="PLACE", help="HOST:PORT of process 0, free there")
     shared.add_argument("--processes", type=_positive, metavar="N", help="how many there are")
     shared.add_argument("--process", type=_natural, metavar="I", help="which one this is, from 0")
     shared.add_argument(
