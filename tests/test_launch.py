@@ -104,7 +104,8 @@ def test_what_is_refused(tmp_path, capsys, monkeypatch):
     assert "--launch slurm: " in refused(capsys, *run, "--launch", "slurm")  # there is none here
     monkeypatch.setitem(sys.modules, "submitit", None)
     assert "needs submitit; pip install 'dreamer_jax[slurm]'" in refused(capsys, *local)
-    assert not (tmp_path / "run").exists()
+    assert "--job x=1: goes with --launch" in refused(capsys, *run, "--job", "x=1")
+    assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"]
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").write_text("")
     assert "not empty and not a run" in refused(capsys, *local)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,8 @@ def launch(cluster: str, jobs: Sequence[Job], folder: Path, words: Sequence[str]
         with executor.batch():
             submitted = [executor.submit(job) for job in jobs]
     except Exception as error:  # its own kinds, and those of the scheduler's programs
+        with suppress(OSError):
+            folder.rmdir()  # if it is empty
         raise ConfigError(f"--launch {cluster}: {str(error).strip().splitlines()[-1]}") from error
     return [job.job_id for job in submitted]
 

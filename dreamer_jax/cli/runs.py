@@ -37,6 +37,8 @@ def train(options: argparse.Namespace, flags: Sequence[tuple[str, str]]) -> int:
         return 0
     if options.launch:
         return _launch(options, flags, runs)
+    if options.job:
+        raise ConfigError(f"--job {options.job[0]}: goes with --launch")
     from dreamer_jax.training.interrupt import Stopped
     from dreamer_jax.training.learner import NoUpdates
     from dreamer_jax.training.train import train
