@@ -37,7 +37,7 @@ HEAD = """\
 # Trained agents
 
 Small ones, each of which two CPU cores train in minutes, to try something on without training first.
-`pretrained/NAME.zip` of the repository has the parameters, the settings, every score and metric of the run, and this card.
+`pretrained/NAME.zip` of the repository has the parameters, settings, all scores and metrics of the run, and this card.
 
 ```python
 import dreamer_jax
