@@ -70,7 +70,7 @@ def test_learnt_scales():
     assert best[0.1] < best[1.0] < best[10.0]
 
 
-@pytest.mark.parametrize("order", ["joint", "model_first"])
+@pytest.mark.parametrize("order", [pytest.param("joint", marks=pytest.mark.slow), "model_first"])
 def test_an_update_learns_them(order):
     settings = {"loss.balance": "learned", "optimizer.order": order, "optimizer.warmup": 0}
     config = replace(tiny_config(), settings | {"behavior.replay_value_grad": order == "joint"})

@@ -183,7 +183,7 @@ CASES = given(arguments=command_lines(), file=FILES)
 
 
 @CASES
-@many(300)
+@many(150)
 def test_any_command_line(place, arguments, file):
     any_line(place, arguments, file)
 

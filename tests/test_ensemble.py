@@ -86,7 +86,7 @@ def test_it_agrees_on_what_was_seen_alone():
     assert unsure(-1) > 2.5 * unsure(1) and unsure(-1) > 0.5 * unseen
 
 
-@pytest.mark.parametrize("gradient", ["reinforce", "dynamics"])
+@pytest.mark.parametrize("gradient", ["reinforce", pytest.param("dynamics", marks=pytest.mark.slow)])
 def test_imagined_and_replayed_steps_earn_it(gradient):
     config = tiny_config(
         explore__ensemble=K, explore__task_reward=0.5, explore__disagreement=2.0, behavior__gradient=gradient

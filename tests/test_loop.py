@@ -75,7 +75,7 @@ def test_updates_begin_after_the_prefill_and_come_in_bursts(run):
     assert steps[-1] == (FRAMES, 3 + 30)
 
 
-@pytest.mark.parametrize("stop", [12, 50, 80])
+@pytest.mark.parametrize("stop", [50, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (12, 80))])
 def test_stopped_in_prefill_or_later_it_goes_on_as_if_never_stopped(run, tmp_path, stop):
     run_to(stop, tmp_path / "run")
     run_to(FRAMES, tmp_path / "run")

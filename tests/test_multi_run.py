@@ -90,6 +90,7 @@ def test_each_run_is_as_alone(process, tmp_path, devices):
 REAL = dict(env__task="dmc/cartpole_balance", env__time_limit=25, train__frames=120, train__batch_size=4)
 
 
+@pytest.mark.slow
 def test_a_real_agent_learns_as_alone(process, tmp_path):
     log, parent = tmp_path / "log", tmp_path / "all"
     config = tiny_run(**REAL, train__batch_length=8, train__start_windows=16, replay__capacity=1000)

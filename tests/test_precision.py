@@ -126,6 +126,7 @@ def test_the_default_depends_on_the_device(monkeypatch):
     assert compute_dtype(config) == jnp.bfloat16
 
 
+@pytest.mark.slow
 def test_rematerialisation_changes_memory_and_nothing_else():
     results = {}
     for again in (False, True):

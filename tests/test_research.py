@@ -43,6 +43,7 @@ def lab(tmp_path, monkeypatch):
     return start, started, tmp_path
 
 
+@pytest.mark.slow
 def test_what_is_complete_is_not_trained_again(lab, capsys):
     start, started, folder = lab
     assert start("--seeds", "0", "--options", "default") == 0

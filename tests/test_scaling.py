@@ -64,6 +64,7 @@ def lines(path, *arguments):
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_gradients_returns_and_metrics_cross_and_nothing_else(tmp_path):
     one, two = lines(tmp_path, "--devices", "1", "2", "--per-device")
     assert [(found["devices"], found["batch_size"]) for found in (one, two)] == [(1, 4), (2, 8)]
