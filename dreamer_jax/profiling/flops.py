@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+from jax.interpreters import partial_eval
 
 from dreamer_jax.agent import make_agent
 from dreamer_jax.config.schema import Config
@@ -37,7 +38,10 @@ def count_work(function: Callable[..., Any], *args: Any) -> Work:
     The bodies of scans count as often as they run; those of loops that end by themselves once, and of branches the
     largest.
     """
-    return _work(jax.make_jaxpr(function)(*args).jaxpr)
+    whole = jax.make_jaxpr(function)(*args).jaxpr
+    # Rules of derivation leave values behind that nothing uses; the compiler drops them, too.
+    used, _ = partial_eval.dce_jaxpr(whole, [True] * len(whole.outvars))
+    return _work(used)
 
 
 def _work(jaxpr: Any) -> Work:
