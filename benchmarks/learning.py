@@ -35,6 +35,7 @@ from scipy import stats
 
 from dreamer_jax.analysis import published
 from dreamer_jax.analysis.plot import Run, bin_means, finish_panel, load_run, open_panels, save_picture
+from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.profiling.speed import machine
 from dreamer_jax.runs.integrity import read_run
 
@@ -83,7 +84,9 @@ def compare(task: str, ours: Side, theirs: Side) -> Comparison:
     """Group means of all runs over the groups that each has."""
     width = max(ours.group_frames, theirs.group_frames)
     if width <= 0:
-        raise SystemExit(f"{task}: no file says how many frames a group of episodes has (group_frames)")
+        raise ConfigError(f"{task}: no file says how many frames a group of episodes has (group_frames)")
+    if min(len(ours.runs), len(theirs.runs)) < 2:
+        raise ConfigError(f"{task}: {len(ours.runs)} and {len(theirs.runs)} seeds; each side needs two or more")
     # A group that all runs have is one whose last frame all have come to.
     last = int(min(run.frames.max() for run in ours.runs + theirs.runs) // width)
     edges = width * np.arange(last + 1)
@@ -198,7 +201,10 @@ def main() -> None:
     ours, theirs = logged if options.metrics_only else [read_side(paths) for paths in (options.ours, options.theirs)]
     if not (tasks := sorted(ours.keys() & theirs.keys())):
         parser.error(f"no task in common: {', '.join(ours)} and {', '.join(theirs)}")
-    comparisons = [] if options.metrics_only else [compare(task, ours[task], theirs[task]) for task in tasks]
+    try:
+        comparisons = [] if options.metrics_only else [compare(task, ours[task], theirs[task]) for task in tasks]
+    except ConfigError as error:
+        parser.error(str(error))
     found = [verdict(one, options.margin) for one in comparisons] or [{"task": task} for task in tasks]
     tables = [as_table(found)] if comparisons else []
     for entry in found:

@@ -130,6 +130,14 @@ def test_sides_without_a_common_task_are_refused(tmp_path, monkeypatch, capsys):
     assert "no task in common" in capsys.readouterr().err
 
 
+def test_a_single_seed_is_refused(tmp_path, monkeypatch, capsys):
+    ours, theirs = recorded(tmp_path / "a.json", [10]), recorded(tmp_path / "b.json", [10, 12])
+    monkeypatch.setattr(sys, "argv", ["learning", "--ours", str(ours), "--theirs", str(theirs), "--margin", "1"])
+    with pytest.raises(SystemExit, match="2"):
+        learning.main()
+    assert f"{TASK}: 1 and 2 seeds; each side needs two or more" in capsys.readouterr().err
+
+
 def test_recorded_runs_of_the_reference_are_the_other_side_by_default(tmp_path, monkeypatch, capsys):
     ours = recorded(tmp_path / "a.json", [100, 102], groups=300)
     monkeypatch.setattr(sys, "argv", ["learning", "--ours", str(ours), "--margin", "1"])
