@@ -3,6 +3,7 @@
 import json
 import sys
 
+import device_replay
 import loop
 import numpy as np
 import planner
@@ -20,6 +21,15 @@ def line(program, monkeypatch, capsys, *arguments):
     monkeypatch.setattr(sys, "argv", [program.__name__, *map(str, arguments)])
     program.main()
     return json.loads(capsys.readouterr().out)
+
+
+def test_device_replay(monkeypatch, capsys):
+    pytest.importorskip("flashbax")
+    monkeypatch.setattr(device_replay, "INNER", 2)
+    found = line(device_replay, monkeypatch, capsys, "--capacity", 1600, "--repeats", 2)
+    assert found["ours_bytes"] == pytest.approx(found["flashbax_bytes"], rel=0.01)
+    assert all(found[f"{who}_{what}_us"] > 0 for who in ("ours", "flashbax") for what in ("append", "sample"))
+    assert found.keys() >= MACHINE
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel of Linux")
