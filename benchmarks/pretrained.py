@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -25,11 +24,7 @@ PAGE = ROOT / "docs" / "results" / "pretrained.md"
 LICENCE = "MIT"
 AGENTS = {
     "dreamer_v3_cartpole_balance": "configs/quickstart.yaml",
-    "dreamer_v2_cartpole_balance": "configs/dreamer_v2_cartpole.yaml",
-    "dreamer_v1_cartpole_balance": "configs/dreamer_v1_cartpole.yaml",
-    "planet_cartpole_balance": "configs/planet_cartpole.yaml",
     "dreamer_v3_pendulum": "configs/pendulum.yaml",
-    "dreamer_v3_catch": "configs/catch.yaml",
 }
 """By name, the settings of each."""
 
@@ -54,9 +49,7 @@ that it sees, what the world model predicts, beside what came.
 
 def run(*words: str) -> None:
     """A command of this package, by this Python."""
-    path = os.pathsep.join(filter(None, [str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH")]))  # for catch
-    environment = {**os.environ, "PYTHONPATH": path}
-    subprocess.run([sys.executable, "-m", "dreamer_jax", *words], cwd=ROOT, check=True, env=environment)
+    subprocess.run([sys.executable, "-m", "dreamer_jax", *words], cwd=ROOT, check=True)
 
 
 def make(name: str, config: str) -> None:

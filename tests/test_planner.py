@@ -27,7 +27,7 @@ TARGETS = np.random.default_rng(0).uniform(-0.9, 0.9, (E, A)).astype(np.float32)
 
 
 def planned(**changes):
-    return tiny_config(behavior__method="planner", **CEM | changes)
+    return tiny_config(behavior__method="planner", cont__label="none", **CEM | changes)
 
 
 def turn(deter, stoch, action):
@@ -174,7 +174,7 @@ def test_only_the_model_learns(state):
     chex.assert_trees_all_equal_shapes_and_dtypes(second, state)
     assert_trees_equal(second.moments, state.moments)
     scales = loss_scales(CONFIG, SPEC)
-    assert set(scales) == {"dyn", "rep", "rew", "con", *SPEC.observation} and set(scales) < {*LOSSES, *SPEC.observation}
+    assert set(scales) == {"dyn", "rep", "rew", *SPEC.observation} and set(scales) < {*LOSSES, *SPEC.observation}
     total = sum(scale * metrics[f"loss/{name}"] for name, scale in scales.items())
     np.testing.assert_allclose(metrics["loss/total"], total, rtol=1e-5)
     changed = jax.tree.map(lambda old, new: (np.asarray(old) != new).any(), first.params, second.params)
@@ -294,6 +294,15 @@ def test_what_a_last_state_is_worth():
     moves = tried - np.stack([np.roll(TARGETS[0], step) for step in range(3)])
     expected = -(np.square(moves).sum(-1) * [1, 0.5, 0.25]).sum(-1) + moves[:, -1].sum(-1) / 8
     np.testing.assert_allclose(scores, expected, rtol=1e-5)
+
+
+def test_rewards_count_by_the_chance_of_coming_so_far_where_ends_are_predicted():
+    tried = np.random.default_rng(1).uniform(-1, 1, (5, 3, A)).astype(np.float32)
+    start = RSSMState(jnp.asarray(TARGETS[0]), jnp.zeros(A))
+    moves = tried - np.stack([np.roll(TARGETS[0], step) for step in range(3)])
+    for ends, weight in ((True, [1, 0.5, 0.25]), (False, [1, 1, 1])):
+        scores = score_plans(fake(quadratic), {"model": {}}, KEY, jnp.int32(2), start, tried, ends=ends)
+        np.testing.assert_allclose(scores, -(np.square(moves).sum(-1) * weight).sum(-1), rtol=1e-5)
 
 
 def test_latents_may_be_the_most_likely_ones():

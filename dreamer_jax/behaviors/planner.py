@@ -106,7 +106,8 @@ def make_search(
             noise = draw_noise(plan_key, row[None], size, noise_kind(discrete=False))[0]
             plans = jnp.concatenate([draw_plans(spec.action, fit, noise), own])
             sampled = c.latents == "sampled"
-            options: dict[str, Any] = dict(value=value, sampled=sampled, explore=config.explore)
+            ends = config.cont.label != "none"
+            options: dict[str, Any] = dict(value=value, ends=ends, sampled=sampled, explore=config.explore)
             scores = score_plans(model, params, latent_key, row, start, plans, **options)
             return method(fit, plans, scores), (plans, scores) if keep else None
 
@@ -125,6 +126,7 @@ def score_plans(
     plans: jax.Array,
     *,
     value: Callable[[Features], jax.Array] | None = None,
+    ends: bool = False,
     sampled: bool = True,
     explore: ExploreConfig | None = None,
 ) -> jax.Array:
@@ -135,10 +137,11 @@ def score_plans(
       row: [] int, its index among all, to which the random numbers of the imagined states belong.
       value: what a last state is worth; rewards and it then count by the probability of coming so far, the discount
         included.
+      ends: the model predicts ends of episodes, so that rewards count by that probability in any case.
       sampled: latents are drawn, else the most likely ones.
       explore: what disagreement and reward count, where the model has an ensemble.
     """
-    dynamics = model.dynamics
+    dynamics, weighted = model.dynamics, ends or value is not None
 
     def step(
         before: tuple[LatentState, jax.Array, jax.Array], inputs: tuple[Noise | None, jax.Array]
@@ -151,7 +154,7 @@ def score_plans(
             unsure = model.disagree(params["model"], left, inputs[1])
             reward = explore.task_reward * reward + explore.disagreement * unsure
         total = total + weight * reward
-        return (state, total, weight if value is None else weight * discount), None
+        return (state, total, weight * discount if weighted else weight), None
 
     noise = jax.tree.map(lambda x: x[0], dynamics.noise(key, row[None], plans.shape[:2])) if sampled else None
     starts = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(plans), *x.shape)), start)
