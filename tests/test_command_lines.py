@@ -153,12 +153,12 @@ def test_dashes_are_no_value_of_a_flag_of_argparse(place, flag):
 
 
 def test_hostile_places_for_every_path(place):
-    """In place of the run directory or a file of a command that is otherwise as it should be, three for each."""
+    """In place of the run directory or a file of a command that is otherwise as it should be, two for each."""
     words = cycle(PLACES)
     for name, command in COMMANDS.items():
         arguments = {action.dest: "run" if action.type else "probe/echo" for action in positional(command)}
         for action in (action for action in command._actions if action.dest == "config" or is_path(action)):
-            for word in islice(words, 3):
+            for word in islice(words, 2):
                 flag = [*action.option_strings[-1:], word]
                 given = arguments if flag[1:] else arguments | {action.dest: word}
                 check_line(place, [name, *given.values(), *(flag if flag[1:] else [])], b"")
@@ -183,7 +183,7 @@ CASES = given(arguments=command_lines(), file=FILES)
 
 
 @CASES
-@many(150)
+@many(100)
 def test_any_command_line(place, arguments, file):
     any_line(place, arguments, file)
 

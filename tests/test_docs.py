@@ -58,6 +58,7 @@ def place(tmp_path_factory):
     (directory / "configs").mkdir()
     for path in (ROOT / "configs").glob("*.yaml"):
         (directory / "configs" / path.name).write_text((ROOT / "configs" / "debug.yaml").read_text())
+    (directory / "pretrained").symlink_to(ROOT / "pretrained")
     (directory / "point.py").write_text(block_of("docs/tutorials/own_environment.md", "class Point"))
     train = on_page("docs/tutorials/own_environment.md", "train")
     command([*train, "--config", "configs/debug.yaml", *SMALL], directory)

@@ -196,6 +196,7 @@ def test_the_same_seed_gives_the_same_report(place, report):
     assert json.dumps(run.evaluate_run(place), allow_nan=False) == json.dumps(report, allow_nan=False)
 
 
+@pytest.mark.slow
 def test_a_control_that_fails_voids_what_rests_on_it(place, monkeypatch, capsys):
     real = controls.statistical_controls
     failing = controls.at_most("broken", 2.0, 1.0, ("forecast", "latents"), "nothing")

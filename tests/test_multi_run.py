@@ -53,7 +53,7 @@ def told(run_dir):
     return [{k: v for k, v in line.items() if k not in timed} for line in read_jsonl(run_dir / "metrics.jsonl")]
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_each_run_is_as_alone(process, tmp_path, devices):
     log, parent = tmp_path / "log", tmp_path / "all"
     config = tiny_run(

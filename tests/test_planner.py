@@ -321,6 +321,7 @@ def test_latents_may_be_the_most_likely_ones():
 BESIDE = tiny_config(**CEM, behavior__act="planner", planner__value=True, planner__policy_plans=5)
 
 
+@pytest.mark.slow
 def test_an_actor_critic_may_act_by_plans():
     """It learns as without; some candidates are the policy's, in each iteration, and the critic has its say."""
     agent, plain = make_agent(BESIDE, MIXED), make_agent(tiny_config(), MIXED)

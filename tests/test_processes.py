@@ -138,6 +138,7 @@ def test_parameters_stay_identical_everywhere(updates):
 # Runs.
 
 
+@pytest.mark.slow
 def test_a_real_run_is_shared(tmp_path, two, logs):
     run_dir = tmp_path / "run"
     config = tiny_run(**REAL)
@@ -244,6 +245,7 @@ def test_a_process_that_hangs_is_named(tmp_path, two, logs):
         assert "process 1 (" in last and "stands still since 4 seconds" in last, text
 
 
+@pytest.mark.slow
 def test_an_environment_that_fails_in_one_process_ends_both_saved(tmp_path, two, logs):
     settings = dict(env__task="worlds:Mendable", train__frames=100, train__batch_size=4)
     command, reference = flags(tiny_run(**settings), tmp_path / "run"), tmp_path / "reference"
@@ -267,7 +269,7 @@ def test_an_environment_that_fails_in_one_process_ends_both_saved(tmp_path, two,
             assert len(found) and found.tobytes() == right[-len(found) :].tobytes()
 
 
-@pytest.mark.parametrize("culprit", [0, 1])
+@pytest.mark.parametrize("culprit", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_program_that_fails_waits_for_nobody(tmp_path, culprit):
     """As a user starts it."""
     config = tiny_run(env__task="worlds:Unwilling", seed=3 if culprit else 7, train__train_ratio=0.0, **WORLDS)

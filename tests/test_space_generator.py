@@ -309,6 +309,7 @@ def test_the_agent_takes_every_kind(case):
         assert {name: x.shape for name, x in chosen.items()} == shapes
 
 
+@pytest.mark.slow
 def test_the_agent_trains_on_everything():
     assert fine_exactly_where_training_works(Case(EVERYTHING, ALL_ACTIONS)) is None
 

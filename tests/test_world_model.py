@@ -368,6 +368,7 @@ def test_pixels_of_five_bits():
     np.testing.assert_array_equal(quantize(image, 8, np.zeros(256)), np.arange(256) / 256)
 
 
+@pytest.mark.slow
 def test_encoder_and_decoder_see_the_same_coarse_pixels():
     spec = EnvSpec(SMALL_SQUARE, MIXED.action)
     config = tiny_config(encoder__image_bits=2, decoder__blocks=4)
