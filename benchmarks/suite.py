@@ -51,7 +51,7 @@ def main(words: list[str] | None = None) -> int:
         if status >= 128:  # a signal: the same command goes on
             return status
         failed += [task] * (status != 0)
-    if "--launch" in options.settings:
+    if any(word.partition("=")[0] == "--launch" for word in options.settings):
         return int(bool(failed))
     if failed:
         print(f"suite: not complete: {', '.join(failed)}", file=sys.stderr)

@@ -45,6 +45,8 @@ def test_jobs_of_a_scheduler_come_before_the_page(ran):
     words, _ = ran
     assert suite.main(["--config", "a.yaml", "--tasks", *TASKS, "--", "--launch", "slurm"]) == 0
     assert [one[0] for one in words] == ["train", "train"] and words[0][-2:] == ["--launch", "slurm"]
+    assert suite.main(["--config", "a.yaml", "--tasks", *TASKS, "--", "--launch=slurm"]) == 0
+    assert [one[0] for one in words] == ["train"] * 4
 
 
 def test_a_task_that_fails_does_not_stop_the_others(ran, capsys):
