@@ -1,7 +1,9 @@
 """The programs in benchmarks/ whose figures nothing else holds: that they are there, and how they come about."""
 
 import json
+import subprocess
 import sys
+from pathlib import Path
 
 import device_replay
 import loop
@@ -14,7 +16,20 @@ from trainer import make_toy
 from dreamer_jax.training import train as training
 from dreamer_jax.training.learner import Learner
 
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+FOLDERS = sorted(path.parent for path in BENCHMARKS.glob("*/__main__.py"))
+FILES = sorted(path for path in BENCHMARKS.glob("*.py") if "argparse" in path.read_text())
 MACHINE = {"versions", "device", "backend", "cores", "processor", "load"}
+
+
+@pytest.mark.parametrize(
+    "program", [*FOLDERS, *(pytest.param(file, marks=pytest.mark.slow) for file in FILES)], ids=lambda path: path.name
+)
+def test_every_program_starts_as_its_pages_start_it(program):
+    """By its place alone: modules beside it must not stand for those of the library."""
+    ended = subprocess.run([sys.executable, program, "--help"], capture_output=True, text=True, cwd="/")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.startswith("usage: ")
 
 
 def line(program, monkeypatch, capsys, *arguments):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from comparison import adapter, behavior_cloning, numbers, prediction, report, run, schedule, world_model
+from comparison import adapter, behavior_cloning, prediction, report, run, schedule, summary, world_model
 from comparison.__main__ import main
 from comparison.protocol import (
     LEARNERS,
@@ -277,7 +277,7 @@ def test_what_is_missing_or_wrong_is_one_line(tmp_path, capsys, monkeypatch):
 
 def test_the_page_is_of_the_runs_that_are_there(tmp_path):
     docs = Path(__file__).parents[1] / "docs" / "results"
-    known = numbers.numbers(PROTOCOL, numbers.collect(PROTOCOL, Place(tmp_path, docs / "comparison" / "runs")))
+    known = summary.numbers(PROTOCOL, summary.collect(PROTOCOL, Place(tmp_path, docs / "comparison" / "runs")))
     assert known == json.loads((docs / "comparison.json").read_text())
     assert report.page(PROTOCOL, known, "comparison.png") == (docs / "comparison.md").read_text()
 

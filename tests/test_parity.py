@@ -3,12 +3,15 @@
 import csv
 from pathlib import Path
 
+import jax
 import numpy as np
 import parity.certificate
 import parity.comparison
 import parity.training
 import parity.units
 import pytest
+
+from dreamer_jax.config.loading import replace
 
 FIXTURES = Path(__file__).parent / "fixtures"
 UNITS = FIXTURES / "units.npz"
@@ -45,6 +48,20 @@ def test_one_changed_element_of_a_training_fails(training):
         arrays = recording.arrays | {name: changed}
         (row,) = parity.comparison.training_rows(recording._replace(arrays=arrays), found, only=name)
         assert row.status == "FAIL", row
+
+
+def test_what_has_no_gradient_is_held_still(training):
+    """Whatever rounding leaves of it; all else follows its gradient."""
+    recording, _ = training
+    init = recording.code.state(parity.training.part(recording.arrays, "init")).params
+    moving = parity.training.moving(recording)
+    config = replace(recording.config, {"optimizer.warmup": 0})
+    optimizer = parity.training.still(moving, config.optimizer)
+    residue = jax.tree.map(lambda x: np.full_like(x, 1e-9), init)
+    step, _ = jax.jit(optimizer.update)(residue, optimizer.init(init), init)
+    moved = recording.code.tensors({"params": step})
+    for name, gradient in parity.training.part(recording.arrays, "grad").items():
+        np.testing.assert_array_equal(moved[name] != 0, gradient != 0, name)
 
 
 def test_a_missing_quantity_of_a_training_fails(training):

@@ -15,7 +15,7 @@ import signal
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where the folder itself and its neighbours are found
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # not the folder: its modules would stand for the library's
 
 from comparison import model_free
 from comparison.protocol import METHODS, MODEL_FREE, PROTOCOL, Place

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from family import table
 
-from comparison.numbers import LEAST_SEEDS, Runs, at, collect, finals, numbers
+from comparison.summary import LEAST_SEEDS, Runs, at, collect, finals, numbers
 from comparison.protocol import (
     CLONES,
     LEARNERS,

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))  # where the folder itself is found
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # not the folder: its modules would stand for the library's
 
 from dreamer_jax.config.schema import ConfigError
 from parity import certificate

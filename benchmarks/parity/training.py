@@ -16,12 +16,14 @@ import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
+import dreamer_jax.agent
 from dreamer_jax import distributions
 from dreamer_jax.agent import make_agent
 from dreamer_jax.behaviors.policy import Policy
 from dreamer_jax.config.loading import load, replace
-from dreamer_jax.config.schema import Config
+from dreamer_jax.config.schema import Config, OptimizerConfig
 from dreamer_jax.models.encoder import FACTORS
 from dreamer_jax.models.rssm import RSSMState
 from dreamer_jax.models.world_model import make_world_model
@@ -365,10 +367,12 @@ def updates(recording: Recording, start: TrainState, see: Callable[[TrainState],
     What the first one adds can't be read off the states exactly: the optimiser says it for the gradient.
     """
     code, found = recording.code, dict[str, Any]()
+    optimizer = partial(still, moving(recording))
     schedules = sorted({name.split("/")[0] for name in recording.arrays if name.startswith("warm")})
     for schedule in schedules:
         config = replace(recording.config, {"optimizer.warmup": int(schedule.removeprefix("warm"))})
-        update, state = jax.jit(make_agent(config, recording.spec).update), start
+        with mock.patch.object(dreamer_jax.agent, "make_optimizer", optimizer):
+            update, state = jax.jit(make_agent(config, recording.spec).update), start
         for step in (1, 2, 3):
             before = state
             state, metrics, _ = update(before, KEY, recording.batch)
@@ -376,11 +380,33 @@ def updates(recording: Recording, start: TrainState, see: Callable[[TrainState],
             rows = {"metrics": code.metrics(recording, Update(before, state, metrics, seen))}
             rows["state"] = code.tensors(state) | code.counters(step)
             if step == 1:
-                optimize = jax.jit(make_optimizer(config.optimizer).update)
+                optimize = jax.jit(optimizer(config.optimizer).update)
                 first, _ = optimize(seen.grads, start.opt_state, start.params)
                 rows |= {"grad": code.tensors({"params": seen.grads}), "update": code.tensors({"params": first})}
             found |= {f"{schedule}/step{step}/{kind}/{name}": x for kind in rows for name, x in rows[kind].items()}
     return found
+
+
+def moving(recording: Recording) -> Any:
+    """0 for elements of parameters whose recorded gradient is exactly 0, 1 for all others, in our layout.
+
+    That of a policy's mean is where the action is the mean itself. Ours may be a residue of rounding, which differs from
+    processor to processor and whose sign the optimiser would take for a step. That it is no more is a row of its own.
+    """
+    known = part(recording.arrays, gradients(recording.arrays))
+    init = part(recording.arrays, "init")
+    marks = {name: (known.get(name, np.ones_like(value)) != 0).astype(value.dtype) for name, value in init.items()}
+    return recording.code.state(marks).params
+
+
+def still(moving: Any, config: OptimizerConfig) -> optax.GradientTransformation:
+    """The optimiser of ``config``, for which elements that don't move have no gradient."""
+    inner = make_optimizer(config)
+
+    def update(grads: Any, state: Any, params: Any = None) -> Any:
+        return inner.update(jax.tree.map(jnp.multiply, grads, moving), state, params)
+
+    return optax.GradientTransformation(inner.init, update)
 
 
 def acting(recording: Recording, start: TrainState) -> dict[str, Any]:
@@ -407,17 +433,23 @@ def uncertain(arrays: Arrays, found: Arrays, below: float = Tolerances().sign) -
     """Elements of parameters whose update may have the other sign, by the names of their states and updates.
 
     The first update is the sign of the gradient, however small that is. Where it is ``below`` so much of its tensor's
-    largest element, and what is rounded differently is more than a tenth of it, nobody can tell the sign.
+    largest element, and what is rounded differently is more than a tenth of it, nobody can tell the sign. Where it is
+    exactly 0 nothing moves.
     """
     masks: Arrays = {}
-    place = "warm0/step1/grad" if part(arrays, "warm0/step1/grad") else "grad"
+    place = gradients(arrays)
     for name, theirs in part(arrays, place).items():
         mine, size = found[f"{place}/{name}"], np.abs(theirs)
-        masks[name] = (size <= below * size.max()) & (np.abs(mine - theirs) > 0.1 * size)
+        masks[name] = (size > 0) & (size <= below * size.max()) & (np.abs(mine - theirs) > 0.1 * size)
         for critic, slow in SLOW_CRITICS.items():
             if name.startswith(critic):
                 masks[slow + name.removeprefix(critic)] = masks[name]
     return masks
+
+
+def gradients(arrays: Arrays) -> str:
+    """Where the gradients are that the first update followed."""
+    return "warm0/step1/grad" if part(arrays, "warm0/step1/grad") else "grad"
 
 
 def terms(metric: str, found: Arrays) -> float:
