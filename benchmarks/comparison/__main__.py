@@ -15,7 +15,8 @@ import signal
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])  # not the folder: its modules would stand for the library's
+sys.path.pop(0)  # the folder itself: its modules would stand for those of the library
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from comparison import model_free
 from comparison.protocol import METHODS, MODEL_FREE, PROTOCOL, Place

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from family import table
 
-from comparison.summary import LEAST_SEEDS, Runs, at, collect, finals, numbers
 from comparison.protocol import (
     CLONES,
     LEARNERS,
@@ -22,6 +21,7 @@ from comparison.protocol import (
     Place,
     Protocol,
 )
+from comparison.summary import LEAST_SEEDS, Runs, at, collect, finals, numbers
 from dreamer_jax.analysis.plot import finish_panel, open_panels, save_picture
 from dreamer_jax.analysis.statistics import Interval, bootstrap
 from dreamer_jax.files import replace_file

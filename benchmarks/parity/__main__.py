@@ -14,7 +14,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])  # not the folder: its modules would stand for the library's
+sys.path.pop(0)  # the folder itself: its modules would stand for those of the library
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dreamer_jax.config.schema import ConfigError
 from parity import certificate

@@ -390,8 +390,9 @@ def updates(recording: Recording, start: TrainState, see: Callable[[TrainState],
 def moving(recording: Recording) -> Any:
     """0 for elements of parameters whose recorded gradient is exactly 0, 1 for all others, in our layout.
 
-    That of a policy's mean is where the action is the mean itself. Ours may be a residue of rounding, which differs from
-    processor to processor and whose sign the optimiser would take for a step. That it is no more is a row of its own.
+    That of a policy's mean is where the action is the mean itself. Ours may be a residue of rounding, which differs
+    from processor to processor and whose sign the optimiser would take for a step. That it is no more is a row of its
+    own.
     """
     known = part(recording.arrays, gradients(recording.arrays))
     init = part(recording.arrays, "init")
