@@ -130,6 +130,26 @@ def test_what_does_not_fit_is_named_with_what_does(monkeypatch, tmp_path, capsys
 
 def test_a_smaller_batch_fits():
     config = changed(load(), {"train.batch_size": 64})
-    answer = {"program_bytes": 10_000, "state_bytes": 1000}
-    assert planning._smaller_batch(config, answer, 6000) == "--train.batch_size 16"  # (5400 - 1000) / 9000 of 64 are 31
-    assert "smaller --size" in planning._smaller_batch(config, answer, 100)
+    assert planning._smaller_batch(config, 10_000, 1000, 6000) == "--train.batch_size 16"  # (5400 - 1000) / 9000 of 64
+    assert "smaller --size" in planning._smaller_batch(config, 10_000, 1000, 100)
+
+
+def test_a_run_on_the_device(monkeypatch):
+    """Its replay takes memory there, not on the disk, and is part of the one program."""
+    changes = dict(env__task="probe/echo", train__where="device", train__frames=40_000, replay__capacity=40_000)
+    config, said = tiny_run(**changes), []
+    found = plan(config, planning.Path("nowhere"), on=None, note=said.append)
+    assert (found["where"], found["problems"]) == ("device", []) and found["hours"] > 0
+    alone = update_speed(config, planning.env_preview(config).spec, 1)["compiled_memory_mb"] * 1e6
+    assert found["replay_bytes"] > 2 * alone
+    assert found["program_bytes"] == pytest.approx(found["replay_bytes"] + alone, rel=0.3)
+    text = render(describe(found))
+    assert "replay on the device" in text and "replay included" in text and "disk" not in text
+
+    room = found["state_bytes"] + found["batch_bytes"] + found["replay_bytes"] // 2
+    monkeypatch.setitem(ACCELERATORS, "a100", ACCELERATORS["a100"]._replace(memory=room))
+    (problem,) = plan(config, planning.Path("nowhere"), on="a100", note=said.append)["problems"]
+    flag, number = problem["fits"].split()
+    assert flag == "--replay.capacity" and "with replay they take" in problem["what"]
+    smaller = changed(config, {"replay.capacity": int(number)})
+    assert plan(smaller, planning.Path("nowhere"), on="a100", note=said.append)["problems"] == []

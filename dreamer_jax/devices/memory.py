@@ -65,6 +65,14 @@ def needed_bytes(program: jax.stages.Compiled) -> int | None:
     return found.output_size_in_bytes + found.temp_size_in_bytes - found.alias_size_in_bytes
 
 
+def held_bytes(program: jax.stages.Compiled) -> int:
+    """What is held while a call goes on, its arguments included."""
+    found = program.memory_analysis()
+    return (
+        found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes - found.alias_size_in_bytes
+    )
+
+
 def free_bytes(device: jax.Device) -> int | None:
     """As the device says, or the system for a CPU; None if they don't."""
     known = device.memory_stats() or {}

@@ -22,6 +22,7 @@ from dreamer_jax.agent import make_agent
 from dreamer_jax.config.schema import Config
 from dreamer_jax.devices.acting import make_act
 from dreamer_jax.devices.data_parallel import Updates, axis_of, check_devices, compiler_options
+from dreamer_jax.devices.memory import held_bytes
 from dreamer_jax.envs.vector import make_envs
 from dreamer_jax.processes.group import START_TIMEOUT, present
 from dreamer_jax.replay import record_bytes
@@ -93,8 +94,6 @@ def update_speed(
     trace_s, lowered = seconds(lambda: updates.lower(state, key, batch))
     with _cache_hits() as hits:
         compile_s, compiled = seconds(lambda: lowered.compile(compiler_options()))
-    memory = compiled.memory_analysis()
-    held = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
 
     # A program for several processes takes their arrays together; pmap's own call takes each process's.
     call = compiled if jax.process_count() == 1 else updates.__call__
@@ -122,7 +121,7 @@ def update_speed(
         "parameters": parameters,
         "replay_bytes_per_step": record_bytes(spec, agent.latent_spec),
         "peak_rss_mb": peak_rss_mb(),
-        "compiled_memory_mb": round(devices * (held - memory.alias_size_in_bytes) / 1e6, 1),
+        "compiled_memory_mb": round(devices * held_bytes(compiled) / 1e6, 1),
         **study(compiled),
     }
 
