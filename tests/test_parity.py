@@ -50,18 +50,21 @@ def test_one_changed_element_of_a_training_fails(training):
         assert row.status == "FAIL", row
 
 
-def test_what_has_no_gradient_is_held_still(training):
-    """Whatever rounding leaves of it; all else follows its gradient."""
+def test_a_residue_of_rounding_is_held_still(training):
+    """Where nothing is recorded and we have something; all else follows its gradient."""
     recording, _ = training
+    tensors = recording.code.tensors
     init = recording.code.state(parity.training.part(recording.arrays, "init")).params
-    moving = parity.training.moving(recording)
+    recorded = parity.training.part(recording.arrays, "grad")
+    residue = jax.tree.map(lambda x: np.full_like(x, 1e-9), init)
+    moving = parity.training.moving(recording, parity.training.Seen(None, {}, residue))
     config = replace(recording.config, {"optimizer.warmup": 0})
     optimizer = parity.training.still(moving, config.optimizer)
-    residue = jax.tree.map(lambda x: np.full_like(x, 1e-9), init)
     step, _ = jax.jit(optimizer.update)(residue, optimizer.init(init), init)
-    moved = recording.code.tensors({"params": step})
-    for name, gradient in parity.training.part(recording.arrays, "grad").items():
-        np.testing.assert_array_equal(moved[name] != 0, gradient != 0, name)
+    for name, moved in tensors({"params": step}).items():
+        np.testing.assert_array_equal(moved != 0, recorded[name] != 0, name)
+    nothing = parity.training.Seen(None, {}, jax.tree.map(np.zeros_like, init))
+    assert all(x.all() for x in jax.tree.leaves(parity.training.moving(recording, nothing)))
 
 
 def test_a_missing_quantity_of_a_training_fails(training):

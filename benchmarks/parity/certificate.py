@@ -51,9 +51,10 @@ TOLERANCES = """\
 
 The first update is the sign of the gradient, however small that is. Elements whose gradient is below 2e-6 of
 their tensor's largest one, and differs there and here by more than a tenth of itself, may have the other sign.
-The notes count them; everywhere else the sign is compared. What has a recorded gradient of exactly 0, as the policy's
-mean where the action is the mean itself, does not move there, and is held still here: on some processors ours is 1e-9
-by rounding, which the first update would take for a step. These gradients are compared like all others.
+The notes count them; everywhere else the sign is compared. Where the recorded gradient is exactly 0 and ours is 1e-9 by
+rounding, as on some processors for the policy's mean where the action is the mean itself, the element is held still
+here, as it stands still there: the first update would take the residue for a step. These gradients are compared like
+all others.
 
 For the recordings of 2023 and 2024, where it is not the same:
 

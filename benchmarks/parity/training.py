@@ -245,7 +245,7 @@ def ours(recording: Recording) -> Arrays:
         seen = see(start)
         found = forward(recording, start, seen)
         found |= {f"fwd/{name}": x for name, x in code.forward(recording, start, seen, found).items()}
-        found |= updates(recording, start, see)
+        found |= updates(recording, start, see, moving(recording, seen))
         found |= acting(recording, start)
     return {name: np.asarray(value) for name, value in found.items()}
 
@@ -361,13 +361,13 @@ def forward(recording: Recording, start: TrainState, seen: Seen) -> dict[str, An
     return found | {f"grad/{name}": x for name, x in theirs.items()} | norms
 
 
-def updates(recording: Recording, start: TrainState, see: Callable[[TrainState], Seen]) -> dict[str, Any]:
-    """``warm*``: metrics and states of three updates on the same batch, for each recorded warm-up.
+def updates(recording: Recording, start: TrainState, see: Callable[[TrainState], Seen], moving: Any) -> dict[str, Any]:
+    """``warm*``: metrics and states of three updates of what is ``moving``, for each recorded warm-up.
 
     What the first one adds can't be read off the states exactly: the optimiser says it for the gradient.
     """
     code, found = recording.code, dict[str, Any]()
-    optimizer = partial(still, moving(recording))
+    optimizer = partial(still, moving)
     schedules = sorted({name.split("/")[0] for name in recording.arrays if name.startswith("warm")})
     for schedule in schedules:
         config = replace(recording.config, {"optimizer.warmup": int(schedule.removeprefix("warm"))})
@@ -387,16 +387,18 @@ def updates(recording: Recording, start: TrainState, see: Callable[[TrainState],
     return found
 
 
-def moving(recording: Recording) -> Any:
-    """0 for elements of parameters whose recorded gradient is exactly 0, 1 for all others, in our layout.
+def moving(recording: Recording, seen: Seen) -> Any:
+    """0 for elements of parameters of which we have a gradient where the recorded one is exactly 0; 1 for all others.
 
-    That of a policy's mean is where the action is the mean itself. Ours may be a residue of rounding, which differs
-    from processor to processor and whose sign the optimiser would take for a step. That it is no more is a row of its
-    own.
+    The gradient of a policy's mean is 0 where the action is the mean itself. Ours may be a residue of rounding, which
+    differs from processor to processor and whose sign the optimiser would take for a step. That it is no more is a row
+    of its own.
     """
-    known = part(recording.arrays, gradients(recording.arrays))
-    init = part(recording.arrays, "init")
-    marks = {name: (known.get(name, np.ones_like(value)) != 0).astype(value.dtype) for name, value in init.items()}
+    known, mine = part(recording.arrays, "grad"), recording.code.tensors({"params": seen.grads})
+    marks = {
+        name: np.ones_like(value) if name not in known else ((known[name] != 0) | (mine[name] == 0)).astype(value.dtype)
+        for name, value in part(recording.arrays, "init").items()
+    }
     return recording.code.state(marks).params
 
 
@@ -438,7 +440,7 @@ def uncertain(arrays: Arrays, found: Arrays, below: float = Tolerances().sign) -
     exactly 0 nothing moves.
     """
     masks: Arrays = {}
-    place = gradients(arrays)
+    place = "warm0/step1/grad" if part(arrays, "warm0/step1/grad") else "grad"
     for name, theirs in part(arrays, place).items():
         mine, size = found[f"{place}/{name}"], np.abs(theirs)
         masks[name] = (size > 0) & (size <= below * size.max()) & (np.abs(mine - theirs) > 0.1 * size)
@@ -446,11 +448,6 @@ def uncertain(arrays: Arrays, found: Arrays, below: float = Tolerances().sign) -
             if name.startswith(critic):
                 masks[slow + name.removeprefix(critic)] = masks[name]
     return masks
-
-
-def gradients(arrays: Arrays) -> str:
-    """Where the gradients are that the first update followed."""
-    return "warm0/step1/grad" if part(arrays, "warm0/step1/grad") else "grad"
 
 
 def terms(metric: str, found: Arrays) -> float:
