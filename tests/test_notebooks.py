@@ -7,7 +7,7 @@ import pytest
 from pages import ROOT
 
 SHORT = {"train_and_dream": "240", "inside_the_world_model": "", "on_the_device": "480"}
-"""How long they train here, instead of as long as their first cell says. The second one looks at the run of the first."""
+"""How long they train here, instead of as long as they say; the second one looks at the first one's run."""
 NOTEBOOKS = [ROOT / "notebooks" / f"{name}.ipynb" for name in SHORT]
 
 

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 from agents import QUICK, assert_trees_equal, many_devices, quickly
+from pages import ROOT
 from test_pure_environments import counting
 from trainer import flags, make_toy, tiny_run
 
@@ -332,8 +333,7 @@ def test_cartpole_is_learnt(tmp_path):
     from dreamer_jax import load_config
     from dreamer_jax.envs.pure import suites
 
-    names = "configs/on_device.yaml"
-    config = load_config(files=[names], overrides=[("train.frames", "12000")])
+    config = load_config(files=[ROOT / "configs" / "on_device.yaml"])
     _, found = train_on_device(config, suites.find(config.env.task))
     reward, first = np.asarray(found["reward"]), np.asarray(found["is_first"])
     length = [(~first[part]).sum() / max(1, first[part].sum()) for part in (slice(0, 300), slice(-500, None))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -67,7 +68,7 @@ def needed_bytes(program: jax.stages.Compiled) -> int | None:
 
 def held_bytes(program: jax.stages.Compiled) -> int:
     """What is held while a call goes on, its arguments included."""
-    found = program.memory_analysis()
+    found: Any = program.memory_analysis()
     return (
         found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes - found.alias_size_in_bytes
     )

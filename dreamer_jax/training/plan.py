@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,16 +90,15 @@ def plan(config: Config, run_dir: Path, *, on: str | None, note: Note) -> dict[s
         what = f"with replay they take {_gb(needed + ring_there)}, {name} has {_gb(free)}"
         records = int(MEMORY_SHARE * (free - needed) / (ring_there / records))
         problems.append({"what": what, "fits": f"--replay.capacity {records}"})
-    elif on is None and not (problems and env):
-        answer |= (
-            _measure(config, found.spec, answer, note) if env is None else _measure_there(config, env, answer, note)
-        )
+    elif on is not None:
+        answer |= _work_out(config, ACCELERATORS[on], answer)
+    elif env is None or "replay_bytes" in answer:
+        measure = _measure if env is None else partial(_measure_there, env)
+        answer |= measure(config, found.spec, answer, note)
         if free is not None and answer["program_bytes"] > free:
             what = f"an update takes {_gb(answer['program_bytes'])}, {name} has {_gb(free)} free"
             beside = answer["state_bytes"] + ring_there
             problems.append({"what": what, "fits": _smaller_batch(config, answer["program_bytes"], beside, free)})
-    else:
-        answer |= _work_out(config, ACCELERATORS[on], answer)
     return answer | {"problems": problems}
 
 
@@ -118,10 +118,12 @@ def _measure(config: Config, spec: EnvSpec, answer: dict[str, Any], note: Note) 
     }
 
 
-def _measure_there(config: Config, env: Environment, answer: dict[str, Any], note: Note) -> dict[str, Any]:
+def _measure_there(
+    env: Environment, config: Config, spec: EnvSpec, answer: dict[str, Any], note: Note
+) -> dict[str, Any]:
     """Where environment and replay are on the device, in one program with the updates."""
-    num_envs, agent = config.env.num_envs, make_agent(config, env.spec)
-    update = update_speed(config, env.spec, UPDATES, note)
+    num_envs, agent = config.env.num_envs, make_agent(config, spec)
+    update = update_speed(config, spec, UPDATES, note)
     program = make_program(config, agent, env, rows=answer["replay_records"] // num_envs, most=MOST)
     init, keys = jax.jit(program.init), jax.jit(make_keys)(np.uint32(config.seed % 2**32))
     note("compiling the whole training")
