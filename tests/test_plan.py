@@ -146,7 +146,7 @@ def test_a_run_on_the_device(monkeypatch):
     text = render(describe(found))
     assert "replay on the device" in text and "replay included" in text and "disk" not in text
 
-    room = found["state_bytes"] + found["batch_bytes"] + found["replay_bytes"] // 2
+    room = found["replay_bytes"] + 1000  # for replay alone
     monkeypatch.setitem(ACCELERATORS, "a100", ACCELERATORS["a100"]._replace(memory=room))
     (problem,) = plan(config, planning.Path("nowhere"), on="a100", note=said.append)["problems"]
     flag, number = problem["fits"].split()

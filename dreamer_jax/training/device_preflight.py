@@ -60,8 +60,11 @@ def device_preview(config: Config, env: Environment) -> Preview:
     return Preview(env.spec, env.log_names, 0.0, min((limit for limit in limits if limit), default=0))
 
 
-def device_ring_plan(config: Config, found: Preview, agent: Agent, members: int) -> Plan:
+def device_ring_plan(config: Config, found: Preview, agent: Agent, members: int, memory: float | None = None) -> Plan:
     """The size of the run's replay on the device, where it is one of so many ``members``.
+
+    Args:
+      memory: bytes of a device that is not here.
 
     Raises:
       ConfigError: it does not fit, or no update could ever draw from it, or there are too many steps to count there.
@@ -69,7 +72,7 @@ def device_ring_plan(config: Config, found: Preview, agent: Agent, members: int)
     num_envs = config.env.num_envs
     if (records := rows_of(config) * num_envs) > INT32:
         raise ConfigError(f"train.frames: {records:,} agent steps are more than a device counts; set it lower")
-    free = free_bytes(jax.local_devices()[0])
+    free = free_bytes(jax.local_devices()[0]) if memory is None else int(memory)
     size = plan_on_device(
         config.replay,
         found.spec,

@@ -71,11 +71,11 @@ def plan(config: Config, run_dir: Path, *, on: str | None, note: Note) -> dict[s
     }
     problems, records = [], config.replay.capacity
     try:
-        ring = _ring(config, run_dir, found, agent, env)
+        ring = _ring(config, run_dir, found, agent, env, on)
         answer |= {"replay_bytes": ring.total_bytes, "replay_records": ring.records}
         records = ring.records
     except ConfigError as error:
-        problems.append({"what": str(error), "fits": _smaller_ring(config, run_dir, found, agent, env)})
+        problems.append({"what": str(error), "fits": _smaller_ring(config, run_dir, found, agent, env, on)})
     expected = forecast(config, records, found.time_limit)
     answer |= {"agent_steps": expected.agent_steps, "updates": expected.updates, "notes": list(expected.notes)}
     device = jax.local_devices()[0]
@@ -160,19 +160,21 @@ def _work_out(config: Config, device: Accelerator, answer: dict[str, Any]) -> di
     }
 
 
-def _ring(config: Config, run_dir: Path, found: Preview, agent: Agent, env: Environment | None) -> Plan:
+def _ring(config: Config, run_dir: Path, found: Preview, agent: Agent, env: Environment | None, on: str | None) -> Plan:
     """On the disk, or on the device with ``env``."""
     if env is not None:
-        return device_ring_plan(config, found, agent, 1)
+        return device_ring_plan(config, found, agent, 1, None if on is None else ACCELERATORS[on].memory)
     return ring_plan(config, run_dir, found, agent, 1)
 
 
-def _smaller_ring(config: Config, run_dir: Path, found: Preview, agent: Agent, env: Environment | None) -> str:
+def _smaller_ring(
+    config: Config, run_dir: Path, found: Preview, agent: Agent, env: Environment | None, on: str | None
+) -> str:
     """The capacity, halved until it fits."""
     capacity = config.replay.capacity
     while (capacity := capacity // 2) > config.env.num_envs * (config.train.batch_length + 1):
         try:
-            _ring(changed(config, {"replay.capacity": capacity}), run_dir, found, agent, env)
+            _ring(changed(config, {"replay.capacity": capacity}), run_dir, found, agent, env, on)
         except ConfigError:
             continue
         return f"--replay.capacity {capacity}"
