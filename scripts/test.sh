@@ -3,5 +3,5 @@
 # Arguments go to pytest: `bash scripts/test.sh -m slow`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-. scripts/venv.sh dev,docs,atari,crafter,offline,benchmarks,slurm
+. scripts/venv.sh dev,docs,atari,crafter,offline,benchmarks,gymnax,slurm
 exec bash scripts/check.sh "$@"

@@ -87,7 +87,7 @@ def test_any_leading_axes_and_any_number_of_images():
     assert all(each.shape == (30, 10) for each in found)
     for at in ((0, 0), (25, 5), (25, 6), (29, 9)):  # 256 images go at once
         alone = score_images(predicted[at], truth[at], last[at[0], 0])
-        np.testing.assert_allclose([each[at] for each in found], alone, rtol=1e-5)
+        np.testing.assert_allclose([each[at] for each in found], alone, rtol=1e-5, atol=1e-5)  # SSIM of noise is near 0
 
 
 def test_images_smaller_than_a_window_are_refused():

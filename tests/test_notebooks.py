@@ -31,6 +31,8 @@ def test_they_run(paths, tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient", reason="pip install -e '.[docs]'")
     import nbformat
 
+    if paths == NOTEBOOKS[2:]:
+        pytest.importorskip("gymnax", reason="pip install -e '.[gymnax]'")
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     for path in paths:
