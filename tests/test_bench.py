@@ -11,10 +11,11 @@ import pytest
 import train_step
 
 from dreamer_jax.cli import main
+from dreamer_jax.config.loading import load
 from dreamer_jax.config.schema import ConfigError
 from dreamer_jax.profiling import bench as module
 from dreamer_jax.profiling.bench import bench, describe
-from dreamer_jax.profiling.speed import SPECS
+from dreamer_jax.profiling.speed import SPECS, update_work
 from dreamer_jax.terminal import render
 
 QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
@@ -42,6 +43,11 @@ def test_every_record_has_its_figures_and_the_machine(measured):
     assert (update["parameters"], update["replay_bytes_per_step"]) == (640_867, 1191)
     for name in "update_ms cpu_ms first_update_ms transitions_per_s init_s trace_s compiled_memory_mb".split():
         assert update[name] > 0, name
+    spec = SPECS["proprio"]
+    small = load(overrides=[("train.batch_size", "2"), ("train.batch_length", "4")])
+    assert update["update_gflop"] == pytest.approx(update_work(small, spec).flops / 1e9, abs=1e-3)
+    assert update["gflop_per_s"] == pytest.approx(1e3 * update["update_gflop"] / update["update_ms"], abs=0.01)
+    assert update["share_of_peak"] == pytest.approx(update["gflop_per_s"] / update["peak_gflop_per_s"], rel=0.02)
     assert update["from_cache"] in (True, False)
     for record in acting:
         assert (record["task"], record["repeats"]) == ("dmc/walker_walk", 200)
@@ -60,11 +66,13 @@ def test_a_person_gets_tables(measured):
     assert records[0]["processor"] in lines[0] and f"jax {records[0]['versions']['jax']}" in lines[1]
     assert lines[2:5] == ["dreamer_v3, size 1m, bfloat16", "", "updates of 2 x 4 records"]
     assert "update ms" in lines[5] and "640,867" in lines[6] and len(lines[5]) == len(lines[6])
-    assert lines[8] == "acting" and [line.split()[:3] for line in lines[10:12]] == [
+    assert lines[8].startswith("matrix products of an update") and "share of peak" in lines[9]
+    assert lines[10].split()[:2] == ["proprio", f"{records[0]['update_gflop']:,}"]
+    assert lines[12] == "acting" and [line.split()[:3] for line in lines[14:16]] == [
         ["proprio", "2", records[1]["vectorization"]],
         ["proprio", "1", records[2]["vectorization"]],
     ]
-    assert lines[12:] == ["", "no acting from atari: pip install it"]
+    assert lines[16:] == ["", "no acting from atari: pip install it"]
 
 
 def test_an_environment_that_is_not_there_is_left_out(monkeypatch):

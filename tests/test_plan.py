@@ -13,8 +13,8 @@ from dreamer_jax.cli import main
 from dreamer_jax.config.loading import dump, load
 from dreamer_jax.config.loading import replace as changed
 from dreamer_jax.profiling.data_sheets import ACCELERATORS
-from dreamer_jax.profiling.flops import Work, count_work, update_work
-from dreamer_jax.profiling.speed import SPECS, update_speed
+from dreamer_jax.profiling.flops import Work, count_work
+from dreamer_jax.profiling.speed import SPECS, update_speed, update_work
 from dreamer_jax.terminal import render
 from dreamer_jax.training import plan as planning
 from dreamer_jax.training.plan import describe, plan

@@ -27,6 +27,7 @@ UPDATE = (
     "observation", "parameters", "update_ms", "cpu_ms", "transitions_per_s", "init_s", "trace_s", "compile_s",
     "from_cache", "compiled_memory_mb",
 )  # fmt: skip
+PRODUCTS = "observation", "update_gflop", "gflop_per_s", "peak_gflop_per_s", "share_of_peak"
 ACTING = "observation", "num_envs", "vectorization", "policy_ms", "env_frames_per_s", "frames_per_s"
 
 
@@ -77,6 +78,8 @@ def describe(records: Sequence[Mapping[str, Any]]) -> Answer:
         f"{first['preset']}, size {first['size']}, {first['dtype']}",
         f"\nupdates of {first['batch_size']} x {first['batch_length']} records",
         _table(updates, UPDATE),
+        "\nmatrix products of an update, and what one large product reaches here",
+        _table(updates, PRODUCTS),
     ]
     answer += ["\nacting", _table(acting, ACTING)] if acting else []
     return answer + [f"\nno acting from {r['observation']}: {r['skipped']}" for r in records if "skipped" in r]

@@ -9,11 +9,6 @@ from typing import Any, NamedTuple
 import jax
 from jax.interpreters import partial_eval
 
-from dreamer_jax.agent import make_agent
-from dreamer_jax.config.schema import Config
-from dreamer_jax.profiling.speed import random_windows
-from dreamer_jax.specs import EnvSpec
-
 
 class Work(NamedTuple):
     """Of a whole program."""
@@ -23,13 +18,6 @@ class Work(NamedTuple):
 
     def times(self, count: int) -> Work:
         return Work(count * self.flops, count * self.products)
-
-
-def update_work(config: Config, spec: EnvSpec) -> Work:
-    """Of one update; it is traced, and nothing is compiled."""
-    agent, key = make_agent(config, spec), jax.random.key(0)
-    batch = random_windows(spec, agent.latent_spec, config.train.batch_size, config.train.batch_length)
-    return count_work(agent.update, jax.eval_shape(agent.init, key), key, batch)
 
 
 def count_work(function: Callable[..., Any], *args: Any) -> Work:

@@ -15,16 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from dreamer_jax.agent import make_agent
+from dreamer_jax.agent import compute_dtype, make_agent
 from dreamer_jax.config.schema import Config
 from dreamer_jax.devices.acting import make_act
 from dreamer_jax.devices.data_parallel import Updates, axis_of, check_devices, compiler_options
 from dreamer_jax.devices.memory import held_bytes
 from dreamer_jax.envs.vector import make_envs
 from dreamer_jax.processes.group import START_TIMEOUT, present
+from dreamer_jax.profiling.flops import Work, count_work
 from dreamer_jax.replay import record_bytes
 from dreamer_jax.runs import directory as run_directory
 from dreamer_jax.specs import ArraySpec, EnvSpec
@@ -65,6 +67,24 @@ def random_windows(spec: EnvSpec, latents: dict[str, ArraySpec], size: int, leng
     )
 
 
+def update_work(config: Config, spec: EnvSpec) -> Work:
+    """Of one update; it is traced, and nothing is compiled."""
+    agent, key = make_agent(config, spec), jax.random.key(0)
+    batch = random_windows(spec, agent.latent_spec, config.train.batch_size, config.train.batch_length)
+    return count_work(agent.update, jax.eval_shape(agent.init, key), key, batch)
+
+
+def product_speed(dtype: Any, repeats: int = 5) -> float:
+    """Multiplications and additions a second of one large product of square matrices, which reaches the peak.
+
+    Of one device of an accelerator; devices of a CPU share all of its cores, so theirs is that of the machine.
+    """
+    size = 2048 if jax.default_backend() == "cpu" else 8192
+    product, x = jax.jit(lambda x: x @ x), jnp.ones((size, size), dtype)
+    product(x).block_until_ready()
+    return 2 * size**3 / (1e-3 * median(times_ms(lambda: product(x), repeats)[0]))
+
+
 def update_speed(
     config: Config,
     spec: EnvSpec,
@@ -76,7 +96,8 @@ def update_speed(
 
     Random windows as replay gives them, the state given away as in training, compilation apart. Of several processes
     each has its share of the windows; all have to call this.
-    ``cpu_ms`` is what all threads of this process computed meanwhile, ``update_ms_each`` the single ones. ``study``
+    ``cpu_ms`` is what all threads of this process computed meanwhile, ``update_ms_each`` the single ones;
+    ``share_of_peak`` is products a second, of those a second that a large product alone reaches here. ``study``
     adds what it finds in the compiled program.
     """
     train, key = config.train, jax.random.PRNGKey(0)
@@ -108,11 +129,19 @@ def update_speed(
     note(f"measuring {repeats} updates")
     times = times_ms(update, repeats)
     update_ms, cpu_ms = map(median, times)
+    gflop = update_work(config, spec).flops / 1e9
+    peak = product_speed(compute_dtype(config)) / 1e9
+    if jax.default_backend() != "cpu":
+        peak *= devices * jax.process_count()
     return {
         "update_ms": update_ms,
         "cpu_ms": cpu_ms,
         "update_ms_each": [round(value, 1) for value in times[0]],
         "transitions_per_s": round(1e3 * train.batch_size * train.batch_length / update_ms, 1),
+        "update_gflop": round(gflop, 3),
+        "gflop_per_s": round(1e3 * gflop / update_ms, 2),
+        "peak_gflop_per_s": round(peak, 2),
+        "share_of_peak": round(1e3 * gflop / update_ms / peak, 4),
         "first_update_ms": round(1e3 * first_s, 3),
         "init_s": round(init_s, 2),
         "trace_s": round(trace_s, 2),

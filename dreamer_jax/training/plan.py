@@ -19,8 +19,7 @@ from dreamer_jax.envs.preview import Preview
 from dreamer_jax.interfaces import Agent
 from dreamer_jax.interfaces.environment import Environment
 from dreamer_jax.profiling.data_sheets import ACCELERATORS, Accelerator
-from dreamer_jax.profiling.flops import update_work
-from dreamer_jax.profiling.speed import Note, acting_speed, seconds, update_speed
+from dreamer_jax.profiling.speed import Note, acting_speed, seconds, update_speed, update_work
 from dreamer_jax.replay.plan import Plan
 from dreamer_jax.replay.storage import record_bytes
 from dreamer_jax.specs import EnvSpec
