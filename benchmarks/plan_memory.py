@@ -47,7 +47,7 @@ UPDATES, RECORDS = 3, 20_000
 
 def settings(where: str, observation: str, size: str) -> Config:
     named = {"env.task": TASKS[where, observation], "train.where": where, "train.devices": "1"}
-    named |= {"env.image": "true"} if (where, observation) == ("host", "pictures") else {}
+    named |= {"env.observation": "image"} if (where, observation) == ("host", "pictures") else {}
     if where == "device":
         named |= {"replay.capacity": str(RECORDS), "train.frames": "1000000", "env.num_envs": "16"}
     return load(size=size, overrides=list(named.items()))

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,14 @@ RUNS, FILES = ROOT / "runs" / "pretrained", ROOT / "pretrained"
 PAGE = ROOT / "docs" / "results" / "pretrained.md"
 LICENCE = "MIT"
 AGENTS = {
-    "dreamer_v3_cartpole_balance": "configs/quickstart.yaml",
-    "dreamer_v3_pendulum": "configs/pendulum.yaml",
+    "dreamer_v3_cartpole_balance": ["configs/quickstart.yaml"],
+    "dreamer_v3_pendulum": ["configs/pendulum.yaml"],
+    "dreamer_v3_cartpole_on_device": ["configs/on_device.yaml", "--train.frames", "20000"],
+    "dreamer_v3_catch_from_pictures": ["configs/catch.yaml", "--train.frames", "13440"],
+    "dreamer_v1_cartpole_balance": ["configs/dreamer_v1_cartpole.yaml"],
+    "planet_cartpole_balance": ["configs/planet_cartpole.yaml"],
 }
-"""By name, the settings of each."""
+"""By name, the settings of each, and what is set beside them."""
 
 HEAD = """\
 # Trained agents
@@ -48,17 +54,21 @@ that it sees, what the world model predicts, beside what came.
 
 
 def run(*words: str) -> None:
-    """A command of this package, by this Python."""
-    subprocess.run([sys.executable, "-m", "dreamer_jax", *words], cwd=ROOT, check=True)
+    """A command of this package, by this Python; benchmarks/catch.py can be found."""
+    here = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    subprocess.run(
+        [sys.executable, "-m", "dreamer_jax", *words], cwd=ROOT, env={**os.environ, "PYTHONPATH": here}, check=True
+    )
 
 
-def make(name: str, config: str) -> None:
+def make(name: str, settings: Sequence[str]) -> None:
     run_dir, out = RUNS / name, FILES / f"{name}.zip"
-    run("train", "--config", config, "--run-dir", str(run_dir), "--logger", "none")
+    run("train", "--config", *settings, "--run-dir", str(run_dir), "--logger", "none")
     FILES.mkdir(exist_ok=True)
     out.unlink(missing_ok=True)
     run("pack", str(run_dir), "--out", str(out), "--licence", LICENCE)
     dreams = run_dir / "dreams"
+    shutil.rmtree(dreams, ignore_errors=True)
     run("dream", str(run_dir), "--output", str(dreams))
     (PAGE.parent / "pretrained").mkdir(exist_ok=True)
     shutil.copy(min(dreams.glob("*.png")), PAGE.parent / "pretrained" / f"{name}.png")

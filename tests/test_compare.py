@@ -327,7 +327,7 @@ def test_runs_against_those_of_the_reference_under_small_settings(tmp_path, monk
     assert values(result) == [(100, 11.0, 1, "inside"), (200, 60.0, 1, "above"), (300, 24.0, 1, "below")]
     assert [(one.mean, one.std) for one in result.budgets] == [(10, 5), (25, 5), (40, 0)]
     text = render(describe([result]))
-    assert "dmc/ball_in_cup_catch: dreamer_v3, size 1m (1 seed: 7) against reference_small" in text
+    assert "dmc/ball_in_cup_catch: dreamer_v3, custom widths (1 seed: 7) against reference_small" in text
     assert "action repeat 1, 2 environments, train ratio 64, size own" in text and "(2 seeds)" in text
     assert "settings that differ: none" in text and "a recorded point: the mean of all training episodes" in text
     (other,) = compare([write("other", ("rssm.deter", "256"), ("optimizer.warmup", "5"))], "reference_small")

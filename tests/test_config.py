@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import dreamer_jax
 from dreamer_jax.config.checks import check
-from dreamer_jax.config.loading import RESUMABLE, algorithm, difference, dump, load, replace
+from dreamer_jax.config.loading import CUSTOM, RESUMABLE, algorithm, difference, dump, load, replace, width_name
 from dreamer_jax.config.named import BENCHMARKS, PRESETS, SIZES, size_settings
 from dreamer_jax.config.schema import FIELDS, Config, ConfigError, flatten
 
@@ -147,6 +147,12 @@ def test_benchmarks_are_valid_and_come_between_preset_and_size(name, write):
 def test_dump_loads_back(preset, size, write):
     config = load(preset, size)
     assert load(files=[write(dump(config))]) == config
+
+
+def test_widths_go_by_their_size_unless_one_is_changed():
+    assert width_name(load(size="12m")) == "12m" and width_name(load(preset="dreamer_v1")) == "own"
+    assert width_name(load(size="12m", overrides=[("rssm.deter", "8")])) == CUSTOM
+    assert width_name(load(size="12m", overrides=[("seed", "8")])) == "12m"
 
 
 def test_dump_names_every_field_with_its_meaning():

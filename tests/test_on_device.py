@@ -182,7 +182,7 @@ def test_a_run_on_two_devices(process, tmp_path):
     for run_dir, frames, devices in ((whole, 120, two), (parts, 60, two), (parts, 120, two)):
         words = [*flags(config, run_dir), "--train.frames", str(frames), *devices]
         assert process.run(words, tmp_path / "log") == 0, (tmp_path / "log").read_text()
-    assert "(on the device), widths of its own: 15 parameters on 2 x cpu" in (tmp_path / "log").read_text()
+    assert "(on the device), custom widths: 15 parameters on 2 x cpu" in (tmp_path / "log").read_text()
     assert_same_files(parts, whole)
     words = [*flags(config, parts), "--train.frames", "160", "--train.devices", "1"]
     assert process.run(words, tmp_path / "log") == 0, (tmp_path / "log").read_text()

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import plan_memory
 import pytest
 from trainer import tiny_run
 
@@ -153,3 +154,26 @@ def test_a_run_on_the_device(monkeypatch):
     assert flag == "--replay.capacity" and "with replay they take" in problem["what"]
     smaller = changed(config, {"replay.capacity": int(number)})
     assert plan(smaller, planning.Path("nowhere"), on="a100", note=said.append)["problems"] == []
+
+
+def test_memory_is_measured_where_it_is_planned(monkeypatch, capsys):
+    """Each point has the observations and the place that it names, and the error is of what the kernel counted."""
+    found = {"plan": {"program_bytes": 150e6}, "run": {"risen_bytes": 200e6}}
+    monkeypatch.setattr(plan_memory, "part_of", lambda point, part: found[part])
+    monkeypatch.setattr("sys.argv", ["plan_memory", "--sizes", "1m"])
+    plan_memory.main()
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["where"], line["observation"]) for line in lines] == list(plan_memory.TASKS)
+    assert all((line["planned_mb"], line["measured_mb"], line["error_percent"]) == (150, 200, -25) for line in lines)
+    for where, seen in plan_memory.TASKS:
+        config = plan_memory.settings(where, seen, "1m")
+        assert config.train.where == where
+        assert (config.env.observation == "image" or "Pixels" in config.env.task) == (seen == "pictures")
+
+
+@pytest.mark.parametrize("where", ["host", "device"])
+def test_the_memory_of_a_tiny_run_is_measured(where, monkeypatch):
+    monkeypatch.setattr(plan_memory, "RECORDS", 2_000_000)  # 100 MB, more than what else a run takes
+    changes = {"env__task": "probe/echo", "train__where": where, "train__frames": 4_000, "replay__capacity": 4_000}
+    risen = plan_memory.measured(tiny_run(**changes))["risen_bytes"]
+    assert (risen > 50e6) == (where == "device")

@@ -184,14 +184,15 @@ def state(protocol: Protocol, known: dict[str, Any]) -> str:
     if not rows:
         return "**There are no runs yet.**"
     least, most = (end(row["seeds"] for row in rows) for end in (min, max))
-    seeds = f"{most}" if least == most else f"{least} to {most}"
+    verb, noun = ("is", "seed") if most == 1 else ("are", "seeds")
+    seeds = f"{most} {noun}" if least == most else f"{least} to {most} {noun}"
     complete = len(rows) == len(protocol.tasks) * len(LEARNERS)
     some = (
         ""
         if complete
         else f" Of {len(protocol.tasks) * len(LEARNERS)} pairs of task and learning method {len(rows)} have runs."
     )
-    return f"**So far there are {seeds} seeds of each.**{some}"
+    return f"**So far there {verb} {seeds} of each.**{some}"
 
 
 def winners(protocol: Protocol, tasks: dict[str, Any]) -> str:

@@ -28,6 +28,7 @@ from dreamer_jax.analysis.published import (
     differing_settings,
     published_curve,
 )
+from dreamer_jax.config.loading import CUSTOM, width_name
 from dreamer_jax.config.schema import Config, ConfigError
 from dreamer_jax.runs.integrity import read_run
 from dreamer_jax.terminal import Answer, table
@@ -61,7 +62,7 @@ class Comparison(NamedTuple):
 
     @property
     def label(self) -> str:
-        return f"{self.method}, size {self.size}"
+        return f"{self.method}, {self.size}" if self.size == CUSTOM else f"{self.method}, size {self.size}"
 
 
 class _Member(NamedTuple):
@@ -114,7 +115,7 @@ def _compare(members: list[_Member]) -> Comparison:
         raise ConfigError(f"{first.run_dir}: at {reached:,.0f} frames, the first published value is at {begin:,.0f}")
     return Comparison(
         first.run.method,
-        first.config.size,
+        width_name(first.config),
         [one.run_dir for one in members],
         [one.run for one in members],
         published,

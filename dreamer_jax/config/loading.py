@@ -43,6 +43,8 @@ RESUMABLE = frozenset(
 HELD_OUT = {"replay.validation_fraction": 0.1}
 """By default where ``offline.data`` is learnt from, and nothing else says so."""
 
+CUSTOM = "custom widths"
+
 _NAMED: dict[str, Collection[str]] = {"preset": PRESETS, "benchmark": BENCHMARKS, "size": SIZES}
 
 
@@ -109,6 +111,12 @@ def algorithm(config: Config) -> str:
     same = config.env.task.startswith("dmc/") and config.env.observation == meant
     protocol = same and config.benchmark == Config.benchmark  # a benchmark is a protocol of its own
     return config.revision if protocol else re.split(",? (?:under the )?DMC ", config.revision)[0]
+
+
+def width_name(config: Config) -> str:
+    """The size whose widths these are, or ``CUSTOM`` where a file or flag has changed one."""
+    widths, named = flatten(config), size_settings(config.size)
+    return config.size if all(widths[name] == width for name, width in named.items()) else CUSTOM
 
 
 def dump(config: Config) -> str:

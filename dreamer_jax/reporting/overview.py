@@ -14,7 +14,7 @@ import numpy as np
 
 from dreamer_jax.analysis.plot import Run, load_run
 from dreamer_jax.analysis.statistics import Interval, bootstrap
-from dreamer_jax.config.loading import RESUMABLE
+from dreamer_jax.config.loading import RESUMABLE, width_name
 from dreamer_jax.config.loading import load as load_config
 from dreamer_jax.config.schema import Config, ConfigError, flatten
 from dreamer_jax.runs.integrity import read_run
@@ -134,7 +134,7 @@ def groups_of(runs: Sequence[One]) -> list[Group]:
         varied = [name for name, _ in _settings(config).items() if len({flatten(each)[name] for each in beside}) > 1]
         named = [f"{name} {_short(str(flatten(config)[name]))}" for name in varied[:NAMED]]
         more = [f"and {len(varied) - NAMED} more"] * (len(varied) > NAMED)
-        label = ", ".join([f"{config.preset} {config.size}", *named, *more])
+        label = ", ".join([f"{config.preset} {width_name(config)}", *named, *more])
         alike = sum(group.label.partition(" (")[0] == label and group.task == config.env.task for group in groups)
         label += f" ({alike + 1})" * (alike > 0)
         groups.append(Group(config.env.task, label, sorted(members, key=lambda one: one.config.seed)))

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from dreamer_jax.config.loading import width_name
 from dreamer_jax.config.schema import Config, ConfigError
 from dreamer_jax.files import read_npz, replace_file
 from dreamer_jax.types import TrainState
@@ -107,7 +108,7 @@ def make_card(config: Config, frames: int, scores: Mapping[str, Any], licence: s
     return {
         "task": config.env.task,
         "preset": config.preset,
-        "size": config.size,
+        "size": width_name(config),
         "seed": config.seed,
         "frames": frames,
         "score": dict(scores),

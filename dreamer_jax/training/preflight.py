@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from dreamer_jax.config.loading import algorithm
-from dreamer_jax.config.named import BENCHMARKS, size_settings
-from dreamer_jax.config.schema import Config, ConfigError, flatten
+from dreamer_jax.config.loading import CUSTOM, algorithm, width_name
+from dreamer_jax.config.named import BENCHMARKS
+from dreamer_jax.config.schema import Config, ConfigError
 from dreamer_jax.devices.accelerators import left_out
 from dreamer_jax.envs.preview import Preview, preview
 from dreamer_jax.interfaces import Agent
@@ -69,8 +69,8 @@ def introduction(
     yield f"{config.preset}: {algorithm(config)}"
     if config.benchmark != Config.benchmark:
         yield f"{config.benchmark}: {BENCHMARKS[config.benchmark].meaning} ({BENCHMARKS[config.benchmark].source})"
-    named = all(flatten(config)[name] == width for name, width in size_settings(config.size).items())
-    width = f"size {config.size}" if named else "widths of its own"
+    width = width_name(config)
+    width = width if width == CUSTOM else f"size {width}"
     yield f"{config.env.task} x {config.env.num_envs} ({vectorization}), {width}: {parameters:,} parameters on {where}"
     if done["agent_steps"]:
         yield f"resumed at {done['env_frames']:,} frames, {done['grad_steps']:,} updates"
