@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,14 @@ FLOATS = (np.float16, np.float32, np.float64, np.longdouble)
 INTEGERS = (np.int8, np.uint8, np.int32, np.int64, np.uint64)
 NAMES = "a", "b", "observation", "action", "record", "x/y", "0", "ä b", "", ".."
 UNUSABLE_NAMES = "reward", "log", "stoch", "rew", "a\nb", "n" * 300
+
+
+TYPED = "dtype" in inspect.signature(spaces.Discrete).parameters
+"""Whether single choices have a type of their own, as they do since Gymnasium 1.3; before, all are int64."""
+
+
+def discrete(count: int, start: int = 0, dtype: type = np.int64) -> spaces.Discrete:
+    return spaces.Discrete(count, start=start, **({"dtype": dtype} if TYPED else {}))
 
 
 def mostly(usual: list, rare: list, every: int = 25) -> st.SearchStrategy:
@@ -61,7 +70,7 @@ def choices(draw: st.DrawFn) -> gymnasium.Space:
             start, dtype = draw(
                 mostly([(0, np.int64), (1, np.int8), (-3, np.int16), (2**40, np.int64)], [(100, np.int8)])
             )
-            return spaces.Discrete(min(count, np.iinfo(dtype).max), start=start, dtype=dtype)
+            return discrete(min(count, np.iinfo(dtype).max), start, dtype)
         case "several":
             shape = draw(st.sampled_from([(3,), (1,), (2, 2), (), (0,)]))
             size = int(np.prod(shape))

@@ -104,7 +104,7 @@ def test_checkpoints_of_older_versions_can_be_read(tmp_path):
     """They had no checksums, and Orbax gave them their names."""
     manager = ocp.CheckpointManager(tmp_path / "checkpoints", item_names=("train_state", "carry", "arrays", "facts"))
     items = {
-        "train_state": ocp.args.StandardSave(state(3)),
+        "train_state": ocp.args.StandardSave(jax.tree.map(np.asarray, state(3))),
         "carry": ocp.args.StandardSave(CARRY),
         "arrays": ocp.args.StandardSave({"a/b": arrays(3)["a/b"]}),
         "facts": ocp.args.JsonSave({"facts": {"agent_steps": 3}, "empty": {"empty": [[0, 3], "uint8"]}}),

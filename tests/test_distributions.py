@@ -262,7 +262,7 @@ def test_trunc_normal_against_scipy():
 def test_samples_of_trunc_normal_invert_its_distribution_function():
     noise = np.random.default_rng(0).uniform(size=(500, 4)).astype(np.float32)
     drawn = sample(trunc_normal(jnp.asarray(LOC), jnp.asarray(SCALE)), noise)
-    np.testing.assert_allclose(drawn, truncated().ppf(noise), atol=2e-5)
+    np.testing.assert_allclose(drawn, truncated().ppf(noise), atol=5e-5)
 
 
 def test_samples_of_trunc_normal_have_the_gradient_of_fixed_bounds():
