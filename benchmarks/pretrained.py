@@ -28,7 +28,7 @@ AGENTS = {
     "dreamer_v3_cartpole_balance": ["configs/quickstart.yaml"],
     "dreamer_v3_pendulum": ["configs/pendulum.yaml"],
     "dreamer_v3_cartpole_on_device": ["configs/on_device.yaml", "--train.frames", "20000"],
-    "dreamer_v3_catch_from_pictures": ["configs/catch.yaml", "--train.frames", "13440"],
+    "dreamer_v3_catch_from_pictures": ["configs/catch.yaml"],
     "dreamer_v1_cartpole_balance": ["configs/dreamer_v1_cartpole.yaml"],
     "planet_cartpole_balance": ["configs/planet_cartpole.yaml"],
 }
@@ -47,8 +47,10 @@ agent, state = dreamer_jax.load("pretrained/dreamer_v3_cartpole_balance.zip")
 ```
 
 The return is that of training episodes, with sampled actions, at the end of training, with its 95 % interval over
-episodes of the one run. `python benchmarks/pretrained.py` makes them again. Below each is a dream: after five records
-that it sees, what the world model predicts, beside what came.
+episodes of the one run. `python benchmarks/pretrained.py` makes them again. The environment of `gym/catch:Catch-v0` is
+`benchmarks/catch.py` (`export PYTHONPATH=benchmarks`); that of `gymnax/CartPole-v1` comes with
+`pip install 'dreamer-jax[gymnax]'`. An agent loads without either. Below each is a dream: after five records that it
+sees, what the world model predicts, beside what came.
 
 """
 

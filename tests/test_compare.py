@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dreamer_jax.analysis import protocols, published
-from dreamer_jax.analysis.compare import compare, describe
+from dreamer_jax.analysis.compare import budget_rows, compare, describe
 from dreamer_jax.cli import main
 from dreamer_jax.config.loading import dump, load
 from dreamer_jax.config.named import BENCHMARKS
@@ -330,6 +330,9 @@ def test_runs_against_those_of_the_reference_under_small_settings(tmp_path, monk
     assert "dmc/ball_in_cup_catch: dreamer_v3, custom widths (1 seed: 7) against reference_small" in text
     assert "action repeat 1, 2 environments, train ratio 64, size own" in text and "(2 seeds)" in text
     assert "settings that differ: none" in text and "a recorded point: the mean of all training episodes" in text
+    assert "10.0 ± 5.0" in text
+    low = result._replace(budgets=[budget._replace(ours=0.5, mean=-0.25, std=0.125) for budget in result.budgets])
+    assert budget_rows(low)[1][0] == ("100", "0.500", "-0.250 ± 0.125", "inside")  # returns from -1 to 1
     (other,) = compare([write("other", ("rssm.deter", "256"), ("optimizer.warmup", "5"))], "reference_small")
     assert list(map(str, other.differences)) == [
         "rssm.deter 256 instead of 128",

@@ -204,10 +204,11 @@ def _plural(count: int, noun: str) -> str:
 def budget_rows(one: Comparison) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Heads and rows of the table of its budgets."""
     many, rows = len(one.runs), list[tuple[str, ...]]()
+    digits = 1 if max(abs(budget.mean) for budget in one.budgets) >= 10 else 3
     for frames, ours, runs, mean, std, verdict in one.budgets:
-        value = "" if ours is None else f"{ours:.1f}"
+        value = "" if ours is None else f"{ours:.{digits}f}"
         missing = f" ({runs} of {_plural(many, 'run')})" if 0 < runs < many else ""
-        rows.append((f"{frames:,}", value, f"{mean:.1f} ± {std:.1f}", verdict + missing))
+        rows.append((f"{frames:,}", value, f"{mean:.{digits}f} ± {std:.{digits}f}", verdict + missing))
     published = f"{one.published.origin} mean ± std ({_plural(one.published.seeds, 'seed')})"
     return ("frames", "ours", published, "verdict"), rows
 
