@@ -50,7 +50,8 @@ The return is that of training episodes, with sampled actions, at the end of tra
 episodes of the one run. `python benchmarks/pretrained.py` makes them again. The environment of `gym/catch:Catch-v0` is
 `benchmarks/catch.py` (`export PYTHONPATH=benchmarks`); that of `gymnax/CartPole-v1` comes with
 `pip install 'dreamer-jax[gymnax]'`. An agent loads without either. Below each is a dream: after five records that it
-sees, what the world model predicts, beside what came.
+sees, what the world model predicts, beside what came. It knows nothing of what follows the end of an episode, which is
+where catch's second half begins.
 
 """
 

@@ -155,12 +155,12 @@ def _image(what: str, space: spaces.Box) -> Cast:
 
 def _choice(what: str, start: int, count: int) -> Cast:
     def cast(value: Any) -> np.ndarray:
+        if isinstance(value, np.bool_ | np.ndarray) and value.shape == () and value.dtype.kind == "b":
+            value = bool(value)  # NumPy takes its own for an index with a warning, or not at all
         try:
             index = operator.index(value) - start
         except TypeError:
-            if not (isinstance(value, np.bool_ | np.ndarray) and value.shape == () and value.dtype.kind == "b"):
-                raise ValueError(f"{what} is {_described(value)}, its space says a whole number") from None
-            index = int(value) - start
+            raise ValueError(f"{what} is {_described(value)}, its space says a whole number") from None
         if not 0 <= index < count:
             raise ValueError(f"{what} is {index + start}, its space says {start} to {start + count - 1}")
         return np.array(index, np.int32)
