@@ -26,8 +26,8 @@ SETTINGS = [
     "jax_persistent_cache_min_entry_size_bytes",
 ]
 
-KEY = {"stage", "_threefry_seed"}
-"""What ``jax.random.key`` of a number compiles; evaluation has one."""
+KEY = {"stage", "convert_element_type", "_threefry_seed"}
+"""What ``jax.random.key`` of a number compiles, the second one before JAX 0.9; evaluation has one."""
 
 START = """
 import gc, json, sys
@@ -87,7 +87,8 @@ def test_a_start_compiles_nothing_in_small_pieces(starts):
     """Sums and copies of their own, each compiled for each shape, would add up."""
     _, ((first, _), _) = starts
     count = collections.Counter(name.removeprefix("jit(").removesuffix(")") for name in first["programs"])
-    assert set(count) == {"make_keys", "init", "reset", "updates", "copied", "policy", "report", "decoder_target"} | KEY
+    own = {"make_keys", "init", "reset", "updates", "copied", "policy", "report", "decoder_target"}
+    assert own <= set(count) <= own | KEY
     assert count["init"] == count["make_keys"] == 1 and count["copied"] == count["updates"] == 2  # a run, and once more
 
 

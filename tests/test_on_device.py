@@ -140,6 +140,7 @@ SHARED = settings(train__prefill=16, train__train_ratio=24.0, train__batch_size=
 TWO_DEVICES = "import test_on_device; test_on_device.assert_does_what_its_parts_do(test_on_device.SHARED, 2)"
 
 
+@pytest.mark.skipif(jax.__version_info__ < (0, 9), reason="JAX 0.8 rounds the two ways apart after forty updates")
 def test_two_devices_share_environments_and_batches():
     # Other ways to compile differ in how they round the toy's first parameters.
     env = many_devices(2) | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
