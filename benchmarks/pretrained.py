@@ -47,8 +47,8 @@ agent, state = dreamer_jax.load("pretrained/dreamer_v3_cartpole_balance.zip")
 ```
 
 The return is that of training episodes, with sampled actions (PlaNet's are planned), at the end of training, with its
-95 % interval over episodes of the one run. `python benchmarks/pretrained.py` makes them again. The environment of `gym/catch:Catch-v0` is
-`benchmarks/catch.py` (`export PYTHONPATH=benchmarks`); that of `gymnax/CartPole-v1` comes with
+95 % interval over episodes of the one run. `python benchmarks/pretrained.py` makes them again. The environment of
+`gym/catch:Catch-v0` is `benchmarks/catch.py` (`export PYTHONPATH=benchmarks`); that of `gymnax/CartPole-v1` comes with
 `pip install 'dreamer-jax[gymnax]'`. An agent loads without either. Below each is a dream: after five records that it
 sees, what the world model predicts, beside what came. It knows nothing of what follows the end of an episode, which is
 where catch's second half begins.
