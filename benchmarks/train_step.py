@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
@@ -47,12 +48,20 @@ def main() -> None:
     before = machine()
     found = update_speed(config, SPECS[options.observation], options.repeats)
     named = {"benchmark": "train_step", "program": "dreamer_jax", "commit": commit()}
-    print(json.dumps({**named, **vars(options), **found, **before}))
+    flags = os.environ.get("XLA_FLAGS", "")
+    print(json.dumps({**named, **vars(options), **found, "xla_flags": flags, **before}))
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What every measurement of updates can be asked for."""
+    """What every measurement of our updates can be asked for."""
     parser.add_argument("--preset", choices=PRESETS, default="dreamer_v3")
+    add_case(parser)
+    parser.add_argument("--cache", metavar="DIR", help="keep compiled programs there")
+    parser.add_argument("--updates-per-dispatch", type=int, default=1, metavar="K", help="updates in one device call")
+
+
+def add_case(parser: argparse.ArgumentParser) -> None:
+    """What a measurement of anyone's updates can be asked for."""
     parser.add_argument("--size", choices=SIZES, help="other than the preset's own")
     parser.add_argument("--observation", choices=SPECS, default="proprio")
     parser.add_argument("--batch-size", type=int, default=16)
@@ -60,7 +69,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--imagination-length", type=int, default=15)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--cache", metavar="DIR", help="keep compiled programs there")
 
 
 def keep_or_forget(parser: argparse.ArgumentParser, folder: str | None) -> None:
@@ -78,13 +86,14 @@ def configured(options: argparse.Namespace, settings: Mapping[str, str]) -> Conf
         "behavior.imagination_length": str(options.imagination_length),
         "train.batch_size": str(options.batch_size),
         "train.batch_length": str(options.batch_length),
+        "train.updates_per_dispatch": str(options.updates_per_dispatch),
     }
     return load(options.preset, options.size, overrides={**named, **settings}.items())
 
 
-def commit() -> str | None:
-    """Of the checkout that this program lies in."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+def commit(folder: Path = Path(__file__).parent) -> str | None:
+    """Of the checkout that this program lies in, or another."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty"]
     with suppress(OSError):
         return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
     return None

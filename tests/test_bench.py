@@ -133,16 +133,17 @@ def test_the_benchmark_programs_keep_their_flags(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(train_step, "update_speed", lambda *given: asked.append(given) or {"update_ms": 1.0})
     command = "train_step.py --size 12m --observation vision --batch-size 4 --batch-length 9 --imagination-length 3"
     command += f" --dtype bfloat16 --rematerialize --chunk-rows 512 --repeats 2 --cache {tmp_path}"
+    command += " --updates-per-dispatch 4"
     monkeypatch.setattr(sys, "argv", command.split())
     train_step.main()
     record = json.loads(capsys.readouterr().out)
     ((config, spec, repeats),) = asked
     assert (config.size, config.dtype, config.rematerialize) == ("12m", "bfloat16", True)
-    assert config.behavior.chunk_rows == 512
+    assert (config.behavior.chunk_rows, config.train.updates_per_dispatch) == (512, 4)
     assert (spec, repeats) == (SPECS["vision"], 2)
     assert (config.train.batch_size, config.train.batch_length, config.behavior.imagination_length) == (4, 9, 3)
     named = "benchmark preset size observation batch_size batch_length imagination_length dtype rematerialize"
-    named += " chunk_rows devices repeats program commit"
+    named += " chunk_rows devices repeats program commit updates_per_dispatch xla_flags"
     assert record.keys() == {*named.split(), "cache", "update_ms", *MACHINE}
 
     monkeypatch.setattr(acting, "acting_speed", lambda config, count, repeats: {"num_envs": count, "of": repeats})

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -85,23 +85,28 @@ def product_speed(dtype: Any, repeats: int = 5) -> float:
     return 2 * size**3 / (1e-3 * median(times_ms(lambda: product(x), repeats)[0]))
 
 
-def update_speed(
+class Ready(NamedTuple):
+    """A compiled update that goes on from its own last state: ``call`` makes ``updates`` of them on the device."""
+
+    call: Callable[[], Any]
+    updates: int
+    facts: dict[str, Any]
+
+
+def ready_update(
     config: Config,
     spec: EnvSpec,
-    repeats: int,
     note: Note = lambda text: None,
     study: Callable[[jax.stages.Compiled], dict[str, Any]] = lambda compiled: {},
-) -> dict[str, Any]:
-    """Milliseconds of an update (median of ``repeats``), seconds until the first, and what memory it takes.
+) -> Ready:
+    """Seconds until the first update, what memory it takes, and the update itself, which has run once.
 
-    Random windows as replay gives them, the state given away as in training, compilation apart. Of several processes
-    each has its share of the windows; all have to call this.
-    ``cpu_ms`` is what all threads of this process computed meanwhile, ``update_ms_each`` the single ones;
-    ``share_of_peak`` is products a second, of those a second that a large product alone reaches here. ``study``
-    adds what it finds in the compiled program.
+    Random windows as replay gives them, the state given away as in training, as many updates in one call as
+    ``train.updates_per_dispatch`` says (by itself one). Of several processes each has its share of the windows; all
+    have to call this. ``study`` adds what it finds in the compiled program.
     """
     train, key = config.train, jax.random.PRNGKey(0)
-    devices = check_devices(train.devices, train.batch_size)
+    devices, updates_each = check_devices(train.devices, train.batch_size), train.updates_per_dispatch or 1
     agent = make_agent(config, spec, axis_name=axis_of(devices))
     updates = Updates(agent, devices)
     note("initialising")
@@ -109,7 +114,7 @@ def update_speed(
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     state = updates.place(state)
     batch = random_windows(spec, agent.latent_spec, train.batch_size // jax.process_count(), train.batch_length)
-    batch = updates.put(jax.tree.map(lambda x: x[None], batch))
+    batch = updates.put(jax.tree.map(lambda x: np.stack([x] * updates_each), batch))
 
     note("compiling the update")
     trace_s, lowered = seconds(lambda: updates.lower(state, key, batch))
@@ -128,22 +133,8 @@ def update_speed(
 
     present(START_TIMEOUT).all_gather(None)  # programs find each other within 30 seconds, or fail
     first_s, _ = seconds(update)
-    note(f"measuring {repeats} updates")
-    times = times_ms(update, repeats)
-    update_ms, cpu_ms = map(median, times)
-    gflop = update_work(config, spec).flops / 1e9
-    peak = product_speed(compute_dtype(config)) / 1e9
-    if jax.default_backend() != "cpu":
-        peak *= devices * jax.process_count()
-    return {
-        "update_ms": update_ms,
-        "cpu_ms": cpu_ms,
-        "update_ms_each": [round(value, 1) for value in times[0]],
-        "transitions_per_s": round(1e3 * train.batch_size * train.batch_length / update_ms, 1),
-        "update_gflop": round(gflop, 3),
-        "gflop_per_s": round(1e3 * gflop / update_ms, 2),
-        "peak_gflop_per_s": round(peak, 2),
-        "share_of_peak": round(1e3 * gflop / update_ms / peak, 4),
+    facts = {
+        "updates_per_dispatch": updates_each,
         "first_update_ms": round(1e3 * first_s, 3),
         "init_s": round(init_s, 2),
         "trace_s": round(trace_s, 2),
@@ -151,9 +142,44 @@ def update_speed(
         "from_cache": from_cache,
         "parameters": parameters,
         "replay_bytes_per_step": record_bytes(spec, agent.latent_spec),
-        "peak_rss_mb": peak_rss_mb(),
         "compiled_memory_mb": round(devices * held_bytes(compiled) / 1e6, 1),
         **study(compiled),
+    }
+    return Ready(update, updates_each, facts)
+
+
+def update_speed(
+    config: Config,
+    spec: EnvSpec,
+    repeats: int,
+    note: Note = lambda text: None,
+    study: Callable[[jax.stages.Compiled], dict[str, Any]] = lambda compiled: {},
+) -> dict[str, Any]:
+    """Milliseconds of an update (median of ``repeats`` calls), compilation apart, and the facts of ``ready_update``.
+
+    ``cpu_ms`` is what all threads of this process computed meanwhile, ``update_ms_each`` the single ones;
+    ``share_of_peak`` is products a second, of those a second that a large product alone reaches here.
+    """
+    ready = ready_update(config, spec, note, study)
+    note(f"measuring {repeats * ready.updates} updates")
+    walls, cpus = ([value / ready.updates for value in times] for times in times_ms(ready.call, repeats))
+    update_ms, cpu_ms = median(walls), median(cpus)
+    train = config.train
+    gflop = update_work(config, spec).flops / 1e9
+    peak = product_speed(compute_dtype(config)) / 1e9
+    if jax.default_backend() != "cpu":
+        peak *= check_devices(train.devices) * jax.process_count()
+    return {
+        "update_ms": update_ms,
+        "cpu_ms": cpu_ms,
+        "update_ms_each": [round(value, 1) for value in walls],
+        "transitions_per_s": round(1e3 * train.batch_size * train.batch_length / update_ms, 1),
+        "update_gflop": round(gflop, 3),
+        "gflop_per_s": round(1e3 * gflop / update_ms, 2),
+        "peak_gflop_per_s": round(peak, 2),
+        "share_of_peak": round(1e3 * gflop / update_ms / peak, 4),
+        "peak_rss_mb": peak_rss_mb(),
+        **ready.facts,
     }
 
 
