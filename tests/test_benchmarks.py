@@ -6,13 +6,17 @@ import sys
 from pathlib import Path
 
 import device_replay
+import jax
 import loop
 import numpy as np
+import on_device_peer
 import planner
 import pytest
 import replay
 from trainer import make_toy
 
+from dreamer_jax.config.loading import load
+from dreamer_jax.envs.pure import probes as pure_probes
 from dreamer_jax.training import train as training
 from dreamer_jax.training.learner import Learner
 
@@ -100,3 +104,24 @@ def test_an_update_runs_from_its_dispatch_or_from_the_end_of_the_one_before():
     assert found["update_share"] == 0.8
     assert (found["updates"], found["updates_per_s"], found["frames_per_s"]) == (3, 0.3, 3.0)
     assert found["update_ms"] == np.round(8000 / 3, 2) and found["idle_ms"] == np.round(2000 / 3, 2)
+
+
+def test_an_environment_as_a_peer_asks_for_it():
+    env = on_device_peer.Wrapped(pure_probes.make("echo"))
+    assert env.num_actions() == env._env.spec.action["action"].classes > 1
+    state, shown = env.reset(jax.random.key(0))
+    assert (env.get_observation(state) == shown).all()
+    ended = []
+    for index in range(40):
+        state, shown, reward, terminal, log = env.step(jax.random.key(index), state, 0)
+        assert (env.get_observation(state) == shown).all() and reward.dtype == np.float32 and log == {}
+        ended.append(bool(terminal))
+    assert any(ended)
+
+
+def test_settings_of_a_peer_are_those_of_ours():
+    config = load(files=[on_device_peer.CONFIG])
+    found = on_device_peer.settings(config, 200)
+    replayed = found["batch_size"] * found["sequence_length"] / found["train_frequency"]
+    assert replayed == config.train.train_ratio
+    assert (found["rollout_length"], found["num_hidden_units"]) == (10, config.rssm.deter)

@@ -21,7 +21,7 @@ def gathered(x: jax.Array, axis_name: str | None) -> jax.Array:
 
 def update_range(moments: ArrayDict, x: jax.Array, *, low: float, high: float, rate: float) -> ArrayDict:
     """Move the averages of the ``low`` and ``high`` percentiles of ``x`` by ``rate``."""
-    percentiles = jnp.percentile(jax.lax.stop_gradient(x), jnp.array([low, high]))
+    percentiles = jnp.percentile(jax.lax.stop_gradient(x), jnp.array([low, high], jnp.float32))
     return {
         name: (1 - rate) * moments[name] + rate * new for name, new in zip(("low", "high"), percentiles, strict=True)
     }
