@@ -107,14 +107,14 @@ def test_an_update_runs_from_its_dispatch_or_from_the_end_of_the_one_before():
 
 
 def test_an_environment_as_a_peer_asks_for_it():
-    env = on_device_peer.Wrapped(pure_probes.make("echo"))
+    env = on_device_peer.Wrapped(pure_probes.make("memory"))
     assert env.num_actions() == env._env.spec.action["action"].classes > 1
     state, shown = env.reset(jax.random.key(0))
     assert (env.get_observation(state) == shown).all()
     ended = []
     for index in range(40):
         state, shown, reward, terminal, log = env.step(jax.random.key(index), state, 0)
-        assert (env.get_observation(state) == shown).all() and reward.dtype == np.float32 and log == {}
+        assert (env.get_observation(state) == shown).all() and np.ndim(reward) == 0 and log == {}
         ended.append(bool(terminal))
     assert any(ended)
 
